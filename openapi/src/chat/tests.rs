@@ -1,0 +1,149 @@
+use super::*;
+use proptest::prelude::*;
+
+const HELLO: &str = r#""model":"m","messages":[{"role":"user","content":"Hello"}]"#;
+
+fn refused(body: &str) -> (Option<String>, Option<&'static str>) {
+    let error = ChatRequest::parse(body.as_bytes()).expect_err(body);
+    (error.param, error.code)
+}
+
+#[test]
+fn an_ordinary_request_is_read_as_written() {
+    let body = r#"{"model":"lumbung/padi","messages":[{"role":"developer","content":"Be brief."},
+        {"role":"user","content":[{"type":"text","text":"Caf\u00e9"},{"type":"text","text":"?"}]}],
+        "stream":true,"stream_options":{"include_usage":true},"max_completion_tokens":92.0,"temperature":0,
+        "stop":["\n","END"],"seed":-7,"logit_bias":{"50":-100},"n":1,"tools":[],"tool_choice":"auto","response_format":{"type":"text"},
+        "user":"u","metadata":{"a":"b"},"made_up_by_someone":{"x":[1,2]}}"#;
+    let request = ChatRequest::parse(body.as_bytes()).expect("a valid request");
+    assert_eq!(request.model, "lumbung/padi");
+    assert_eq!(
+        request.messages.iter().map(|m| (m.role, &*m.text)).collect::<Vec<_>>(),
+        [(Role::System, "Be brief."), (Role::User, "Café?")]
+    );
+    assert!(request.stream && request.include_usage);
+    assert_eq!(
+        (request.max_tokens, request.n, request.sampling.seed, request.sampling.temperature),
+        (Some(92), 1, Some(-7), 0.0)
+    );
+    assert_eq!((request.stop, request.sampling.logit_bias), (vec!["\n".into(), "END".into()], vec![(50, -100.0)]));
+    use Parameter::*;
+    assert_eq!(request.parameters.iter().collect::<Vec<_>>(), [MaxTokens, Temperature, Seed, Stop, LogitBias]);
+}
+
+#[test]
+fn strings_are_borrowed_from_the_body() {
+    let body = format!("{{{HELLO}}}");
+    let request = ChatRequest::parse(body.as_bytes()).expect("a valid request");
+    assert!(matches!((&request.model, &request.messages[0].text), (Cow::Borrowed(_), Cow::Borrowed(_))));
+}
+
+#[test]
+fn what_asks_for_a_feature_is_seen() {
+    for (member, parameter) in [
+        (r#""tools":[{"type":"function","function":{"name":"f"}}]"#, Parameter::Tools),
+        (r#""tool_choice":"required""#, Parameter::ToolChoice),
+        (r#""response_format":{"type":"json_object"}"#, Parameter::ResponseFormat),
+        (r#""logprobs":true"#, Parameter::Logprobs),
+        (r#""n":2"#, Parameter::N),
+        (r#""reasoning_effort":"low""#, Parameter::ReasoningEffort),
+        (r#""modalities":["text","audio"]"#, Parameter::Modalities),
+        (r#""store":true"#, Parameter::Store),
+    ] {
+        let body = format!("{{{HELLO},{member}}}");
+        let request = ChatRequest::parse(body.as_bytes()).expect(member);
+        assert_eq!(request.parameters.iter().collect::<Vec<_>>(), [parameter], "{member}");
+        assert_eq!(
+            request.unsupported(ParameterSet::default()).and_then(|e| e.param).as_deref(),
+            Some(parameter.name())
+        );
+        assert_eq!(request.unsupported(request.parameters), None);
+    }
+    let image =
+        r#"{"model":"m","messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:"}}]}]}"#;
+    let request = ChatRequest::parse(image.as_bytes()).expect("an image is a valid part");
+    assert!(request.parameters.contains(Parameter::ImageUrl));
+}
+
+#[test]
+fn errors_name_the_parameter() {
+    let many = vec![r#"{"role":"user","content":"x"}"#; 10_000].join(",");
+    for (body, param, code) in [
+        ("{".to_owned(), None, None),
+        ("".to_owned(), None, None),
+        ("[]".to_owned(), None, None),
+        (format!("{{{HELLO}}} x"), None, None),
+        (format!("{{{HELLO},\"n\":1,\"n\":2}}"), None, None),
+        (r#"{"messages":[]}"#.to_owned(), Some("model"), Some("missing_required_parameter")),
+        (r#"{"model":1,"messages":[]}"#.to_owned(), Some("model"), Some("invalid_type")),
+        (r#"{"model":"m"}"#.to_owned(), Some("messages"), Some("missing_required_parameter")),
+        (r#"{"model":"m","messages":[]}"#.to_owned(), Some("messages"), Some("empty_array")),
+        (r#"{"model":"m","messages":"hello"}"#.to_owned(), Some("messages"), Some("invalid_type")),
+        (format!(r#"{{"model":"m","messages":[{many}]}}"#), Some("messages"), Some("array_above_max_length")),
+        (
+            r#"{"model":"m","messages":[{"role":"wizard","content":"x"}]}"#.to_owned(),
+            Some("messages[0].role"),
+            Some("invalid_value"),
+        ),
+        (
+            r#"{"model":"m","messages":[{"role":"user"}]}"#.to_owned(),
+            Some("messages[0].content"),
+            Some("missing_required_parameter"),
+        ),
+        (
+            r#"{"model":"m","messages":[{"role":"user","content":7}]}"#.to_owned(),
+            Some("messages[0].content"),
+            Some("invalid_type"),
+        ),
+        (
+            r#"{"model":"m","messages":[{"role":"user","content":[{"type":"smell"}]}]}"#.to_owned(),
+            Some("messages[0].content[0].type"),
+            Some("invalid_value"),
+        ),
+        (format!("{{{HELLO},\"temperature\":2.1}}"), Some("temperature"), Some("invalid_value")),
+        (format!("{{{HELLO},\"temperature\":\"hot\"}}"), Some("temperature"), Some("invalid_type")),
+        (format!("{{{HELLO},\"max_tokens\":0}}"), Some("max_tokens"), Some("invalid_value")),
+        (format!("{{{HELLO},\"max_tokens\":1e300}}"), Some("max_tokens"), Some("invalid_value")),
+        (format!("{{{HELLO},\"max_tokens\":1e999}}"), Some("max_tokens"), Some("invalid_value")),
+        (format!("{{{HELLO},\"max_tokens\":99999999999999999999}}"), Some("max_tokens"), Some("invalid_value")),
+        (format!("{{{HELLO},\"max_tokens\":1.5}}"), Some("max_tokens"), Some("invalid_value")),
+        (format!("{{{HELLO},\"n\":17}}"), Some("n"), Some("invalid_value")),
+        (format!("{{{HELLO},\"stream\":\"yes\"}}"), Some("stream"), Some("invalid_type")),
+        (format!("{{{HELLO},\"stream_options\":{{}}}}"), Some("stream_options"), Some("invalid_value")),
+        (format!("{{{HELLO},\"stop\":[1]}}"), Some("stop[0]"), Some("invalid_type")),
+        (format!("{{{HELLO},\"stop\":\"\"}}"), Some("stop"), Some("invalid_value")),
+        (format!("{{{HELLO},\"logit_bias\":{{\"x\":1}}}}"), Some("logit_bias.x"), Some("invalid_value")),
+        (format!("{{{HELLO},\"top_logprobs\":3}}"), Some("top_logprobs"), Some("invalid_value")),
+        (
+            format!("{{{HELLO},\"response_format\":{{\"type\":\"xml\"}}}}"),
+            Some("response_format.type"),
+            Some("invalid_value"),
+        ),
+    ] {
+        let shown: String = body.chars().take(120).collect();
+        let got = refused(&body);
+        assert_eq!((got.0.as_deref(), got.1), (param, code), "{shown}");
+    }
+    assert_eq!(ChatRequest::parse(b"{\"model\":\"\xff\"}").expect_err("not UTF-8").param, None);
+}
+
+#[test]
+fn depth_and_width_have_their_limits() {
+    // Passed over without recursion: whoever reads such a member must mind its depth.
+    let deep = format!("{{{HELLO},\"x\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+    assert!(ChatRequest::parse(deep.as_bytes()).is_ok());
+    let wide: Vec<String> = (0..5000).map(|i| format!("\"k{i}\":0")).collect();
+    assert_eq!(refused(&format!("{{{HELLO},{}}}", wide.join(","))).0, None);
+}
+
+proptest! {
+    #[test]
+    fn no_body_panics(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = ChatRequest::parse(&body);
+    }
+
+    #[test]
+    fn no_value_of_a_known_member_panics(member in proptest::sample::select(vec!["n", "stop", "seed", "tools", "logit_bias", "messages", "stream_options", "metadata", "temperature"]), value in "[\\[\\]{}\":,0-9a-z.eE+-]{0,30}") {
+        let _ = ChatRequest::parse(format!("{{{HELLO},\"{member}\":{value}}}").as_bytes());
+    }
+}

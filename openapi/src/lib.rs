@@ -1,0 +1,21 @@
+//! Every type that crosses a wire in lumbung, and nothing that acts on one.
+//!
+//! - [`chat`]: what a client asks for, parsed once and by the same code at the gateway and at the provider
+//! - [`reply`]: what a client gets back; [`error`]: how it is told no
+//! - [`frame`], [`provider`], [`ticket`], [`receipt`]: the link between gateway and provider
+//! - [`merkle`], [`jws`]: the proofs that receipts rest on
+//! - [`money`]: US dollars in whole nano-dollars
+//! - [`spec`]: the OpenAPI documents generated from these types, checked in beside this crate
+
+pub mod chat;
+pub mod error;
+pub mod frame;
+pub mod jws;
+pub mod merkle;
+pub mod money;
+pub mod parameter;
+pub mod provider;
+pub mod receipt;
+pub mod reply;
+pub mod spec;
+pub mod ticket;

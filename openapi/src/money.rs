@@ -1,0 +1,192 @@
+//! US dollars as whole nano-dollars, and prices per million tokens.
+//!
+//! No float anywhere: JSON carries a decimal string in a field whose name ends in `_usd`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// Nano-dollars in one US dollar.
+const NANO_PER_USD: i64 = 1_000_000_000;
+/// Tokens that a [`TokenPrice`] is quoted for.
+const TOKENS_PER_QUOTE: i128 = 1_000_000;
+
+/// An amount of US dollars, in whole nano-dollars (10⁻⁹ USD). Negative amounts are debts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NanoUsd(i64);
+
+/// Why a text is no amount of dollars.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ParseUsdError {
+    /// Not of the form `-?digits[.digits]`.
+    #[error("not a decimal amount of US dollars")]
+    Malformed,
+    /// More than nine digits after the point: finer than a nano-dollar.
+    #[error("finer than a nano-dollar (nine decimals)")]
+    TooFine,
+    /// Beyond what 64 bits of nano-dollars hold (about 9.2 billion dollars).
+    #[error("too large")]
+    TooLarge,
+}
+
+impl NanoUsd {
+    /// No money.
+    pub const ZERO: Self = Self(0);
+    /// The largest amount.
+    pub const MAX: Self = Self(i64::MAX);
+
+    /// From whole nano-dollars.
+    pub const fn from_nanos(nanos: i64) -> Self {
+        Self(nanos)
+    }
+
+    /// Whole nano-dollars.
+    pub const fn nanos(self) -> i64 {
+        self.0
+    }
+
+    /// Sum; `None` where 64 bits do not hold it.
+    pub fn checked_add(self, other: Self) -> Option<Self> {
+        self.0.checked_add(other.0).map(Self)
+    }
+
+    /// Difference; `None` where 64 bits do not hold it.
+    pub fn checked_sub(self, other: Self) -> Option<Self> {
+        self.0.checked_sub(other.0).map(Self)
+    }
+
+    /// The part of this amount given in basis points (1/10,000, at most all of it), rounded toward zero.
+    pub fn basis_points(self, bps: u16) -> Self {
+        let part = i128::from(self.0) * i128::from(bps.min(10_000)) / 10_000;
+        Self(part as i64) // at most |self|, so it fits
+    }
+}
+
+impl fmt::Display for NanoUsd {
+    /// Plain decimal dollars without trailing zeros: `0.00000125`, `12`, `-3.5`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = if self.0 < 0 { "-" } else { "" };
+        let nanos = self.0.unsigned_abs();
+        let (whole, part) = (nanos / NANO_PER_USD as u64, nanos % NANO_PER_USD as u64);
+        if part == 0 {
+            return write!(f, "{sign}{whole}");
+        }
+        let digits = format!("{part:09}");
+        write!(f, "{sign}{whole}.{}", digits.trim_end_matches('0'))
+    }
+}
+
+impl FromStr for NanoUsd {
+    type Err = ParseUsdError;
+
+    fn from_str(text: &str) -> Result<Self, ParseUsdError> {
+        let (negative, digits) = match text.strip_prefix('-') {
+            Some(rest) => (true, rest),
+            None => (false, text),
+        };
+        let (whole, part) = digits.split_once('.').unwrap_or((digits, "0"));
+        let all_digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+        if !all_digits(whole) || !all_digits(part) {
+            return Err(ParseUsdError::Malformed);
+        }
+        let part = part.trim_end_matches('0');
+        if part.len() > 9 {
+            return Err(ParseUsdError::TooFine);
+        }
+        let whole: i64 = whole.parse().map_err(|_| ParseUsdError::TooLarge)?;
+        let part: i64 = format!("{part:0<9}").parse().map_err(|_| ParseUsdError::Malformed)?;
+        let nanos = whole.checked_mul(NANO_PER_USD).and_then(|n| n.checked_add(part)).ok_or(ParseUsdError::TooLarge)?;
+        Ok(Self(if negative { -nanos } else { nanos }))
+    }
+}
+
+impl Serialize for NanoUsd {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for NanoUsd {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+/// What a provider asks: US dollars per million tokens, in and out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct TokenPrice {
+    /// Dollars per million prompt tokens.
+    #[serde(rename = "prompt_usd_per_mtok")]
+    #[schema(value_type = String, example = "0.10")]
+    pub prompt: NanoUsd,
+    /// Dollars per million completion tokens.
+    #[serde(rename = "completion_usd_per_mtok")]
+    #[schema(value_type = String, example = "0.40")]
+    pub completion: NanoUsd,
+}
+
+impl TokenPrice {
+    /// What these tokens cost: `(prompt × price + completion × price) ÷ 10⁶`, rounded down to the nano-dollar.
+    /// Monotonic in both counts, so a cost never exceeds the ceiling computed from larger counts.
+    /// `None` where 64 bits do not hold it.
+    pub fn cost(&self, prompt_tokens: u32, completion_tokens: u32) -> Option<NanoUsd> {
+        let sum = i128::from(self.prompt.0) * i128::from(prompt_tokens)
+            + i128::from(self.completion.0) * i128::from(completion_tokens);
+        i64::try_from(sum / TOKENS_PER_QUOTE).ok().map(NanoUsd)
+    }
+
+    /// Whether either price is below zero: such an ask would mint money.
+    pub fn is_negative(&self) -> bool {
+        self.prompt.0 < 0 || self.completion.0 < 0
+    }
+
+    /// Whether neither price exceeds its counterpart in `cap`.
+    pub fn is_within(&self, cap: &Self) -> bool {
+        self.prompt <= cap.prompt && self.completion <= cap.completion
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn dollars_read_and_print_exactly() {
+        for (text, nanos) in
+            [("0", 0), ("1", 1_000_000_000), ("0.000000001", 1), ("-3.5", -3_500_000_000), ("0.10", 100_000_000)]
+        {
+            assert_eq!(text.parse::<NanoUsd>().map(NanoUsd::nanos), Ok(nanos), "{text}");
+        }
+        assert_eq!("0.0000000001".parse::<NanoUsd>(), Err(ParseUsdError::TooFine));
+        assert_eq!("99999999999".parse::<NanoUsd>(), Err(ParseUsdError::TooLarge));
+        for text in ["", ".", "1.", ".5", "1e3", "+1", " 1", "--1", "NaN", "1.-5"] {
+            assert_eq!(text.parse::<NanoUsd>(), Err(ParseUsdError::Malformed), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_price_per_million_costs_what_it_says() {
+        let price = TokenPrice { prompt: "0.10".parse().expect("amount"), completion: "0.40".parse().expect("amount") };
+        assert_eq!(price.cost(1_000_000, 0).map(|c| c.to_string()).as_deref(), Some("0.1"));
+        assert_eq!(price.cost(1, 2).map(NanoUsd::nanos), Some(100 + 800));
+        assert_eq!(TokenPrice { prompt: NanoUsd::MAX, completion: NanoUsd::MAX }.cost(u32::MAX, u32::MAX), None);
+    }
+
+    proptest! {
+        #[test]
+        fn every_amount_survives_its_text(nanos in i64::MIN + 1..i64::MAX) {
+            let amount = NanoUsd::from_nanos(nanos);
+            prop_assert_eq!(amount.to_string().parse::<NanoUsd>(), Ok(amount));
+        }
+
+        #[test]
+        fn cost_never_falls_as_counts_grow(p in 0..1_000_000_000_000i64, c in 0..1_000_000_000_000i64, a in 0..100_000u32, b in 0..100_000u32, more in 0..1000u32) {
+            let price = TokenPrice { prompt: NanoUsd(p), completion: NanoUsd(c) };
+            prop_assert!(price.cost(a, b) <= price.cost(a + more, b));
+            prop_assert!(price.cost(a, b) <= price.cost(a, b + more));
+        }
+    }
+}

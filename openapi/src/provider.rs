@@ -1,0 +1,94 @@
+//! The provider protocol: how a machine joins, and what it says of itself over its tunnel.
+
+use serde::{Deserialize, Serialize};
+
+use crate::money::TokenPrice;
+
+/// The `Upgrade` token of a tunnel.
+pub const TUNNEL_PROTOCOL: &str = "lumbung-tunnel/1";
+/// Where a provider asks for a challenge.
+pub const CHALLENGE_PATH: &str = "/provider/v1/challenge";
+/// Where a provider dials its tunnel.
+pub const TUNNEL_PATH: &str = "/provider/v1/tunnel";
+/// Where a provider offers receipts.
+pub const RECEIPTS_PATH: &str = "/provider/v1/receipts";
+/// On the tunnel: what the provider offers now ([`Offer`]). The gateway asks every few seconds.
+pub const OFFER_PATH: &str = "/offer";
+/// On the tunnel: a job, at the path that the client used.
+pub const CHAT_PATH: &str = "/v1/chat/completions";
+/// The authorization scheme of a tunnel request, followed by the signed [`JoinClaims`].
+pub const JOIN_SCHEME: &str = "LumbungJoin";
+/// `typ` of a signed join.
+pub const JOIN_TYP: &str = "lumbung-join";
+/// Response header that names the gateway replica at the other end of a new tunnel.
+pub const REPLICA_HEADER: &str = "x-lumbung-replica";
+/// `code` of a provider's refusal when every slot is taken (status 503).
+pub const CODE_BUSY: &str = "provider_busy";
+/// `code` of a provider's refusal while it drains (status 503).
+pub const CODE_DRAINING: &str = "provider_draining";
+
+/// A fresh challenge. The gateway keeps nothing until it is answered.
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Challenge {
+    /// To be signed as it is.
+    pub challenge: String,
+    /// Unix seconds after which it is no use.
+    pub expires_at: u64,
+}
+
+/// What a provider signs to open a tunnel, its public key in the header.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinClaims {
+    /// The gateway's origin as the provider dialled it (`https://api.example`), so that no other gateway can use it.
+    pub aud: String,
+    /// The challenge.
+    pub challenge: String,
+    /// The provider's software, `name/version`.
+    pub agent: String,
+}
+
+/// What a provider offers now.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Offer {
+    /// Whether it finishes what it has and takes nothing new.
+    pub draining: bool,
+    /// Where it says it is, free text such as `eu-west`; empty if it does not say.
+    pub region: String,
+    /// What it says it runs on.
+    pub hardware: String,
+    /// Its models.
+    pub models: Vec<ModelOffer>,
+}
+
+/// One model of an offer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ModelOffer {
+    /// The catalogue's id.
+    pub model: String,
+    /// SHA-256 over the sorted list of file name and SHA-256 of weights, tokenizer and template; `sha256:…`. Empty for a sidecar.
+    pub weights_digest: String,
+    /// As OpenRouter names them: `f32`, `bf16`, `int4` … or `unknown`.
+    pub quantization: String,
+    /// Tokens of prompt and completion together.
+    pub context_length: u32,
+    /// Jobs at a time.
+    pub slots: u32,
+    /// What it asks.
+    #[serde(flatten)]
+    pub ask: TokenPrice,
+    /// OpenAI's parameters that its engine honours, by name.
+    pub supported_parameters: Vec<String>,
+    /// Whether another provider's answer can be continued here.
+    pub resume: Resume,
+}
+
+/// Whether an engine can continue an answer that another began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Resume {
+    /// It cannot.
+    #[default]
+    None,
+    /// From the prompt and the token ids so far.
+    Tokens,
+}

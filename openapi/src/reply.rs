@@ -1,0 +1,209 @@
+//! What a client gets back. Source: OpenAI's API specification of August 2026; `reasoning` beside `reasoning_content`
+//! because servers and clients disagree on the name.
+
+use serde::{Deserialize, Serialize};
+
+/// `POST /v1/chat/completions`, not streamed.
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ChatCompletion {
+    /// `chatcmpl-…`; also the id of its receipt.
+    pub id: String,
+    /// Always `chat.completion`.
+    pub object: String,
+    /// Unix seconds.
+    pub created: u64,
+    /// The model that answered.
+    pub model: String,
+    /// The answers.
+    pub choices: Vec<Choice>,
+    /// Tokens. The gateway adds this member itself, from its own count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+}
+
+/// One answer.
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Choice {
+    /// From 0.
+    pub index: u32,
+    /// What was said.
+    pub message: AssistantMessage,
+    /// Present and null unless asked for.
+    pub logprobs: Option<Logprobs>,
+    /// `stop`, `length`, `tool_calls` or `content_filter`.
+    pub finish_reason: String,
+}
+
+/// The assistant's message.
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct AssistantMessage {
+    /// Always `assistant`.
+    pub role: String,
+    /// The text.
+    pub content: Option<String>,
+    /// Always null here: refusals are text.
+    pub refusal: Option<String>,
+}
+
+/// One server-sent event of a stream.
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ChatCompletionChunk {
+    /// The same in every chunk of an answer.
+    pub id: String,
+    /// Always `chat.completion.chunk`.
+    pub object: String,
+    /// The same in every chunk of an answer.
+    pub created: u64,
+    /// The model that answers.
+    pub model: String,
+    /// What is new; empty in the usage chunk.
+    pub choices: Vec<ChunkChoice>,
+    /// With `include_usage`: null, until the last chunk. Otherwise absent.
+    #[serde(default, with = "maybe_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Usage>)]
+    pub usage: Option<Option<Usage>>,
+}
+
+/// What is new of one answer.
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ChunkChoice {
+    /// From 0.
+    pub index: u32,
+    /// The new part.
+    pub delta: Delta,
+    /// Present and null unless asked for.
+    pub logprobs: Option<Logprobs>,
+    /// Null until the answer's last chunk.
+    pub finish_reason: Option<String>,
+}
+
+/// The new part of a message.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Delta {
+    /// `assistant`, in an answer's first chunk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// More text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+}
+
+/// Log-probabilities of the tokens beside it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Logprobs {
+    /// One for each token of the text.
+    pub content: Vec<TokenLogprob>,
+    /// Always null here.
+    pub refusal: Option<Vec<TokenLogprob>>,
+}
+
+/// One token and what else it could have been.
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct TokenLogprob {
+    /// Its text; replacement characters where it is not UTF-8 by itself.
+    pub token: String,
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// The likeliest tokens there.
+    pub top_logprobs: Vec<TopLogprob>,
+}
+
+/// A token that was or could have been.
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct TopLogprob {
+    /// Its text.
+    pub token: String,
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// Tokens of a request and its answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Usage {
+    /// Tokens of the prompt, template included.
+    pub prompt_tokens: u32,
+    /// Tokens of all answers together.
+    pub completion_tokens: u32,
+    /// Their sum.
+    pub total_tokens: u32,
+    /// The prompt's tokens by kind.
+    pub prompt_tokens_details: PromptTokensDetails,
+    /// The answers' tokens by kind.
+    pub completion_tokens_details: CompletionTokensDetails,
+}
+
+impl Usage {
+    /// Plain text in and out.
+    pub fn of(prompt_tokens: u32, cached_tokens: u32, completion_tokens: u32) -> Self {
+        Self {
+            prompt_tokens,
+            completion_tokens,
+            total_tokens: prompt_tokens.saturating_add(completion_tokens),
+            prompt_tokens_details: PromptTokensDetails { cached_tokens, audio_tokens: 0 },
+            completion_tokens_details: CompletionTokensDetails::default(),
+        }
+    }
+}
+
+/// The prompt's tokens by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct PromptTokensDetails {
+    /// From a prefix cache.
+    pub cached_tokens: u32,
+    /// Of audio.
+    pub audio_tokens: u32,
+}
+
+/// The answers' tokens by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct CompletionTokensDetails {
+    /// Spent on reasoning.
+    pub reasoning_tokens: u32,
+    /// Of audio.
+    pub audio_tokens: u32,
+    /// Of a prediction, used.
+    pub accepted_prediction_tokens: u32,
+    /// Of a prediction, not used.
+    pub rejected_prediction_tokens: u32,
+}
+
+/// One model, `GET /v1/models/{id}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Model {
+    /// Its name in requests.
+    pub id: String,
+    /// Always `model`.
+    pub object: String,
+    /// When it entered the catalogue, Unix seconds.
+    pub created: u64,
+    /// The part of its name before the slash.
+    pub owned_by: String,
+}
+
+/// `GET /v1/models`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ModelList {
+    /// Always `list`.
+    pub object: String,
+    /// The models that a provider serves now.
+    pub data: Vec<Model>,
+}
+
+/// A member that is absent, null, or there: `None`, `Some(None)`, `Some(Some(_))`.
+mod maybe_null {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<T: Serialize, S: Serializer>(value: &Option<Option<T>>, serializer: S) -> Result<S::Ok, S::Error> {
+        value.as_ref().and_then(Option::as_ref).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Option<T>>, D::Error> {
+        Option::<T>::deserialize(deserializer).map(Some)
+    }
+}
