@@ -97,13 +97,15 @@ pub struct ReceiptVerdicts {
     pub verdicts: Vec<ReceiptVerdict>,
 }
 
-/// What became of one receipt. Either way the provider need not offer it again.
+/// What became of one receipt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "status", rename_all = "snake_case")]
 pub enum ReceiptVerdict {
-    /// In the books, now or before.
+    /// In the books, now or before: it need not be offered again.
     Committed,
-    /// Never to be paid.
+    /// Not decided yet (the gateway that issued the ticket may still settle it): offer it again in a second.
+    Pending,
+    /// Never to be paid: it need not be offered again.
     Refused {
         /// Why, for the provider's log.
         reason: String,
