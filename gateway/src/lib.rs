@@ -2,6 +2,12 @@
 //!
 //! Dependence goes one way: `main → app → {http, jobs, cli} → chat → fleet → store → domain → lumbung_openapi`.
 
+pub mod app;
+pub mod chat;
 pub mod cli;
+pub mod config;
 pub mod domain;
+pub mod fleet;
+pub mod http;
+pub mod jobs;
 pub mod store;

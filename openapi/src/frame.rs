@@ -117,17 +117,22 @@ pub enum FrameError {
 
 /// Writes one frame.
 pub fn encode(out: &mut BytesMut, kind: FrameKind, choice: u8, tokens: u32, ids: &[u32], payload: &[u8]) {
-    debug_assert!(ids.len() <= MAX_IDS && payload.len() <= MAX_PAYLOAD);
     out.reserve(HEADER_LEN + 4 * ids.len() + payload.len());
-    out.put_u8(kind as u8);
-    out.put_u8(choice);
-    out.put_u16(ids.len() as u16);
-    out.put_u32(tokens);
-    out.put_u32(payload.len() as u32);
+    encode_header(out, kind, choice, tokens, ids.len(), payload.len());
     for id in ids {
         out.put_u32(*id);
     }
     out.put_slice(payload);
+}
+
+/// Writes the header of a frame whose ids and payload follow by themselves.
+pub fn encode_header(out: &mut BytesMut, kind: FrameKind, choice: u8, tokens: u32, ids: usize, payload: usize) {
+    debug_assert!(ids <= MAX_IDS && payload <= MAX_PAYLOAD);
+    out.put_u8(kind as u8);
+    out.put_u8(choice);
+    out.put_u16(ids as u16);
+    out.put_u32(tokens);
+    out.put_u32(payload as u32);
 }
 
 /// Cuts frames out of the chunks that HTTP/2 delivers. Holds at most one unfinished frame.

@@ -1,6 +1,25 @@
 //! `lumbung-provider`: joins a gateway from behind NAT, serves a local model, signs receipts.
 //!
-//! The way of a job: [`serve`] takes it from the tunnel, an [`engine`] answers, [`render`] makes the client's bytes,
-//! [`journal`] keeps the receipt until the gateway has it in its books.
+//! The way of a job: `tunnel` brings it, `intake` reads it, `job` checks it, an [`engine`] answers, `render` makes the
+//! client's bytes, `answer` sends them in frames, `journal` keeps the receipt and `sign` offers it until the gateway has
+//! it in its books.
 
+mod answer;
+mod backoff;
+pub mod cli;
+mod clock;
 pub mod engine;
+mod gateway;
+mod hardware;
+mod identity;
+mod intake;
+mod job;
+mod join;
+mod journal;
+mod node;
+mod outgoing;
+mod refusal;
+mod render;
+mod sign;
+mod status;
+mod tunnel;

@@ -1,1 +1,84 @@
-//! placeholder
+//! The operator's work on the books, from the command line: directly on the database, whether or not a gateway runs.
+//!
+//! Amounts are decimal dollars. `--json` prints one JSON value for scripts. What fails says so on stderr and exits with 1.
+
+mod accounts;
+mod books;
+mod models;
+mod providers;
+mod receipt;
+mod table;
+
+use std::io::Write;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::store::{self, Store};
+
+/// What the operator can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Customers' accounts.
+    Accounts(Group<accounts::Accounts>),
+    /// Accounts' API keys.
+    Keys(Group<accounts::Keys>),
+    /// Accounts' credit.
+    Credit(Group<accounts::Credit>),
+    /// The catalogue of models.
+    Models(Group<models::Models>),
+    /// Providers and how far they are trusted.
+    Providers(Group<providers::Providers>),
+    /// The ledger.
+    Books(Group<books::Books>),
+    /// Clients' receipts.
+    Receipt(Group<receipt::Receipt>),
+}
+
+/// A group of commands.
+#[derive(Debug, Args)]
+pub struct Group<T: Subcommand> {
+    /// Print JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    action: T,
+}
+
+/// Does it. The books are opened only where they are needed.
+pub async fn run(command: Command, open: impl AsyncFnOnce() -> store::Result<Store>) -> anyhow::Result<()> {
+    let (json, report) = match command {
+        Command::Accounts(Group { json, action }) => (json, accounts::accounts(action, &open().await?).await?),
+        Command::Keys(Group { json, action }) => (json, accounts::keys(action, &open().await?).await?),
+        Command::Credit(Group { json, action }) => (json, accounts::credit(action, &open().await?).await?),
+        Command::Models(Group { json, action }) => (json, models::run(action, &open().await?).await?),
+        Command::Providers(Group { json, action }) => (json, providers::run(action, &open().await?).await?),
+        Command::Books(Group { json, action }) => (json, books::run(action, &open().await?).await?),
+        Command::Receipt(Group { json, action }) => (json, receipt::run(action)?),
+    };
+    report.print(json)
+}
+
+/// What a command says when it is done.
+struct Report {
+    text: String,
+    json: Value,
+    /// Why the exit code is 1 all the same.
+    wrong: Option<&'static str>,
+}
+
+impl Report {
+    fn new(text: impl Into<String>, json: impl Serialize) -> anyhow::Result<Self> {
+        Ok(Self { text: text.into(), json: serde_json::to_value(json)?, wrong: None })
+    }
+
+    fn print(self, json: bool) -> anyhow::Result<()> {
+        let text = if json { format!("{:#}", self.json) } else { self.text };
+        writeln!(std::io::stdout(), "{text}")?;
+        match self.wrong {
+            Some(why) => anyhow::bail!(why),
+            None => Ok(()),
+        }
+    }
+}

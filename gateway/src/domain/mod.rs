@@ -1,1 +1,9 @@
-//! placeholder
+//! What the gateway's books are about: ids, postings, charges, refusals. Pure and synchronous; `now` is passed in.
+//! Money itself is [`lumbung_openapi::money`]; nothing here knows a database or a socket.
+
+pub mod catalogue;
+pub mod ids;
+pub mod posting;
+pub mod provider;
+pub mod refusal;
+pub mod settlement;

@@ -1,1 +1,158 @@
-//! placeholder
+//! The books: the only place that knows the database. One SQL text serves SQLite and Postgres, through sqlx's `Any`.
+//!
+//! Every write is one transaction that begins with a write (SQLite cannot turn a reader into a writer once another
+//! process has written). Rows are locked in one order: counter, replica, attempt, credit, allowance, each kind by id.
+
+mod accounts;
+mod allowances;
+mod attempts;
+mod catalogue;
+mod check;
+mod error;
+pub mod lease;
+mod ledger;
+mod migrate;
+mod proofs;
+mod providers;
+mod receipts;
+mod settle;
+mod signing_keys;
+mod sql;
+mod withheld;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
+use sqlx::{AnyConnection, AnyPool, ConnectOptions, Executor, Row};
+
+pub use accounts::{AccountRecord, Balance, CreditKind, KeyRecord};
+pub use allowances::Reserved;
+pub use check::BooksReport;
+pub use error::{StoreError, StoreErrorKind};
+pub use lease::{Lease, LeaseGuard, LeaseHeld};
+pub use providers::Earnings;
+pub use settle::{SettleOutcome, Settlement};
+pub use signing_keys::SigningKeys;
+
+/// What the store answers.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// How long a statement waits for a connection, or for SQLite's lock.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Connections to Postgres.
+const POSTGRES_CONNECTIONS: u32 = 16;
+/// Readers of a SQLite file, beside its one writer.
+const SQLITE_READERS: u32 = 4;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dialect {
+    Sqlite,
+    Postgres,
+}
+
+/// The books. Clones share the connections.
+#[derive(Clone)]
+pub struct Store {
+    dialect: Dialect,
+    writer: AnyPool,
+    reader: AnyPool,
+    /// Shifts the database's clock, for tests.
+    clock_offset_us: Arc<AtomicI64>,
+}
+
+impl Store {
+    /// Opens `sqlite:/path/books.db` (created where it is missing) or `postgres://…`, and brings the schema up to date.
+    pub async fn open(url: &str) -> Result<Self> {
+        sqlx::any::install_default_drivers();
+        let dialect = if url.starts_with("sqlite:") { Dialect::Sqlite } else { Dialect::Postgres };
+        let (writer, reader) = match dialect {
+            Dialect::Sqlite => {
+                let writer = sqlite_pool(1).connect_with(options(url, "mode=rwc")?).await?;
+                let reader = sqlite_pool(SQLITE_READERS).connect_with(options(url, "mode=rw")?).await?;
+                (writer, reader)
+            }
+            Dialect::Postgres => {
+                let pool = pool(POSTGRES_CONNECTIONS).connect_with(options(url, "")?).await?;
+                (pool.clone(), pool)
+            }
+        };
+        migrate::run(&writer).await?;
+        Ok(Self { dialect, writer, reader, clock_offset_us: Arc::default() })
+    }
+
+    /// Closes every connection; whoever still holds a clone gets [`StoreError::Unavailable`].
+    pub async fn close(&self) {
+        self.writer.close().await;
+        self.reader.close().await;
+    }
+
+    /// A number that goes up with every change that gateways cache: keys, accounts, the catalogue, providers' standings.
+    pub async fn epoch(&self) -> Result<i64> {
+        let row = sqlx::query("SELECT value FROM counters WHERE name = 'epoch'").fetch_one(&self.reader).await?;
+        Ok(row.try_get(0)?)
+    }
+
+    /// The database's clock, Unix microseconds. Replicas' own clocks may differ, so leases and claims go by this one.
+    pub async fn now_us(&self) -> Result<i64> {
+        let row = sql::query(format!("SELECT {}", self.clock())).fetch_one(&self.reader).await?;
+        Ok(row.try_get(0)?)
+    }
+
+    /// Lets the database's clock run ahead for this store and its clones: for tests only.
+    #[doc(hidden)]
+    pub fn shift_clock(&self, ahead: Duration) {
+        self.clock_offset_us.fetch_add(ahead.as_micros() as i64, Ordering::Relaxed);
+    }
+
+    /// The database's clock as an SQL expression: the one text that differs between the databases. Read when the
+    /// statement runs, not when the transaction began.
+    fn clock(&self) -> String {
+        let micros = match self.dialect {
+            Dialect::Sqlite => "CAST(unixepoch('subsec') * 1000000 AS BIGINT)",
+            Dialect::Postgres => "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)",
+        };
+        format!("({micros} + {})", self.clock_offset_us.load(Ordering::Relaxed))
+    }
+}
+
+/// Tells every gateway to forget what it has cached. Also a lock: changes of cached things come one after the other.
+async fn bump_epoch(connection: &mut AnyConnection) -> Result<()> {
+    lock(connection, "epoch").await
+}
+
+/// Locks a counter's row until the transaction ends.
+async fn lock(connection: &mut AnyConnection, counter: &'static str) -> Result<()> {
+    sqlx::query("UPDATE counters SET value = value + 1 WHERE name = $1").bind(counter).execute(connection).await?;
+    Ok(())
+}
+
+fn options(url: &str, parameters: &str) -> Result<AnyConnectOptions> {
+    let separator = if parameters.is_empty() {
+        ""
+    } else if url.contains('?') {
+        "&"
+    } else {
+        "?"
+    };
+    let options: AnyConnectOptions = format!("{url}{separator}{parameters}").parse()?;
+    Ok(options.disable_statement_logging())
+}
+
+fn pool(connections: u32) -> AnyPoolOptions {
+    AnyPoolOptions::new().max_connections(connections).acquire_timeout(PATIENCE)
+}
+
+fn sqlite_pool(connections: u32) -> AnyPoolOptions {
+    pool(connections).after_connect(|connection, _| {
+        Box::pin(async move {
+            let patience = format!("PRAGMA busy_timeout = {}", PATIENCE.as_millis());
+            sql::query(patience).execute(&mut *connection).await?;
+            for pragma in ["PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", "PRAGMA foreign_keys = ON"] {
+                connection.execute(pragma).await?;
+            }
+            Ok(())
+        })
+    })
+}

@@ -93,11 +93,6 @@ impl<'a> Value<'a> {
         self.0.get().starts_with('"')
     }
 
-    /// Whether it is null.
-    pub fn is_null(self) -> bool {
-        self.0.get() == "null"
-    }
-
     /// Whether it is a JSON number, however large.
     fn is_number(self) -> bool {
         self.0.get().starts_with(|c: char| c == '-' || c.is_ascii_digit())

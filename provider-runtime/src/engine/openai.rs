@@ -1,1 +1,171 @@
-//! placeholder
+//! An OpenAI-compatible server beside this process: vLLM, SGLang, llama.cpp, Ollama, and whatever else speaks it.
+//!
+//! The client's body goes to it almost as it came (`request`), always streamed; what comes back (`sse`, `chunk`) becomes
+//! events (`reading`). Such servers tell no token ids, so an answer cannot be continued elsewhere, and most of them
+//! tell the number of tokens only at the end: until then a chunk with text counts as one.
+
+mod chunk;
+mod reading;
+mod refusal;
+mod request;
+mod sse;
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use async_trait::async_trait;
+use http::{HeaderValue, header};
+use lumbung_openapi::parameter::{Parameter, ParameterSet};
+use lumbung_openapi::provider::Resume;
+use reqwest::{Client, Url, redirect};
+use tokio::sync::mpsc;
+
+use super::{Engine, EngineError, EngineModel, Generation, Job};
+use crate::gateway::causes;
+use reading::Reading;
+
+/// Events that an answer may be ahead of whoever takes them.
+const AHEAD: usize = 32;
+/// A server that sends nothing for so long has forgotten the request.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Where the server is and what it can do.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// Its base address, `http://127.0.0.1:8000/v1`.
+    pub base: Url,
+    /// The model's name there.
+    pub model: String,
+    /// Its API key, if it wants one.
+    pub key: Option<String>,
+    /// OpenAI's parameters that it honours.
+    pub supported: ParameterSet,
+    /// Tokens of prompt and completion together.
+    pub context_length: u32,
+    /// As OpenRouter names it.
+    pub quantization: String,
+}
+
+/// The engine that asks another server.
+pub struct OpenAiEngine {
+    client: Client,
+    upstream: Upstream,
+    describe: EngineModel,
+}
+
+/// Parameters that vLLM, SGLang, llama.cpp and Ollama all honour. `n` and `logit_bias` are not among them: a server that
+/// ignores one would answer another question than was asked.
+pub fn usual_parameters() -> ParameterSet {
+    use Parameter::*;
+    [MaxTokens, Temperature, TopP, Seed, Stop, FrequencyPenalty, PresencePenalty, Logprobs, TopLogprobs]
+        .into_iter()
+        .collect()
+}
+
+/// Reads a list of parameter names. Those whose answers are more than text cannot be passed on yet.
+pub fn parse_parameters(names: &[String]) -> anyhow::Result<ParameterSet> {
+    use Parameter::*;
+    let mut set = ParameterSet::default();
+    for name in names {
+        let parameter = Parameter::ALL.iter().copied().find(|parameter| parameter.name() == name);
+        match parameter.with_context(|| format!("'{name}' is no parameter of OpenAI's"))? {
+            Tools | ToolChoice | ParallelToolCalls | Functions | FunctionCall | Modalities | Audio | Store | WebSearchOptions => {
+                bail!("'{name}' cannot be offered: its answers are more than text, which is all that is passed on")
+            }
+            parameter => set.insert(parameter),
+        }
+    }
+    Ok(set)
+}
+
+impl OpenAiEngine {
+    /// An engine that asks the server there. Nothing is sent yet.
+    pub fn new(upstream: Upstream) -> anyhow::Result<Self> {
+        if !matches!(upstream.base.scheme(), "http" | "https") {
+            bail!("'{}' is no http address", upstream.base);
+        }
+        let client = Client::builder()
+            .connect_timeout(Duration::from_secs(5))
+            .read_timeout(SILENCE_TIMEOUT)
+            .tcp_nodelay(true)
+            .redirect(redirect::Policy::none())
+            // It is this machine's or its neighbour's; a proxy would only see prompts.
+            .no_proxy()
+            .build()
+            .context("cannot set up TLS")?;
+        let describe = EngineModel {
+            weights_digest: String::new(),
+            quantization: upstream.quantization.clone(),
+            context_length: upstream.context_length,
+            supported: upstream.supported,
+            resume: Resume::None,
+        };
+        Ok(Self { client, upstream, describe })
+    }
+
+    /// The names of the models that the server lists.
+    pub async fn list_models(&self) -> Result<Vec<String>, String> {
+        #[derive(serde::Deserialize)]
+        struct List {
+            data: Vec<Entry>,
+        }
+        #[derive(serde::Deserialize)]
+        struct Entry {
+            id: String,
+        }
+        let request = self.client.get(endpoint(&self.upstream.base, "models")).timeout(Duration::from_secs(10));
+        let response = self.authorized(request).send().await.map_err(|error| causes(&error))?;
+        let response = response.error_for_status().map_err(|error| causes(&error))?;
+        let list: List = response.json().await.map_err(|error| causes(&error))?;
+        Ok(list.data.into_iter().map(|entry| entry.id).collect())
+    }
+
+    fn authorized(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        match &self.upstream.key {
+            Some(key) => request.bearer_auth(key),
+            None => request,
+        }
+    }
+}
+
+/// An endpoint below the base, whether or not that ends in a slash.
+fn endpoint(base: &Url, name: &str) -> Url {
+    let mut url = base.clone();
+    url.set_path(&format!("{}/{name}", base.path().trim_end_matches('/')));
+    url
+}
+
+#[async_trait]
+impl Engine for OpenAiEngine {
+    fn describe(&self) -> &EngineModel {
+        &self.describe
+    }
+
+    async fn generate(&self, job: Job<'_>) -> Result<Generation, EngineError> {
+        let body = request::body(&job, &self.upstream.model, self.upstream.context_length)?;
+        let request = self
+            .client
+            .post(endpoint(&self.upstream.base, "chat/completions"))
+            .header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))
+            .header(header::ACCEPT, HeaderValue::from_static("text/event-stream"))
+            .body(body);
+        // Dropped with the job, which takes the request back.
+        let response = self.authorized(request).send().await.map_err(|error| EngineError::Failed(causes(&error)))?;
+        if !response.status().is_success() {
+            return Err(refusal::read(response).await);
+        }
+        let content_type = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        if content_type.is_some_and(|kind| kind.starts_with("application/json")) {
+            return Err(EngineError::Failed("the server answered with JSON where a stream was asked for".into()));
+        }
+        let (sender, events) = mpsc::channel(AHEAD);
+        let reading = Reading::new(job.request.n, job.max_completion_tokens);
+        tokio::spawn(async move {
+            tokio::select! {
+                () = sender.closed() => {}
+                () = reading.run(response, &sender) => {}
+            }
+        });
+        Ok(Generation { events })
+    }
+}

@@ -1,1 +1,340 @@
-//! placeholder
+//! Answers from a script: for tests and load tests. Costs next to nothing per token, and fails as it is told to.
+//!
+//! A script is a JSON file: a list of rules, or an object that holds them beside what is said of the model
+//! ([`Script`]). The first rule whose `match` occurs in the last user message answers.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use async_trait::async_trait;
+use lumbung_openapi::chat::{ChatRequest, Role};
+use lumbung_openapi::error::InvalidRequest;
+use lumbung_openapi::frame::PromptCount;
+use lumbung_openapi::parameter::{Parameter, ParameterSet};
+use lumbung_openapi::provider::Resume;
+use serde::Deserialize;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::{Engine, EngineError, EngineModel, Event, FinishReason, Generation, Job, Tokens};
+
+/// Events that an answer may be ahead of whoever takes them.
+const AHEAD: usize = 32;
+
+/// A script: what is said of the model, and what it answers.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Script {
+    /// The digest that is offered.
+    #[serde(default)]
+    pub weights_digest: String,
+    /// The quantization that is offered.
+    #[serde(default = "unknown")]
+    pub quantization: String,
+    /// Tokens of prompt and completion together.
+    #[serde(default = "large_context")]
+    pub context_length: u32,
+    /// OpenAI's parameters that are offered, by name; those of plain text if absent.
+    pub supported_parameters: Option<Vec<String>>,
+    /// The first that matches answers.
+    pub rules: Vec<Rule>,
+}
+
+/// One answer of a script.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// Part of the last user message; `*` matches any.
+    #[serde(rename = "match")]
+    pub pattern: String,
+    /// What is answered: one token for each word with the white space before it.
+    #[serde(default)]
+    pub reply: String,
+    /// In place of a reply: so many tokens…
+    #[serde(default)]
+    pub tokens: Option<u32>,
+    /// …of this text.
+    #[serde(default = "padi")]
+    pub word: String,
+    /// What the prompt is counted as; its words if absent.
+    #[serde(default)]
+    pub prompt_tokens: Option<u32>,
+    /// How many of them count as cached.
+    #[serde(default)]
+    pub cached_tokens: u32,
+    /// Milliseconds before the first token.
+    #[serde(default)]
+    pub delay_ms_first: f64,
+    /// Milliseconds from token to token; 0 is as fast as they are taken.
+    #[serde(default)]
+    pub delay_ms_per_token: f64,
+    /// Tokens that come together.
+    #[serde(default = "one")]
+    pub tokens_per_event: u32,
+    /// The engine fails after so many tokens.
+    #[serde(default)]
+    pub fail_after: Option<u32>,
+    /// Nothing comes any more after so many tokens.
+    #[serde(default)]
+    pub freeze_after: Option<u32>,
+    /// The process is aborted after so many tokens.
+    #[serde(default)]
+    pub die_after: Option<u32>,
+    /// The answer does not begin.
+    #[serde(default)]
+    pub error: Option<ScriptedError>,
+}
+
+/// Why a scripted answer does not begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScriptedError {
+    /// The request is at fault.
+    Invalid,
+    /// Every slot is taken.
+    Busy,
+    /// The engine is at fault.
+    Failed,
+}
+
+fn unknown() -> String {
+    "unknown".into()
+}
+
+fn large_context() -> u32 {
+    131_072
+}
+
+fn padi() -> String {
+    " padi".into()
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// The engine that answers from a script.
+pub struct ScriptedEngine {
+    model: EngineModel,
+    rules: Vec<Rule>,
+}
+
+impl ScriptedEngine {
+    /// Reads a script.
+    pub fn load(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Self::parse(&text).with_context(|| format!("{} is no script", path.display()))
+    }
+
+    /// From a script's text.
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
+        let script = match text.trim_start().starts_with('[') {
+            true => Script {
+                weights_digest: String::new(),
+                quantization: unknown(),
+                context_length: large_context(),
+                supported_parameters: None,
+                rules: serde_json::from_str(text)?,
+            },
+            false => serde_json::from_str(text)?,
+        };
+        for rule in &script.rules {
+            ensure!(rule.tokens_per_event > 0, "tokens_per_event must be above 0");
+            let delays = [rule.delay_ms_first, rule.delay_ms_per_token];
+            ensure!(delays.iter().all(|ms| (0.0..1e9).contains(ms)), "a delay must be 0 or more milliseconds");
+        }
+        let supported = match &script.supported_parameters {
+            Some(names) => ParameterSet::from_names(names.iter().map(String::as_str)),
+            None => plain_parameters(),
+        };
+        let model = EngineModel {
+            weights_digest: script.weights_digest,
+            quantization: script.quantization,
+            context_length: script.context_length,
+            supported,
+            resume: Resume::None,
+        };
+        Ok(Self { model, rules: script.rules })
+    }
+}
+
+/// What a script honours, or may pass over because nothing is drawn.
+fn plain_parameters() -> ParameterSet {
+    use Parameter::*;
+    [MaxTokens, Temperature, TopP, Seed, Stop, N, FrequencyPenalty, PresencePenalty, LogitBias].into_iter().collect()
+}
+
+#[async_trait]
+impl Engine for ScriptedEngine {
+    fn describe(&self) -> &EngineModel {
+        &self.model
+    }
+
+    async fn generate(&self, job: Job<'_>) -> Result<Generation, EngineError> {
+        let question = job.request.messages.iter().rfind(|message| message.role == Role::User);
+        let question = question.map_or("", |message| &*message.text);
+        let rule = self
+            .rules
+            .iter()
+            .find(|rule| rule.pattern == "*" || question.contains(&rule.pattern))
+            .ok_or_else(|| EngineError::Failed("no rule of the script matches".into()))?;
+        match rule.error {
+            None => {}
+            Some(ScriptedError::Busy) => return Err(EngineError::Busy),
+            Some(ScriptedError::Failed) => return Err(EngineError::Failed("the script says so".into())),
+            Some(ScriptedError::Invalid) => {
+                return Err(InvalidRequest::value("messages", "The script refuses this request.").into());
+            }
+        }
+        let prompt_tokens = rule.prompt_tokens.unwrap_or_else(|| words_of(job.request));
+        let room = self.model.context_length.saturating_sub(prompt_tokens);
+        if room == 0 {
+            return Err(InvalidRequest::context_length(self.model.context_length, prompt_tokens).into());
+        }
+        let prompt = PromptCount { prompt_tokens, cached_tokens: rule.cached_tokens };
+        let plan = Plan::new(rule, job.request, job.max_completion_tokens.min(room));
+        let (sender, events) = mpsc::channel(AHEAD);
+        tokio::spawn(plan.play(prompt, sender));
+        Ok(Generation { events })
+    }
+}
+
+fn words_of(request: &ChatRequest<'_>) -> u32 {
+    request.messages.iter().map(|message| message.text.split_whitespace().count() as u32).sum()
+}
+
+/// One answer, known to its end before it begins.
+struct Plan {
+    text: String,
+    /// Where each token ends in the text.
+    ends: Vec<usize>,
+    last: Last,
+    choices: u8,
+    first_delay: Duration,
+    delay: Duration,
+    step: usize,
+}
+
+/// What comes after the tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Last {
+    Finish(FinishReason),
+    Fail,
+    Freeze,
+    Die,
+}
+
+impl Plan {
+    fn new(rule: &Rule, request: &ChatRequest<'_>, most_tokens: u32) -> Self {
+        let most = most_tokens as usize;
+        let (text, mut ends) = match rule.tokens {
+            Some(count) => {
+                let count = (count as usize).min(most + 1);
+                (rule.word.repeat(count), (1..=count).map(|nth| nth * rule.word.len()).collect())
+            }
+            None => (rule.reply.clone(), token_ends(&rule.reply)),
+        };
+        let mut last = Last::Finish(FinishReason::Stop);
+        if ends.len() > most {
+            ends.truncate(most);
+            last = Last::Finish(FinishReason::Length);
+        }
+        let shown = &text[..ends.last().copied().unwrap_or(0)];
+        let stops = request.stop.iter().filter_map(|stop| Some((shown.find(&**stop)?, stop.len())));
+        if let Some((at, len)) = stops.min() {
+            // The token that completes the stop sequence was made and counts; its text from there on is not shown.
+            ends.truncate(ends.partition_point(|end| *end < at + len) + 1);
+            ends.iter_mut().for_each(|end| *end = (*end).min(at));
+            last = Last::Finish(FinishReason::Stop);
+        }
+        let breaks = [(rule.fail_after, Last::Fail), (rule.freeze_after, Last::Freeze), (rule.die_after, Last::Die)];
+        for (after, instead) in breaks {
+            if let Some(after) = after.map(|after| after as usize)
+                && after <= ends.len()
+            {
+                ends.truncate(after);
+                last = instead;
+            }
+        }
+        Self {
+            text,
+            ends,
+            last,
+            choices: request.n as u8,
+            first_delay: Duration::from_secs_f64(rule.delay_ms_first / 1e3),
+            delay: Duration::from_secs_f64(rule.delay_ms_per_token / 1e3),
+            step: rule.tokens_per_event as usize,
+        }
+    }
+
+    /// Plays to the end, or until nobody listens.
+    async fn play(self, prompt: PromptCount, events: mpsc::Sender<Event>) {
+        tokio::select! {
+            () = events.closed() => {}
+            _ = self.play_to(prompt, &events) => {}
+        }
+    }
+
+    async fn play_to(&self, prompt: PromptCount, events: &mpsc::Sender<Event>) -> Result<(), mpsc::error::SendError<Event>> {
+        events.send(Event::Prompt(prompt)).await?;
+        let begun = Instant::now() + self.first_delay;
+        let mut from = 0;
+        while from < self.ends.len() {
+            let to = (from + self.step).min(self.ends.len());
+            // Due times are counted from the beginning, so that timers' coarseness does not add up.
+            let due = begun + self.delay * from as u32;
+            if due > Instant::now() {
+                tokio::time::sleep_until(due).await;
+            }
+            for choice in 0..self.choices {
+                events.send(Event::Tokens(self.tokens(choice, from, to))).await?;
+            }
+            from = to;
+        }
+        match self.last {
+            Last::Finish(reason) => {
+                for choice in 0..self.choices {
+                    events.send(Event::Finish { choice, reason }).await?;
+                }
+            }
+            Last::Fail => events.send(Event::Failed(EngineError::Failed("the script says so".into()))).await?,
+            Last::Freeze => std::future::pending().await,
+            Last::Die => {
+                // So that what was made before has left the machine.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                std::process::abort();
+            }
+        }
+        Ok(())
+    }
+
+    /// Tokens `from` to `to`. A token's id is its place, so that a reader sees whether one is missing.
+    fn tokens(&self, choice: u8, from: usize, to: usize) -> Tokens {
+        let start = if from == 0 { 0 } else { self.ends[from - 1] };
+        Tokens {
+            choice,
+            count: (to - from) as u32,
+            ids: (from as u32..to as u32).collect(),
+            text: self.text[start..self.ends[to - 1]].to_owned(),
+            logprobs: Vec::new(),
+        }
+    }
+}
+
+/// Where the tokens of a text end: each is a word with the white space before it.
+fn token_ends(text: &str) -> Vec<usize> {
+    let mut ends: Vec<usize> = text
+        .char_indices()
+        .zip(text.chars().skip(1))
+        .filter(|((_, this), next)| !this.is_whitespace() && next.is_whitespace())
+        .map(|((at, this), _)| at + this.len_utf8())
+        .collect();
+    if ends.last().copied().unwrap_or(0) < text.len() {
+        ends.push(text.len());
+    }
+    ends
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,36 @@
+# Two commands: `make demo` shows a paid answer end to end, `make test` proves the rest.
+# Everything is built in one profile (release) into one folder outside the checkout, so that mistralrs compiles once.
+
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/lumbung/target
+
+.PHONY: help demo test test-full lint fmt measure spec setup
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+demo: ## a network on this machine, a question, a paid answer; CHECK=1 verifies each step and exits
+	@CHECK=$(CHECK) scripts/demo
+
+test: ## the lints and every test (what CI runs)
+	@scripts/test
+
+test-full: ## the same tests, run for longer
+	@LUMBUNG_TEST_FULL=1 scripts/test
+
+lint: ## rustfmt, clippy, licences and duplicate versions of dependencies
+	@scripts/setup test
+	@scripts/lint
+
+fmt: ## format the code
+	@cargo fmt --all
+
+measure: ## what a request costs the gateway: CPU, memory, size
+	@scripts/setup build
+	@cargo build --locked --release --workspace --bins
+	@$(CARGO_TARGET_DIR)/release/lumbung-loadtest measure
+
+spec: ## write openapi/openapi.json from the types
+	@LUMBUNG_WRITE_SPEC=1 cargo test --locked --release --workspace -p lumbung-openapi spec
+
+setup: ## install what the demo and the tests need
+	@scripts/setup test

@@ -1,0 +1,118 @@
+//! Wiring: opens the books, takes the lease, starts the background work, listens; and the same in reverse.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::chat::Gateway;
+use crate::chat::allowance::Allowances;
+use crate::chat::authenticate::Keyring;
+use crate::chat::settle::Settler;
+use crate::config::{BooksConfig, ServeConfig};
+use crate::domain::ids::ReplicaId;
+use crate::fleet::join::Doorman;
+use crate::fleet::receipts::ReceiptDesk;
+use crate::fleet::{Fleet, FleetLimits};
+use crate::http::{self, Shared};
+use crate::jobs;
+use crate::store::Store;
+use crate::store::lease::LeaseGuard;
+
+/// Runs a gateway until `stop`, then drains it.
+pub async fn run(books: &BooksConfig, config: &ServeConfig, stop: CancellationToken) -> anyhow::Result<()> {
+    if config.redis_url.is_some() {
+        bail!("REDIS_URL is set, but gateways cannot share a fleet yet: unset it to run a single gateway");
+    }
+    let listener = TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
+    let bound = listener.local_addr()?;
+    let store = Store::open(&books.url()?).await.context("cannot open the books")?;
+    let replica = ReplicaId::fresh();
+    let lease = take_lease(&store, &replica, config.lease()).await?;
+    let (shared, writer) = assemble(&store, replica, lease, config, config.origins(bound)).await?;
+    let gateway = shared.gateway.clone();
+
+    let background = jobs::start(gateway.clone(), store.clone(), config.lease());
+    info!(%bound, %replica, "gateway listens");
+    let drain = Duration::from_secs(config.drain_secs);
+    let draining = {
+        let (gateway, stop) = (gateway.clone(), stop.clone());
+        tokio::spawn(async move {
+            stop.cancelled().await;
+            gateway.draining.store(true, Ordering::Release);
+        })
+    };
+    http::server::serve(listener, http::router(shared), config.max_connections, stop, drain).await;
+    draining.await?;
+
+    // What ended last is settled, what was not spent goes back, and the lease with it: the next gateway need not wait.
+    gateway.settler.drained(drain).await;
+    background.abort();
+    if let Err(error) = gateway.allowances.give_back(true).await {
+        warn!(%error, "allowances not given back; they return when the claim window has passed");
+    }
+    if let Err(error) = gateway.lease.end().await {
+        warn!(%error, "lease not ended; it runs out by itself");
+    }
+    writer.abort();
+    info!("gateway stopped");
+    Ok(())
+}
+
+/// Takes the lease, waiting for a dead predecessor's to run out, which a living one's does not.
+async fn take_lease(store: &Store, replica: &ReplicaId, length: Duration) -> anyhow::Result<LeaseGuard> {
+    let mut patience = None;
+    loop {
+        match store.acquire_lease(replica, length, true).await.context("cannot take the lease on the books")? {
+            // Admission stops a third of the lease before its end: longer than a request takes from admission to its hold.
+            Ok(lease) => return Ok(LeaseGuard::new(store.clone(), lease, length / 3)),
+            Err(held) => {
+                let deadline = *patience.get_or_insert_with(|| Instant::now() + Duration::from_secs(held.seconds_left + 1));
+                if Instant::now() >= deadline {
+                    bail!("another gateway ({}) is running on these books; a second one cannot share them yet", held.by);
+                }
+                info!(by = %held.by, seconds_left = held.seconds_left, "waiting for another gateway's lease on these books to run out");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        }
+    }
+}
+
+async fn assemble(
+    store: &Store,
+    replica: ReplicaId,
+    lease: LeaseGuard,
+    config: &ServeConfig,
+    origins: Vec<String>,
+) -> anyhow::Result<(Arc<Shared>, tokio::task::JoinHandle<()>)> {
+    let keys = store.signing_keys().await.context("cannot read the signing keys")?;
+    let (settler, writer) = Settler::start(store.clone(), keys.clone(), config.max_jobs);
+    let allowances = Arc::new(Allowances::new(store.clone(), replica));
+    let gateway = Gateway {
+        replica,
+        keyring: Keyring::new(store.clone(), allowances.clone()),
+        fleet: Fleet::new(FleetLimits { max_tunnels: config.max_tunnels, queue_length: config.queue_length }),
+        allowances,
+        settler,
+        lease,
+        keys: keys.clone(),
+        fee_bps: config.fee_bps,
+        claim_window: Duration::from_secs(config.claim_window_secs),
+        draining: AtomicBool::new(false),
+    };
+    jobs::reload(&gateway, store, None).await.context("cannot read the catalogue")?;
+    let shared = Shared {
+        gateway: Arc::new(gateway),
+        doorman: Doorman::new(origins).map_err(|error| anyhow::anyhow!("no entropy: {error}"))?,
+        desk: ReceiptDesk::new(store.clone(), keys.clone()),
+        store: store.clone(),
+        jwks: serde_json::to_string(&keys.published())?,
+        spec: lumbung_openapi::spec::document().to_json()?,
+        max_body: config.max_body,
+    };
+    Ok((Arc::new(shared), writer))
+}

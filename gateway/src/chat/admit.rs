@@ -1,0 +1,119 @@
+//! Whether the request may go ahead: is it well formed, can anyone serve it, and is there money for the most it may cost.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use lumbung_openapi::chat::ChatRequest;
+use lumbung_openapi::merkle::Hash;
+use lumbung_openapi::parameter::ParameterSet;
+
+use super::allowance::{Hold, HoldError};
+use super::authenticate::Caller;
+use super::error::ApiError;
+use super::settle::SettlePermit;
+use super::{Gateway, Incoming, clock};
+use crate::domain::ids::JobId;
+use crate::fleet::ModelSeats;
+
+/// Tokens that a chat template may add to what the client wrote, beyond one per byte of the body.
+const TEMPLATE_TOKENS: u32 = 256;
+
+/// A request that will be served if a provider can be found.
+pub struct Admitted {
+    /// `x-request-id` of the answer.
+    pub request_id: String,
+    /// Who asks.
+    pub caller: Arc<Caller>,
+    /// What is asked.
+    pub wish: Wish,
+    /// The client's body, as it came.
+    pub body: Bytes,
+    /// Its hash, which binds the ticket to it.
+    pub body_sha256: Hash,
+    /// The model and who served it when the request came.
+    pub model: Arc<ModelSeats>,
+    /// Money for the most it may cost.
+    pub hold: Hold,
+    /// A place in the settlement queue.
+    pub permit: SettlePermit,
+    /// The job.
+    pub job: JobId,
+    /// When it came, Unix microseconds.
+    pub received_micros: i64,
+}
+
+impl Admitted {
+    /// The id that the client sees.
+    pub fn public_id(&self) -> String {
+        let job = self.job.to_string();
+        format!("chatcmpl-{}", job.trim_start_matches("job_"))
+    }
+
+    /// The creation time that the client sees, Unix seconds.
+    pub fn created_secs(&self) -> u64 {
+        self.received_micros as u64 / 1_000_000
+    }
+}
+
+/// What the gateway needs to know of a request after parsing.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// The model's name as the client wrote it.
+    pub public_model: String,
+    /// Whether the answer comes as server-sent events.
+    pub stream: bool,
+    /// Whether the stream ends with a usage chunk.
+    pub include_usage: bool,
+    /// The parameters that a provider must honour.
+    pub parameters: ParameterSet,
+    /// The most prompt tokens that it can be: no tokenizer makes more than one token of a byte.
+    pub max_prompt_tokens: u32,
+    /// The most completion tokens, over all choices.
+    pub max_completion_tokens: u32,
+}
+
+/// Admits a request, or says why not. No database stands in the way of an ordinary one.
+pub async fn admit(gateway: &Gateway, caller: Arc<Caller>, request: Incoming) -> Result<Admitted, ApiError> {
+    let Incoming { request_id, body, .. } = request;
+    if !gateway.is_admitting() {
+        return Err(ApiError::Overloaded);
+    }
+    let (wish, model) = understand(gateway, &body)?;
+    let ceiling = model.entry.reference.cost(wish.max_prompt_tokens, wish.max_completion_tokens);
+    let ceiling = ceiling.ok_or(ApiError::InsufficientQuota)?; // more than 64 bits of nano-dollars
+    let permit = gateway.settler.permit().ok_or(ApiError::Overloaded)?;
+    let hold = gateway.allowances.hold(&caller.allowance, ceiling).await.map_err(|error| match error {
+        HoldError::InsufficientCredit => ApiError::InsufficientQuota,
+        HoldError::Store(error) => {
+            tracing::error!(%error, "reservation failed");
+            ApiError::BooksUnavailable
+        }
+    })?;
+    let body_sha256 = Hash::of(&body);
+    let received_micros = clock::unix_micros();
+    Ok(Admitted { request_id, caller, wish, body, body_sha256, model, hold, permit, job: JobId::fresh(), received_micros })
+}
+
+fn understand(gateway: &Gateway, body: &Bytes) -> Result<(Wish, Arc<ModelSeats>), ApiError> {
+    let request = ChatRequest::parse(body)?;
+    let snapshot = gateway.fleet.snapshot();
+    let model = snapshot.model(&request.model).ok_or_else(|| ApiError::UnknownModel(request.model.clone().into_owned()))?;
+    if model.seats.is_empty() {
+        return Err(ApiError::NoProvider(request.model.into_owned()));
+    }
+    if let Some(unsupported) = request.unsupported(model.supported) {
+        return Err(unsupported.into());
+    }
+    let context = model.entry.context_length;
+    let per_choice = request.max_tokens.unwrap_or(context).min(model.entry.max_completion_tokens.unwrap_or(context)).min(context);
+    let body_tokens = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    let wish = Wish {
+        stream: request.stream,
+        include_usage: request.include_usage,
+        parameters: request.parameters,
+        max_prompt_tokens: body_tokens.saturating_add(TEMPLATE_TOKENS).min(context),
+        max_completion_tokens: per_choice.saturating_mul(request.n),
+        public_model: request.model.into_owned(),
+    };
+    Ok((wish, model.clone()))
+}

@@ -1,0 +1,161 @@
+//! Allowances: money that this replica has reserved for an account and may spend without asking the database.
+//!
+//! In the ledger an allowance is an account of its own; its balance is at least what is left here plus every hold.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use lumbung_openapi::money::NanoUsd;
+use tokio::sync::Mutex as AsyncMutex;
+
+use crate::domain::ids::{AccountId, AllowanceId, ReplicaId};
+use crate::store::{Store, StoreError};
+
+/// What is reserved at a time, unless a request needs more or a tenth of the credit is less.
+const SLICE: NanoUsd = NanoUsd::from_nanos(1_000_000_000);
+/// An allowance that has not been used for so long goes back.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// The allowances of one replica.
+pub struct Allowances {
+    store: Store,
+    replica: ReplicaId,
+    started: Instant,
+    accounts: Mutex<HashMap<AccountId, Arc<Allowance>>>,
+}
+
+/// One account's allowance at this replica.
+pub struct Allowance {
+    /// Whose money it is.
+    pub account: AccountId,
+    /// Its ledger account; known once something has been reserved.
+    id: OnceLock<AllowanceId>,
+    left: AtomicI64,
+    /// Held by whoever reserves more, so that one reservation serves all who wait.
+    reserving: AsyncMutex<()>,
+    /// Milliseconds since the gateway started.
+    last_used: AtomicU64,
+}
+
+/// Why nothing could be held.
+#[derive(Debug, thiserror::Error)]
+pub enum HoldError {
+    /// The account has less than that.
+    #[error("not enough credit")]
+    InsufficientCredit,
+    /// The books cannot be reached.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Money held for one job. What is not spent returns to the allowance when this is dropped.
+pub struct Hold {
+    allowance: Arc<Allowance>,
+    amount: NanoUsd,
+}
+
+impl Allowances {
+    /// None yet.
+    pub fn new(store: Store, replica: ReplicaId) -> Self {
+        Self { store, replica, started: Instant::now(), accounts: Mutex::default() }
+    }
+
+    /// The allowance of an account, empty at first.
+    pub fn of(&self, account: &AccountId) -> Arc<Allowance> {
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = || {
+            Arc::new(Allowance {
+                account: account.clone(),
+                id: OnceLock::new(),
+                left: AtomicI64::new(0),
+                reserving: AsyncMutex::new(()),
+                last_used: AtomicU64::new(0),
+            })
+        };
+        accounts.entry(account.clone()).or_insert_with(fresh).clone()
+    }
+
+    /// Holds money for a job: from memory where there is enough, otherwise by one reservation in the database.
+    pub async fn hold(&self, allowance: &Arc<Allowance>, amount: NanoUsd) -> Result<Hold, HoldError> {
+        allowance.last_used.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+        if allowance.id.get().is_some() && allowance.take(amount) {
+            return Ok(Hold { allowance: allowance.clone(), amount });
+        }
+        let _reserving = allowance.reserving.lock().await;
+        if allowance.id.get().is_some() && allowance.take(amount) {
+            return Ok(Hold { allowance: allowance.clone(), amount }); // whoever was before us reserved enough
+        }
+        let short = amount.nanos() - allowance.left.load(Ordering::Acquire).clamp(0, amount.nanos());
+        let reserved = self.store.reserve(&allowance.account, &self.replica, NanoUsd::from_nanos(short), SLICE).await?;
+        let reserved = reserved.ok_or(HoldError::InsufficientCredit)?;
+        allowance.id.get_or_init(|| reserved.allowance);
+        allowance.left.fetch_add(reserved.amount.nanos(), Ordering::AcqRel);
+        match allowance.take(amount) {
+            true => Ok(Hold { allowance: allowance.clone(), amount }),
+            false => Err(HoldError::InsufficientCredit), // others spent what was left meanwhile
+        }
+    }
+
+    /// Gives back what has not been used for a while, or everything when the gateway stops.
+    pub async fn give_back(&self, everything: bool) -> Result<(), StoreError> {
+        let now = self.started.elapsed().as_millis() as u64;
+        let candidates: Vec<Arc<Allowance>> = {
+            let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+            // An entry that nobody else refers to and that holds nothing need not be remembered.
+            accounts.retain(|_, a| Arc::strong_count(a) > 1 || a.left.load(Ordering::Acquire) > 0);
+            let idle = |a: &Allowance| now.saturating_sub(a.last_used.load(Ordering::Relaxed)) > IDLE.as_millis() as u64;
+            accounts.values().filter(|a| everything || idle(a)).cloned().collect()
+        };
+        for allowance in candidates {
+            let Some(id) = allowance.id.get() else { continue };
+            let left = allowance.left.swap(0, Ordering::AcqRel);
+            if left <= 0 {
+                allowance.left.fetch_add(left, Ordering::AcqRel);
+                continue;
+            }
+            if let Err(error) = self.store.give_back(id, NanoUsd::from_nanos(left)).await {
+                // Unknown whether it went through: leave it in the ledger's allowance, where the reaper finds it.
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Allowance {
+    fn take(&self, amount: NanoUsd) -> bool {
+        let take = |left: i64| (left >= amount.nanos()).then(|| left - amount.nanos());
+        self.left.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).is_ok()
+    }
+}
+
+impl Hold {
+    /// The ledger account that pays.
+    pub fn allowance(&self) -> &AllowanceId {
+        self.allowance.id.get().expect("a hold exists only once something has been reserved")
+    }
+
+    /// Whose money it is.
+    pub fn account(&self) -> &AccountId {
+        &self.allowance.account
+    }
+
+    /// How much is held.
+    pub fn amount(&self) -> NanoUsd {
+        self.amount
+    }
+
+    /// Spends part of it; the rest returns to the allowance.
+    pub fn spend(mut self, charge: NanoUsd) {
+        debug_assert!(charge <= self.amount);
+        self.amount = self.amount.checked_sub(charge).unwrap_or(NanoUsd::ZERO);
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.allowance.left.fetch_add(self.amount.nanos(), Ordering::AcqRel);
+    }
+}

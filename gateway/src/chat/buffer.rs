@@ -1,0 +1,153 @@
+//! A job's buffer: what a provider has sent and the client has not read yet.
+//!
+//! Bounded in bytes, so that a paused reader costs at most that, and the tunnel never waits for a client.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use tokio::sync::Notify;
+
+/// The most that waits for a client.
+pub const MAX_BUFFERED: usize = 4 << 20;
+
+#[derive(Default)]
+struct Inner {
+    chunks: VecDeque<Bytes>,
+    bytes: usize,
+    finished: bool,
+    abandoned: bool,
+    reader: Option<Waker>,
+}
+
+struct Shared {
+    inner: Mutex<Inner>,
+    left: Notify,
+}
+
+/// The side that fills the buffer. Dropping it ends the client's stream.
+pub struct Inlet(Arc<Shared>);
+
+/// The side that the client reads, as an HTTP body. Dropping it tells the [`Inlet`] that the client has gone.
+pub struct Outlet(Arc<Shared>);
+
+/// The client does not take what it asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PushError {
+    /// It has gone.
+    ClientGone,
+    /// It reads so slowly that the buffer is full.
+    Full,
+}
+
+/// An empty buffer.
+pub fn buffer() -> (Inlet, Outlet) {
+    let shared = Arc::new(Shared { inner: Mutex::default(), left: Notify::new() });
+    (Inlet(shared.clone()), Outlet(shared))
+}
+
+impl Inlet {
+    /// Adds a piece; it reaches the client in one write.
+    pub fn push(&self, chunk: Bytes) -> Result<(), PushError> {
+        let mut inner = self.0.lock();
+        if inner.abandoned {
+            return Err(PushError::ClientGone);
+        }
+        if inner.bytes + chunk.len() > MAX_BUFFERED {
+            return Err(PushError::Full);
+        }
+        inner.bytes += chunk.len();
+        inner.chunks.push_back(chunk);
+        let reader = inner.reader.take();
+        drop(inner);
+        reader.into_iter().for_each(Waker::wake);
+        Ok(())
+    }
+
+    /// Resolves when the client has gone.
+    pub async fn client_gone(&self) {
+        let left = self.0.left.notified();
+        if !self.0.lock().abandoned {
+            left.await;
+        }
+    }
+}
+
+impl Drop for Inlet {
+    fn drop(&mut self) {
+        let mut inner = self.0.lock();
+        inner.finished = true;
+        let reader = inner.reader.take();
+        drop(inner);
+        reader.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Drop for Outlet {
+    fn drop(&mut self) {
+        let mut inner = self.0.lock();
+        inner.abandoned = true;
+        inner.chunks.clear();
+        drop(inner);
+        self.0.left.notify_one(); // one waiter, and a permit for it if it comes later
+    }
+}
+
+impl Body for Outlet {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let mut inner = self.0.lock();
+        if let Some(chunk) = inner.chunks.pop_front() {
+            inner.bytes -= chunk.len();
+            return Poll::Ready(Some(Ok(Frame::data(chunk))));
+        }
+        if inner.finished {
+            return Poll::Ready(None);
+        }
+        inner.reader = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+
+    #[tokio::test]
+    async fn what_goes_in_comes_out_in_order_and_ends() {
+        let (inlet, outlet) = buffer();
+        let reading = tokio::spawn(outlet.collect());
+        for piece in ["a", "b", "c"] {
+            inlet.push(Bytes::from_static(piece.as_bytes())).expect("room");
+            tokio::task::yield_now().await;
+        }
+        drop(inlet);
+        assert_eq!(reading.await.expect("reader").expect("infallible").to_bytes(), "abc");
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_stops_or_goes_is_noticed() {
+        let (inlet, outlet) = buffer();
+        let half = Bytes::from(vec![0; MAX_BUFFERED / 2]);
+        assert_eq!((inlet.push(half.clone()), inlet.push(half.clone())), (Ok(()), Ok(())));
+        assert_eq!(inlet.push(half.clone()), Err(PushError::Full));
+        drop(outlet);
+        assert_eq!(inlet.push(half), Err(PushError::ClientGone));
+        inlet.client_gone().await;
+        let again = tokio::time::timeout(std::time::Duration::from_secs(5), inlet.client_gone()).await;
+        assert!(again.is_ok(), "the client has gone for good");
+    }
+}

@@ -1,0 +1,117 @@
+//! Which provider serves: the cheapest that can, the idler of two that cost the same; newcomers when nobody else can.
+
+use std::cmp::Ordering;
+use std::time::Duration;
+
+use lumbung_openapi::ticket::Ticket;
+use tokio::time::Instant;
+
+use super::admit::{Admitted, Wish};
+use super::error::ApiError;
+use super::{Gateway, clock};
+use crate::domain::ids::ProviderId;
+use crate::domain::provider::Standing;
+use crate::fleet::ModelSeats;
+use crate::fleet::seat::{Seat, Taken};
+
+/// How long a request waits for a slot.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// A provider must begin within this, or the ticket is void.
+const START_WITHIN_SECS: u64 = 60;
+
+/// A request with a provider: a slot of it, and the ticket that it will be paid by.
+pub struct Routed {
+    /// The slot.
+    pub seat: Taken,
+    /// The ticket.
+    pub ticket: Ticket,
+    /// The ticket as it travels.
+    pub ticket_text: String,
+}
+
+/// Finds a provider for the next attempt, waiting in line if every slot is taken. `tried` have failed this job already.
+pub async fn choose(gateway: &Gateway, job: &Admitted, attempt: u32, tried: &[ProviderId]) -> Result<Routed, ApiError> {
+    let deadline = Instant::now() + LONGEST_WAIT;
+    let mut woken = false;
+    loop {
+        let snapshot = gateway.fleet.snapshot().clone();
+        let model = snapshot.model(job.model.entry.id.as_str()).ok_or_else(|| no_provider(job))?;
+        // Whoever comes while others wait goes to the end of the line.
+        if (woken || model.queue.is_empty())
+            && let Some(seat) = take_best(model, &job.wish, tried)
+        {
+            return Ok(route(gateway, job, attempt, seat));
+        }
+        if !model.seats.iter().any(|seat| can_serve(seat, &job.wish, tried)) {
+            return Err(if tried.is_empty() { no_provider(job) } else { ApiError::ProviderFailed });
+        }
+        let turn = model.queue.join(woken).map_err(|_| ApiError::AllBusy)?;
+        // A slot may have come free between looking and joining: then nobody would wake us.
+        if model.seats.iter().any(|seat| seat.running() < seat.slots && can_serve(seat, &job.wish, tried)) {
+            model.queue.wake_one();
+        }
+        match tokio::time::timeout_at(deadline, turn).await {
+            Ok(_) => woken = true,
+            Err(_) => return Err(ApiError::AllBusy),
+        }
+    }
+}
+
+fn no_provider(job: &Admitted) -> ApiError {
+    ApiError::NoProvider(job.wish.public_model.clone())
+}
+
+fn can_serve(seat: &Seat, wish: &Wish, tried: &[ProviderId]) -> bool {
+    seat.tunnel.is_open() && wish.parameters.missing_from(seat.supported).is_empty() && !tried.contains(&seat.tunnel.provider)
+}
+
+/// Takes a slot of the best seat that has one.
+fn take_best(model: &ModelSeats, wish: &Wish, tried: &[ProviderId]) -> Option<Taken> {
+    loop {
+        let free = model.seats.iter().filter(|seat| seat.running() < seat.slots && can_serve(seat, wish, tried));
+        let best = free.min_by(|a, b| compare(a, b, wish))?;
+        if let Some(taken) = best.take() {
+            return Some(taken);
+        }
+        // Another request was quicker: look again.
+    }
+}
+
+/// Trusted before newcomers, then by what the request may cost there, then by how busy it is.
+fn compare(a: &Seat, b: &Seat, wish: &Wish) -> Ordering {
+    let newcomer = |seat: &Seat| seat.standing == Standing::Newcomer;
+    let cost = |seat: &Seat| seat.ask.cost(wish.max_prompt_tokens, wish.max_completion_tokens);
+    // running_a / slots_a against running_b / slots_b, without dividing
+    let load = |x: &Seat, y: &Seat| u64::from(x.running()) * u64::from(y.slots);
+    newcomer(a).cmp(&newcomer(b)).then_with(|| cost(a).cmp(&cost(b))).then_with(|| load(a, b).cmp(&load(b, a)))
+}
+
+fn route(gateway: &Gateway, job: &Admitted, attempt: u32, seat: Taken) -> Routed {
+    let now = clock::unix_secs();
+    let wish = &job.wish;
+    let max_prompt_tokens = wish.max_prompt_tokens.min(seat.context_length);
+    let ceiling = seat.ask.cost(max_prompt_tokens, wish.max_completion_tokens).map_or(job.hold.amount(), |c| c.min(job.hold.amount()));
+    let ticket = Ticket {
+        replica: gateway.replica.to_string(),
+        allowance: job.hold.allowance().to_string(),
+        job: job.job.to_string(),
+        attempt,
+        first_token: 0,
+        provider: seat.tunnel.provider.to_string(),
+        model: job.model.entry.id.to_string(),
+        digests: job.model.entry.digests.clone(),
+        price: seat.ask,
+        fee_bps: gateway.fee_bps,
+        max_prompt_tokens,
+        max_completion_tokens: wish.max_completion_tokens,
+        ceiling,
+        request_sha256: job.body_sha256,
+        public_id: job.public_id(),
+        public_model: wish.public_model.clone(),
+        created: job.created_secs(),
+        start_by: now + START_WITHIN_SECS,
+        claim_by: now + gateway.claim_window.as_secs(),
+    };
+    let ticket_text = gateway.keys.sign_ticket(&ticket);
+    Routed { seat, ticket, ticket_text }
+}

@@ -1,0 +1,74 @@
+//! The client's side of a job: nothing sent yet, a stream begun, or gone.
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::buffer::{self, Inlet, Outlet, PushError};
+use super::error::ApiError;
+
+/// What a client gets, once it is known what that will be.
+pub enum Answer {
+    /// Server-sent events, as they come.
+    Stream(Outlet),
+    /// One JSON document.
+    Whole(Bytes),
+}
+
+/// Where a job's answer goes.
+pub struct Client {
+    stage: Stage,
+}
+
+/// Where the HTTP handler waits for it.
+pub type Waiting = oneshot::Receiver<Result<Answer, ApiError>>;
+
+enum Stage {
+    /// Nothing sent yet: an error can still have a status of its own.
+    Fresh(oneshot::Sender<Result<Answer, ApiError>>),
+    Streaming(Inlet),
+    Over,
+}
+
+impl Client {
+    /// A client that waits for its answer.
+    pub fn new() -> (Self, Waiting) {
+        let (sender, waiting) = oneshot::channel();
+        (Self { stage: Stage::Fresh(sender) }, waiting)
+    }
+
+    /// Whether anything has been sent.
+    pub fn has_begun(&self) -> bool {
+        !matches!(self.stage, Stage::Fresh(_))
+    }
+
+    /// Resolves when the client has gone.
+    pub async fn gone(&mut self) {
+        match &mut self.stage {
+            Stage::Fresh(sender) => sender.closed().await,
+            Stage::Streaming(inlet) => inlet.client_gone().await,
+            Stage::Over => std::future::pending().await,
+        }
+    }
+
+    /// Sends a piece of a stream; the first one sends the response's head.
+    pub fn stream(&mut self, piece: Bytes) -> Result<(), PushError> {
+        if let Stage::Fresh(_) = self.stage {
+            let (inlet, outlet) = buffer::buffer();
+            let Stage::Fresh(sender) = std::mem::replace(&mut self.stage, Stage::Streaming(inlet)) else {
+                unreachable!("looked at just now");
+            };
+            sender.send(Ok(Answer::Stream(outlet))).map_err(|_| PushError::ClientGone)?;
+        }
+        match &self.stage {
+            Stage::Streaming(inlet) => inlet.push(piece),
+            Stage::Fresh(_) | Stage::Over => Err(PushError::ClientGone),
+        }
+    }
+
+    /// Sends the whole answer, or the error that there is instead. A client that has gone gets nothing.
+    pub fn answer(&mut self, answer: Result<Bytes, ApiError>) {
+        if let Stage::Fresh(sender) = std::mem::replace(&mut self.stage, Stage::Over) {
+            drop(sender.send(answer.map(Answer::Whole)));
+        }
+    }
+}

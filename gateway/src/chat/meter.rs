@@ -1,0 +1,159 @@
+//! Counting what arrives: the gateway's own word on what was delivered.
+
+use lumbung_openapi::frame::{Frame, FrameKind, PromptCount};
+use lumbung_openapi::merkle::Hash;
+use lumbung_openapi::receipt::ReceiptClaims;
+use lumbung_openapi::ticket::Ticket;
+use sha2::{Digest, Sha256};
+
+use super::clock;
+use crate::domain::settlement::Counted;
+
+/// Counts one attempt, frame by frame.
+pub struct Meter {
+    prompt: PromptCount,
+    tokens: u32,
+    /// The engine's own total, where it corrects the running count.
+    total: Option<u32>,
+    hash: Sha256,
+    finish_reason: String,
+    receipt: Option<String>,
+    started_us: i64,
+    /// When the first token arrived, Unix microseconds.
+    pub first_token_us: Option<i64>,
+}
+
+/// A provider whose frames cannot be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MeterError {
+    /// Fewer tokens than before, or not as many more as there are ids.
+    #[error("the token count does not follow")]
+    Count,
+    /// More tokens than the ticket allows.
+    #[error("more tokens than the ticket allows")]
+    AboveTicket,
+    /// A frame of a kind that comes from the other side, or with a payload that is not of its kind.
+    #[error("a frame out of place")]
+    OutOfPlace,
+}
+
+impl Meter {
+    /// From the moment that the provider is asked.
+    pub fn start() -> Self {
+        Self {
+            prompt: PromptCount::default(),
+            tokens: 0,
+            total: None,
+            hash: Sha256::new(),
+            finish_reason: String::new(),
+            receipt: None,
+            started_us: clock::unix_micros(),
+            first_token_us: None,
+        }
+    }
+
+    /// Takes one frame into account.
+    pub fn count(&mut self, frame: &Frame, ticket: &Ticket) -> Result<(), MeterError> {
+        match frame.kind {
+            FrameKind::Prompt => self.prompt = PromptCount::from_bytes(&frame.payload).ok_or(MeterError::OutOfPlace)?,
+            FrameKind::Delta | FrameKind::Progress | FrameKind::Body => self.advance(frame, ticket)?,
+            FrameKind::End => {
+                self.total = Some(frame.tokens).filter(|total| *total <= ticket.max_completion_tokens);
+                self.finish_reason = short_text(&frame.payload);
+            }
+            FrameKind::Receipt => self.receipt = Some(String::from_utf8(frame.payload.to_vec()).map_err(|_| MeterError::OutOfPlace)?),
+            FrameKind::Error => {}
+            FrameKind::Ticket | FrameKind::Request | FrameKind::Voucher => return Err(MeterError::OutOfPlace),
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, frame: &Frame, ticket: &Ticket) -> Result<(), MeterError> {
+        let new = frame.tokens.checked_sub(self.tokens).ok_or(MeterError::Count)?;
+        if !frame.ids.is_empty() && frame.ids.len() / 4 != new as usize {
+            return Err(MeterError::Count);
+        }
+        if frame.tokens > ticket.max_completion_tokens {
+            return Err(MeterError::AboveTicket);
+        }
+        if new > 0 {
+            self.first_token_us.get_or_insert_with(clock::unix_micros);
+        }
+        self.tokens = frame.tokens;
+        self.hash.update(&frame.payload);
+        Ok(())
+    }
+
+    /// Tokens of the prompt, as the provider counted them and the ticket allows.
+    pub fn prompt(&self, ticket: &Ticket) -> PromptCount {
+        let prompt_tokens = self.prompt.prompt_tokens.min(ticket.max_prompt_tokens);
+        PromptCount { prompt_tokens, cached_tokens: self.prompt.cached_tokens.min(prompt_tokens) }
+    }
+
+    /// The provider's own claims, if they have come and can be read.
+    pub fn claims(&self) -> Option<ReceiptClaims> {
+        serde_json::from_str(self.receipt.as_deref()?).ok()
+    }
+
+    /// The count at the end, and the claims' text. `finish_reason` says why there is none from the model.
+    pub fn finish(self, ticket: &Ticket, finish_reason: Option<&str>) -> (Counted, Option<String>) {
+        let prompt = self.prompt(ticket);
+        let counted = Counted {
+            prompt_tokens: prompt.prompt_tokens,
+            cached_tokens: prompt.cached_tokens,
+            completion_tokens: self.total.unwrap_or(self.tokens),
+            delivered_sha256: Hash(self.hash.finalize().into()),
+            finish_reason: finish_reason.map_or(self.finish_reason, str::to_owned),
+            started_us: self.started_us,
+            finished_us: clock::unix_micros(),
+        };
+        (counted, self.receipt)
+    }
+}
+
+/// A finish reason as a provider writes it: not worth more than a word.
+fn short_text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).chars().filter(|c| c.is_ascii_alphabetic() || *c == '_').take(32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::settlement::tests::ticket;
+    use bytes::Bytes;
+
+    fn frame(kind: FrameKind, tokens: u32, ids: usize, payload: &'static str) -> Frame {
+        Frame { kind, choice: 0, tokens, ids: Bytes::from(vec![0; 4 * ids]), payload: Bytes::from_static(payload.as_bytes()) }
+    }
+
+    #[test]
+    fn what_arrives_is_counted_and_hashed() {
+        let (ticket, _) = ticket();
+        let mut meter = Meter::start();
+        let prompt = Frame {
+            payload: Bytes::copy_from_slice(&PromptCount { prompt_tokens: 7, cached_tokens: 2 }.to_bytes()),
+            ..frame(FrameKind::Prompt, 0, 0, "")
+        };
+        for frame in [prompt, frame(FrameKind::Delta, 1, 1, "a"), frame(FrameKind::Delta, 3, 2, "bc"), frame(FrameKind::End, 3, 0, "stop")] {
+            meter.count(&frame, &ticket).expect("in order");
+        }
+        let (counted, receipt) = meter.finish(&ticket, None);
+        assert_eq!((counted.prompt_tokens, counted.cached_tokens, counted.completion_tokens), (7, 2, 3));
+        assert_eq!((counted.delivered_sha256, &*counted.finish_reason, receipt), (Hash::of(b"abc"), "stop", None));
+    }
+
+    #[test]
+    fn counts_that_cannot_be_are_refused() {
+        let (ticket, _) = ticket();
+        let count = |frames: &[Frame]| {
+            let mut meter = Meter::start();
+            frames.iter().try_for_each(|frame| meter.count(frame, &ticket))
+        };
+        let delta = |tokens, ids| frame(FrameKind::Delta, tokens, ids, "x");
+        assert_eq!(count(&[delta(2, 1)]), Err(MeterError::Count), "two tokens with one id");
+        assert_eq!(count(&[delta(2, 0), delta(1, 0)]), Err(MeterError::Count), "fewer than before");
+        assert_eq!(count(&[delta(201, 0)]), Err(MeterError::AboveTicket));
+        assert_eq!(count(&[frame(FrameKind::Voucher, 0, 0, "")]), Err(MeterError::OutOfPlace));
+        assert_eq!(count(&[frame(FrameKind::Prompt, 0, 0, "short")]), Err(MeterError::OutOfPlace));
+    }
+}

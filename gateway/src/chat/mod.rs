@@ -1,0 +1,116 @@
+//! `POST /v1/chat/completions`, as one straight line:
+//!
+//! ```text
+//! authenticate → admit → relay (choose, and choose again) → settle → finish
+//!     Caller     Admitted        Relayed                     Totals
+//! ```
+//!
+//! Each step is a file and takes what the step before it made.
+
+pub mod admit;
+pub mod allowance;
+pub mod authenticate;
+pub mod buffer;
+pub mod choose;
+pub mod client;
+pub mod clock;
+pub mod error;
+pub mod meter;
+pub mod relay;
+pub mod settle;
+pub mod tail;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use lumbung_openapi::reply::Usage;
+
+use crate::domain::ids::ReplicaId;
+use crate::fleet::Fleet;
+use crate::store::SigningKeys;
+use crate::store::lease::LeaseGuard;
+use admit::{Admitted, admit};
+use allowance::Allowances;
+use authenticate::Keyring;
+use client::{Answer, Client};
+use error::ApiError;
+use relay::{Ending, relay};
+use settle::{Settler, Totals, settle};
+use tail::ChunkHead;
+
+/// What the line needs of the gateway.
+pub struct Gateway {
+    /// This run of this process.
+    pub replica: ReplicaId,
+    /// Who may ask.
+    pub keyring: Keyring,
+    /// Who may answer.
+    pub fleet: Fleet,
+    /// What may be spent.
+    pub allowances: Arc<Allowances>,
+    /// Who writes down what was spent.
+    pub settler: Settler,
+    /// This replica's right to spend.
+    pub lease: LeaseGuard,
+    /// Signs tickets.
+    pub keys: SigningKeys,
+    /// The operator's part of every charge, in basis points.
+    pub fee_bps: u16,
+    /// How long after a ticket its receipt may still be offered.
+    pub claim_window: Duration,
+    /// Set once, when the gateway stops.
+    pub draining: AtomicBool,
+}
+
+impl Gateway {
+    /// Whether new jobs are taken: not when stopping, and not without a lease.
+    pub fn is_admitting(&self) -> bool {
+        !self.draining.load(Ordering::Acquire) && self.lease.is_valid()
+    }
+}
+
+/// A request as it came in.
+pub struct Incoming {
+    /// `x-request-id` of the answer.
+    pub request_id: String,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+}
+
+/// Serves one request. The answer begins when a provider has begun it; the rest follows in the background,
+/// where it is counted and settled whether or not the client stays.
+pub async fn serve(gateway: &Arc<Gateway>, request: Incoming) -> Result<Answer, ApiError> {
+    let caller = gateway.keyring.authenticate(&request.headers).await?;
+    let job = admit(gateway, caller, request).await?;
+    let (client, waiting) = Client::new();
+    tokio::spawn(run(gateway.clone(), job, client));
+    waiting.await.map_err(|_| ApiError::ProviderFailed)?
+}
+
+async fn run(gateway: Arc<Gateway>, job: Admitted, mut client: Client) {
+    let (id, created, include_usage) = (job.public_id(), job.created_secs(), job.wish.include_usage);
+    let model = job.wish.public_model.clone();
+    let relayed = relay(&gateway, &job, &mut client).await;
+    // Settled before the tail is sent: whoever has seen the end can ask for the receipt.
+    let (ending, totals) = settle(job, relayed);
+    let head = ChunkHead { id: &id, created, model: &model };
+    finish(client, ending, totals, &head, include_usage);
+}
+
+/// Sends the end of the answer.
+fn finish(mut client: Client, ending: Ending, totals: Totals, head: &ChunkHead<'_>, include_usage: bool) {
+    let usage = Usage::of(totals.prompt_tokens, totals.cached_tokens, totals.completion_tokens);
+    match ending {
+        Ending::Complete(Some(body)) => client.answer(Ok(tail::whole(&body, usage))),
+        // A client that leaves now has its answer and is charged; nobody is left to tell.
+        Ending::Complete(None) => drop(client.stream(tail::stream_end(head, include_usage.then_some(usage)))),
+        Ending::Failed(error) if client.has_begun() => drop(client.stream(tail::stream_error(head, error.object()))),
+        Ending::Failed(error) => client.answer(Err(error)),
+        Ending::ClientGone => {}
+    }
+}

@@ -1,0 +1,226 @@
+//! The way of an answer from a provider to the client. Before the first byte a failing provider is replaced by the next.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use lumbung_openapi::error::InvalidRequest;
+use lumbung_openapi::frame::{Frame, FrameKind};
+use lumbung_openapi::provider::CHAT_PATH;
+use lumbung_openapi::ticket::Ticket;
+use tracing::warn;
+
+use super::Gateway;
+use super::admit::Admitted;
+use super::buffer::PushError;
+use super::choose::{Routed, choose};
+use super::client::Client;
+use super::error::ApiError;
+use super::meter::Meter;
+use crate::domain::ids::ProviderId;
+use crate::fleet::job::{JobStream, OpenError};
+
+/// Providers that are tried for one request.
+const MAX_ATTEMPTS: u32 = 3;
+/// How long a provider may take to accept, and to its first frame.
+const FIRST_FRAME_WITHIN: Duration = Duration::from_secs(60);
+/// How long it may pause after that.
+const STALL: Duration = Duration::from_secs(30);
+
+/// A job after its last provider has spoken: nothing more will come, but the tail has not been sent.
+pub struct Relayed {
+    /// Every attempt that a provider accepted, in order.
+    pub attempts: Vec<Attempt>,
+    /// How it ended.
+    pub ending: Ending,
+}
+
+/// One provider's part in a job.
+pub struct Attempt {
+    /// What it was promised.
+    pub ticket: Ticket,
+    /// The same as it travelled.
+    pub ticket_text: String,
+    /// What arrived.
+    pub meter: Meter,
+    /// Why it stopped where it is not for the model's reasons.
+    pub broke_off: Option<&'static str>,
+    /// Whether the client pays for what arrived.
+    pub charged: bool,
+}
+
+/// How a job ended.
+pub enum Ending {
+    /// The answer is complete; where it is not streamed, this is its JSON without usage and closing brace.
+    Complete(Option<Bytes>),
+    /// The client left before the end.
+    ClientGone,
+    /// No answer, or none to its end.
+    Failed(ApiError),
+}
+
+/// How one attempt ended.
+enum Outcome {
+    Complete(Option<Bytes>),
+    ClientGone,
+    ClientTooSlow,
+    /// Every slot of the provider is taken, or it drains: another may take it.
+    Busy,
+    /// The provider does not take it for another reason: another may.
+    Declined,
+    /// The request is at fault: no other provider will take it.
+    Refused(InvalidRequest),
+    /// The provider accepted and failed.
+    Broken,
+}
+
+/// Has the request answered: chooses, relays, and chooses again while that can help.
+pub async fn relay(gateway: &Gateway, job: &Admitted, client: &mut Client) -> Relayed {
+    let (mut attempts, mut tried) = (Vec::new(), Vec::<ProviderId>::new());
+    let mut only_busy = true;
+    for number in 1..=MAX_ATTEMPTS {
+        let routed = tokio::select! {
+            routed = choose(gateway, job, number, &tried) => routed,
+            () = client.gone() => return Relayed { attempts, ending: Ending::ClientGone },
+        };
+        let routed = match routed {
+            Ok(routed) => routed,
+            Err(ApiError::ProviderFailed) => break, // nobody is left to try
+            Err(error) => return Relayed { attempts, ending: Ending::Failed(error) },
+        };
+        tried.push(routed.seat.tunnel.provider.clone());
+        let (attempt, outcome) = attempt(job, client, routed).await;
+        attempts.extend(attempt);
+        let ending = match outcome {
+            Outcome::Busy => continue,
+            Outcome::Declined | Outcome::Broken if !client.has_begun() => {
+                only_busy = false;
+                continue;
+            }
+            Outcome::Declined | Outcome::Broken => Ending::Failed(ApiError::ProviderFailed),
+            Outcome::Complete(body) => Ending::Complete(body),
+            Outcome::ClientGone => Ending::ClientGone,
+            Outcome::ClientTooSlow => Ending::Failed(ApiError::ClientTooSlow),
+            Outcome::Refused(invalid) => Ending::Failed(invalid.into()),
+        };
+        return Relayed { attempts, ending };
+    }
+    let error = if only_busy { ApiError::AllBusy } else { ApiError::ProviderFailed };
+    Relayed { attempts, ending: Ending::Failed(error) }
+}
+
+/// One provider's try. No attempt is returned where it never accepted.
+async fn attempt(job: &Admitted, client: &mut Client, routed: Routed) -> (Option<Attempt>, Outcome) {
+    let Routed { seat, ticket, ticket_text } = routed;
+    let mut meter = Meter::start();
+    let opening = tokio::time::timeout(FIRST_FRAME_WITHIN, seat.tunnel.open_job(CHAT_PATH, &ticket_text, &job.body));
+    let opened = tokio::select! {
+        opened = opening => opened,
+        () = client.gone() => return (None, Outcome::ClientGone),
+    };
+    let mut stream = match opened {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return (None, declined(&ticket, error)),
+        Err(_) => {
+            warn!(provider = %ticket.provider, job = %ticket.job, "provider did not accept in time");
+            return (None, Outcome::Declined);
+        }
+    };
+    let outcome = pass_on(job, client, &ticket, &mut stream, &mut meter).await;
+    let broke_off = match outcome {
+        Outcome::Complete(_) => None,
+        Outcome::ClientGone => Some("client_gone"),
+        Outcome::ClientTooSlow => Some("client_too_slow"),
+        Outcome::Busy | Outcome::Declined | Outcome::Refused(_) | Outcome::Broken => Some("provider_failed"),
+    };
+    if broke_off.is_some() {
+        stream.cancel();
+    }
+    // An answer that broke off is paid for as far as it got: the client has it, or left while it was being made.
+    // Where it has nothing and an error or another provider's answer comes instead, it pays nothing.
+    let charged = !matches!(outcome, Outcome::Broken) || client.has_begun();
+    (Some(Attempt { ticket, ticket_text, meter, broke_off, charged }), outcome)
+}
+
+fn declined(ticket: &Ticket, error: OpenError) -> Outcome {
+    let (provider, job) = (&ticket.provider, &ticket.job);
+    match error {
+        OpenError::Refused { status: http::StatusCode::BAD_REQUEST, body: Some(body) } => match understood(&body.error) {
+            Some(invalid) => Outcome::Refused(invalid),
+            None => {
+                warn!(provider, job, code = body.error.code.as_deref(), "provider refused the job");
+                Outcome::Declined
+            }
+        },
+        OpenError::Refused { status, body } => {
+            let code = body.and_then(|body| body.error.code);
+            warn!(provider, job, status = status.as_u16(), code = code.as_deref(), "provider declined");
+            match status {
+                http::StatusCode::SERVICE_UNAVAILABLE => Outcome::Busy,
+                _ => Outcome::Declined,
+            }
+        }
+        OpenError::Tunnel(error) => {
+            warn!(provider, job, %error, "tunnel failed before the provider accepted");
+            Outcome::Declined
+        }
+    }
+}
+
+/// A provider's word that the request is at fault, where it is one of those that only a provider can know.
+fn understood(error: &lumbung_openapi::error::ErrorObject) -> Option<InvalidRequest> {
+    const KNOWN: [&str; 4] = ["context_length_exceeded", "unsupported_parameter", "invalid_value", "invalid_type"];
+    let code = KNOWN.into_iter().find(|known| error.code.as_deref() == Some(known))?;
+    let message = error.message.chars().take(1000).collect();
+    Some(InvalidRequest { message, param: error.param.as_deref().map(str::to_owned), code: Some(code) })
+}
+
+/// Passes frames on until the end. Returns with the last word; the tail is not sent here.
+async fn pass_on(job: &Admitted, client: &mut Client, ticket: &Ticket, stream: &mut JobStream, meter: &mut Meter) -> Outcome {
+    let (mut body, mut ended) = (None, false);
+    loop {
+        let patience = if meter.first_token_us.is_none() { FIRST_FRAME_WITHIN } else { STALL };
+        let frame = tokio::select! {
+            frame = tokio::time::timeout(patience, stream.next()) => frame,
+            () = client.gone() => return Outcome::ClientGone,
+        };
+        let why: &dyn std::fmt::Display = match frame {
+            Ok(Ok(Some(frame))) => match meter.count(&frame, ticket) {
+                Ok(()) => match take(job, client, frame, &mut body, &mut ended) {
+                    Ok(()) => continue,
+                    Err(outcome) => return outcome,
+                },
+                Err(error) => &{ error },
+            },
+            Ok(Ok(None)) if ended && (job.wish.stream || body.is_some()) => return Outcome::Complete(body),
+            Ok(Ok(None)) => &"the stream ended before the answer",
+            Ok(Err(error)) => &{ error },
+            Err(_) => &"no frame in time",
+        };
+        warn!(provider = %ticket.provider, job = %ticket.job, why = %why, "provider failed");
+        return Outcome::Broken;
+    }
+}
+
+/// Does what one frame, already counted, is for.
+fn take(job: &Admitted, client: &mut Client, frame: Frame, body: &mut Option<Bytes>, ended: &mut bool) -> Result<(), Outcome> {
+    match frame.kind {
+        FrameKind::Delta if job.wish.stream && !frame.payload.is_empty() => client.stream(frame.payload).map_err(|error| match error {
+            PushError::ClientGone => Outcome::ClientGone,
+            PushError::Full => Outcome::ClientTooSlow,
+        }),
+        FrameKind::Body if !job.wish.stream && body.is_none() => {
+            *body = Some(frame.payload);
+            Ok(())
+        }
+        FrameKind::End => {
+            *ended = true;
+            Ok(())
+        }
+        FrameKind::Body | FrameKind::Error => {
+            warn!(provider_frame = ?frame.kind, "provider ended the answer early");
+            Err(Outcome::Broken)
+        }
+        FrameKind::Delta if !job.wish.stream => Err(Outcome::Broken),
+        _ => Ok(()),
+    }
+}

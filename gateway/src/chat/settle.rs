@@ -1,0 +1,219 @@
+//! Settling: one background writer commits what the jobs cost, in batches, never in a request's way.
+//!
+//! Every job holds a place in the writer's queue from its admission on, so that a settlement always fits; when the books
+//! are slow or gone the queue fills, and then nothing more is admitted.
+
+use std::time::Duration;
+
+use lumbung_openapi::money::NanoUsd;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, info};
+
+use super::admit::Admitted;
+use super::error::ApiError;
+use super::relay::{Attempt, Ending, Relayed};
+use crate::domain::settlement::{Charge, Counted, Tokens};
+use crate::store::{Settlement, SigningKeys, Store};
+
+/// Settlements in one transaction.
+const MAX_BATCH: usize = 256;
+/// How long the first settlement of a batch waits for company.
+const LINGER: Duration = Duration::from_millis(10);
+/// How long the writer waits before it tries the books again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// The way to the writer.
+pub struct Settler {
+    queue: mpsc::Sender<Order>,
+}
+
+/// A place in the writer's queue.
+pub type SettlePermit = mpsc::OwnedPermit<Order>;
+
+/// What the writer is asked to do.
+pub enum Order {
+    /// Commit a job's attempts, and write its line into the access log.
+    Settle(Box<Metered>),
+    /// Tell when everything before this has been committed.
+    Barrier(oneshot::Sender<()>),
+}
+
+/// A job whose cost is known.
+pub struct Metered {
+    /// Its attempts, as the books take them.
+    pub settlements: Vec<Settlement>,
+    /// For the access log.
+    pub access: Access,
+}
+
+/// A line of the access log. Ids and figures only.
+pub struct Access {
+    request: String,
+    id: String,
+    key: String,
+    model: String,
+    provider: Option<String>,
+    outcome: &'static str,
+    prompt_tokens: u32,
+    completion_tokens: u32,
+    charge: NanoUsd,
+    ttft_ms: Option<f64>,
+    duration_ms: f64,
+}
+
+/// What the client is told of its tokens.
+pub struct Totals {
+    /// Prompt tokens charged.
+    pub prompt_tokens: u32,
+    /// How many of them came from a prefix cache.
+    pub cached_tokens: u32,
+    /// Completion tokens charged.
+    pub completion_tokens: u32,
+}
+
+impl Settler {
+    /// Starts the writer. `capacity` bounds jobs in flight and settlements not yet committed, together.
+    pub fn start(store: Store, keys: SigningKeys, capacity: usize) -> (Self, tokio::task::JoinHandle<()>) {
+        let (queue, orders) = mpsc::channel(capacity);
+        (Self { queue }, tokio::spawn(Writer { store, keys }.run(orders)))
+    }
+
+    /// A place in the queue, unless it is full.
+    pub fn permit(&self) -> Option<SettlePermit> {
+        self.queue.clone().try_reserve_owned().ok()
+    }
+
+    /// Waits until no job is in flight and everything has been committed, at most `within`.
+    pub async fn drained(&self, within: Duration) {
+        let deadline = tokio::time::Instant::now() + within;
+        while self.queue.capacity() < self.queue.max_capacity() && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        drop(tokio::time::timeout_at(deadline.max(tokio::time::Instant::now() + RETRY), self.flush()).await);
+    }
+
+    /// Waits until everything handed over before has been committed.
+    pub async fn flush(&self) -> Result<(), ApiError> {
+        let (done, committed) = oneshot::channel();
+        self.queue.try_send(Order::Barrier(done)).map_err(|_| ApiError::Overloaded)?;
+        committed.await.map_err(|_| ApiError::BooksUnavailable)
+    }
+}
+
+/// Works out what a job costs and hands it to the writer. From here on the charge is certain.
+pub fn settle(job: Admitted, relayed: Relayed) -> (Ending, Totals) {
+    let id = job.public_id();
+    let Admitted { request_id, caller, hold, permit, received_micros, wish, .. } = job;
+    let first_token_us = relayed.attempts.iter().find_map(|attempt| attempt.meter.first_token_us);
+    let since_ms = |at: i64| (at - received_micros) as f64 / 1000.0;
+    let mut totals = Totals { prompt_tokens: 0, cached_tokens: 0, completion_tokens: 0 };
+    let (mut left, mut settlements) = (hold.amount(), Vec::with_capacity(relayed.attempts.len()));
+    for attempt in relayed.attempts {
+        let (settlement, charge) = settlement(attempt, &caller, left);
+        left = left.checked_sub(charge.amount).unwrap_or(NanoUsd::ZERO);
+        totals.prompt_tokens += charge.tokens.prompt;
+        totals.completion_tokens += charge.tokens.completion;
+        totals.cached_tokens += settlement.counted.cached_tokens.min(charge.tokens.prompt);
+        settlements.push(settlement);
+    }
+    let charge = hold.amount().checked_sub(left).unwrap_or(NanoUsd::ZERO);
+    let access = Access {
+        request: request_id,
+        id,
+        key: caller.key.to_string(),
+        model: wish.public_model,
+        provider: settlements.last().map(|s| s.ticket.provider.clone()),
+        outcome: match &relayed.ending {
+            Ending::Complete(_) => "complete",
+            Ending::ClientGone => "client_gone",
+            Ending::Failed(error) => error.kind(),
+        },
+        prompt_tokens: totals.prompt_tokens,
+        completion_tokens: totals.completion_tokens,
+        charge,
+        ttft_ms: first_token_us.map(since_ms),
+        duration_ms: since_ms(super::clock::unix_micros()),
+    };
+    hold.spend(charge);
+    permit.send(Order::Settle(Box::new(Metered { settlements, access })));
+    (relayed.ending, totals)
+}
+
+fn settlement(attempt: Attempt, caller: &super::authenticate::Caller, left: NanoUsd) -> (Settlement, Charge) {
+    let Attempt { ticket, ticket_text, meter, broke_off, charged } = attempt;
+    let claims = meter.claims();
+    let (counted, receipt) = meter.finish(&ticket, broke_off);
+    let counted = if charged { counted } else { Counted { prompt_tokens: 0, completion_tokens: 0, ..counted } };
+    let tokens = claims.as_ref().map_or(Tokens::from(&counted), |claims| Tokens::from(&counted).lower(claims.into()));
+    let charge = Charge::of(&ticket, tokens, left);
+    let account = caller.allowance.account;
+    (Settlement { ticket, ticket_text, account, key: caller.key, counted, receipt, charge }, charge)
+}
+
+struct Writer {
+    store: Store,
+    keys: SigningKeys,
+}
+
+impl Writer {
+    async fn run(self, mut orders: mpsc::Receiver<Order>) {
+        let mut batch = Vec::with_capacity(MAX_BATCH);
+        while orders.recv_many(&mut batch, MAX_BATCH).await > 0 {
+            let is_urgent = batch.iter().any(|order| matches!(order, Order::Barrier(_)));
+            if batch.len() < MAX_BATCH && !is_urgent {
+                tokio::time::sleep(LINGER).await;
+                while batch.len() < MAX_BATCH
+                    && let Ok(order) = orders.try_recv()
+                {
+                    batch.push(order);
+                }
+            }
+            self.commit(std::mem::take(&mut batch)).await;
+        }
+    }
+
+    async fn commit(&self, orders: Vec<Order>) {
+        let (mut settlements, mut lines, mut barriers) = (Vec::new(), Vec::new(), Vec::new());
+        for order in orders {
+            match order {
+                Order::Settle(metered) => {
+                    settlements.extend(metered.settlements);
+                    lines.push(metered.access);
+                }
+                Order::Barrier(done) => barriers.push(done),
+            }
+        }
+        while !settlements.is_empty() {
+            match self.store.settle(&settlements, &self.keys).await {
+                Ok(_) => break,
+                Err(error) => {
+                    error!(%error, waiting = settlements.len(), "settlement failed, trying again");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+        lines.iter().for_each(Access::log);
+        for done in barriers {
+            let _ = done.send(()); // whoever asked may have gone
+        }
+    }
+}
+
+impl Access {
+    fn log(&self) {
+        info!(
+            target: "access",
+            request = self.request,
+            id = self.id,
+            key = self.key,
+            model = self.model,
+            provider = self.provider,
+            outcome = self.outcome,
+            prompt_tokens = self.prompt_tokens,
+            completion_tokens = self.completion_tokens,
+            charge_usd = %self.charge,
+            ttft_ms = self.ttft_ms,
+            duration_ms = self.duration_ms,
+        );
+    }
+}

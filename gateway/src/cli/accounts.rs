@@ -1,0 +1,149 @@
+//! `accounts`, `keys` and `credit`.
+
+use clap::Subcommand;
+use lumbung_openapi::money::NanoUsd;
+use serde_json::json;
+
+use super::Report;
+use super::table::{table, time};
+use crate::domain::ids::{AccountId, KeyId};
+use crate::store::{CreditKind, Store};
+
+/// `accounts …`
+#[derive(Debug, Subcommand)]
+pub enum Accounts {
+    /// Open an account.
+    Create {
+        /// What to call it.
+        name: String,
+    },
+    /// Every account.
+    List,
+    /// One account, its balance and its keys.
+    Show {
+        /// `acct_…`
+        account: AccountId,
+    },
+    /// Close an account: its keys work no longer.
+    Close {
+        /// `acct_…`
+        account: AccountId,
+    },
+}
+
+/// `keys …`
+#[derive(Debug, Subcommand)]
+pub enum Keys {
+    /// Make an API key. It is shown this once.
+    Create {
+        /// `acct_…`
+        account: AccountId,
+        /// What to call it.
+        #[arg(long, default_value = "")]
+        label: String,
+    },
+    /// The keys of an account, or all.
+    List {
+        /// `acct_…`
+        account: Option<AccountId>,
+    },
+    /// Revoke a key.
+    Revoke {
+        /// `key_…`
+        key: KeyId,
+    },
+}
+
+/// `credit …`
+#[derive(Debug, Subcommand)]
+pub enum Credit {
+    /// Add credit to an account.
+    Add {
+        /// `acct_…`
+        account: AccountId,
+        /// US dollars, such as `12.50`.
+        usd: NanoUsd,
+        /// Given away, not paid for.
+        #[arg(long)]
+        promotional: bool,
+        /// The payment's id: the same one is not credited twice.
+        #[arg(long, default_value = "")]
+        reference: String,
+    },
+}
+
+pub(super) async fn accounts(action: Accounts, store: &Store) -> anyhow::Result<Report> {
+    match action {
+        Accounts::Create { name } => {
+            let account = store.create_account(&name).await?;
+            Report::new(account.id.to_string(), account)
+        }
+        Accounts::List => {
+            let mut rows = Vec::new();
+            let mut list = Vec::new();
+            for account in store.accounts().await? {
+                let balance = store.account_balance(&account.id).await?;
+                let state = if account.closed_at_us.is_some() { "closed" } else { "open" };
+                let spendable = format!("${}", balance.spendable);
+                rows.push([account.id.to_string(), time(account.created_at_us), state.into(), spendable, account.name.clone()]);
+                list.push(json!({ "account": account, "balance": balance }));
+            }
+            Report::new(table(["ACCOUNT", "OPENED", "STATE", "SPENDABLE", "NAME"], rows), list)
+        }
+        Accounts::Show { account } => show(&account, store).await,
+        Accounts::Close { account } => {
+            store.close_account(&account).await?;
+            Report::new(format!("{account} closed"), store.account(&account).await?)
+        }
+    }
+}
+
+async fn show(account: &AccountId, store: &Store) -> anyhow::Result<Report> {
+    let (record, balance) = (store.account(account).await?, store.account_balance(account).await?);
+    let keys = store.keys(Some(account)).await?;
+    let closed = record.closed_at_us.map_or_else(String::new, |at| format!(", closed {}", time(at)));
+    let mut text = format!(
+        "{} {}\nopened {}{closed}\nspendable ${} (credit ${}, set aside ${})\n",
+        record.id,
+        record.name,
+        time(record.created_at_us),
+        balance.spendable,
+        balance.credit,
+        balance.allowances,
+    );
+    text.push_str(&key_table(&keys));
+    Report::new(text, json!({ "account": record, "balance": balance, "keys": keys }))
+}
+
+pub(super) async fn keys(action: Keys, store: &Store) -> anyhow::Result<Report> {
+    match action {
+        Keys::Create { account, label } => {
+            let (key, secret) = store.create_key(&account, &label).await?;
+            Report::new(secret.clone(), json!({ "key": key, "secret": secret }))
+        }
+        Keys::List { account } => {
+            let keys = store.keys(account.as_ref()).await?;
+            Report::new(key_table(&keys), keys)
+        }
+        Keys::Revoke { key } => {
+            store.revoke_key(&key).await?;
+            Report::new(format!("{key} revoked"), json!({ "key": key, "revoked": true }))
+        }
+    }
+}
+
+fn key_table(keys: &[crate::store::KeyRecord]) -> String {
+    let row = |key: &crate::store::KeyRecord| {
+        let state = if key.revoked_at_us.is_some() { "revoked" } else { "good" };
+        let shown = format!("{}…", key.shown_prefix);
+        [key.id.to_string(), key.account.to_string(), shown, time(key.created_at_us), state.into(), key.label.clone()]
+    };
+    table(["KEY", "ACCOUNT", "BEGINS", "MADE", "STATE", "LABEL"], keys.iter().map(row).collect())
+}
+
+pub(super) async fn credit(action: Credit, store: &Store) -> anyhow::Result<Report> {
+    let Credit::Add { account, usd, promotional, reference } = action;
+    let kind = if promotional { CreditKind::Promotional } else { CreditKind::Paid };
+    let balance = store.add_credit(&account, usd, kind, &reference).await?;
+    Report::new(format!("{account} can spend ${}", balance.spendable), json!({ "account": account, "balance": balance }))
+}

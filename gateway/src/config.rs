@@ -1,0 +1,99 @@
+//! What `serve` can be told, by flag or by environment.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Console,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Where the books are.
+#[derive(Args, Clone, Debug)]
+pub struct BooksConfig {
+    /// Folder of the SQLite file, when no database is named.
+    #[arg(long, env = "LUMBUNG_DATA_DIR", default_value = "lumbung-data", global = true)]
+    pub data_dir: PathBuf,
+    /// Database: postgres://… or sqlite:/path. Without it: a SQLite file in the data folder.
+    #[arg(long = "database", env = "DATABASE_URL", hide_env_values = true, global = true)]
+    pub database_url: Option<String>,
+}
+
+impl BooksConfig {
+    /// The database to open. Makes the data folder where that is the place.
+    pub fn url(&self) -> std::io::Result<String> {
+        if let Some(url) = &self.database_url {
+            return Ok(url.clone());
+        }
+        std::fs::create_dir_all(&self.data_dir)?;
+        let folder = self.data_dir.canonicalize()?;
+        Ok(format!("sqlite:{}", folder.join("books.db").display()))
+    }
+}
+
+/// What `serve` can be told.
+#[derive(Args, Clone, Debug)]
+pub struct ServeConfig {
+    /// Where to listen for clients and providers.
+    #[arg(long, env = "LUMBUNG_LISTEN", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+    /// Origins under which providers reach this gateway (https://api.example); a join signed for another is refused.
+    /// Without any: http://127.0.0.1:PORT and http://localhost:PORT.
+    #[arg(long = "public-url", env = "LUMBUNG_PUBLIC_URL", value_delimiter = ',')]
+    pub public_urls: Vec<String>,
+    /// The operator's part of every charge, in basis points (1/100 of a percent).
+    #[arg(long, env = "LUMBUNG_FEE_BPS", default_value_t = 1000, value_parser = clap::value_parser!(u16).range(0..=10_000))]
+    pub fee_bps: u16,
+    /// Seconds after a ticket in which its receipt may be offered; also how long a dead replica's reserved money is kept for them.
+    #[arg(long, env = "LUMBUNG_CLAIM_WINDOW_SECS", default_value_t = 3600)]
+    pub claim_window_secs: u64,
+    /// Seconds of this replica's lease on the books; a restart after a crash waits at most this long.
+    #[arg(long, env = "LUMBUNG_LEASE_SECS", default_value_t = 6, value_parser = clap::value_parser!(u64).range(2..=300))]
+    pub lease_secs: u64,
+    /// The largest request body, in bytes.
+    #[arg(long, env = "LUMBUNG_MAX_BODY", default_value_t = 4 << 20)]
+    pub max_body: usize,
+    /// Jobs in flight and not yet in the books, together; beyond it requests get 503.
+    #[arg(long, env = "LUMBUNG_MAX_JOBS", default_value_t = 16_384)]
+    pub max_jobs: usize,
+    /// Connections at a time.
+    #[arg(long, env = "LUMBUNG_MAX_CONNECTIONS", default_value_t = 20_000)]
+    pub max_connections: usize,
+    /// Provider tunnels at a time.
+    #[arg(long, env = "LUMBUNG_MAX_TUNNELS", default_value_t = 10_000)]
+    pub max_tunnels: usize,
+    /// Requests that wait for a slot, per model.
+    #[arg(long, env = "LUMBUNG_QUEUE_LENGTH", default_value_t = 256)]
+    pub queue_length: usize,
+    /// Seconds that running answers are given when the gateway stops.
+    #[arg(long, env = "LUMBUNG_DRAIN_SECS", default_value_t = 30)]
+    pub drain_secs: u64,
+    /// How logs are written.
+    #[arg(long, env = "LUMBUNG_LOG", value_enum, default_value_t = LogFormat::Console)]
+    pub log: LogFormat,
+    /// Not supported yet: gateways that share a fleet. Refused rather than ignored.
+    #[arg(long, env = "REDIS_URL", hide = true, hide_env_values = true)]
+    pub redis_url: Option<String>,
+}
+
+impl ServeConfig {
+    /// The lease's length.
+    pub fn lease(&self) -> Duration {
+        Duration::from_secs(self.lease_secs)
+    }
+
+    /// Origins under which providers reach this gateway, which listens at `bound`.
+    pub fn origins(&self, bound: SocketAddr) -> Vec<String> {
+        if !self.public_urls.is_empty() {
+            return self.public_urls.iter().map(|url| url.trim_end_matches('/').to_owned()).collect();
+        }
+        ["127.0.0.1", "localhost"].map(|host| format!("http://{host}:{}", bound.port())).into()
+    }
+}

@@ -1,0 +1,25 @@
+//! The operator's catalogue: which models may be served, with which weights, at which price at most.
+
+use lumbung_openapi::money::TokenPrice;
+use serde::Serialize;
+
+use super::ids::ModelId;
+
+/// One model of the catalogue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CatalogueModel {
+    /// The name that clients use.
+    pub id: ModelId,
+    /// Other names for it.
+    pub aliases: Vec<String>,
+    /// Weights digests that are accepted; empty for any.
+    pub digests: Vec<String>,
+    /// Tokens of prompt and completion together.
+    pub context_length: u32,
+    /// Completion tokens of one answer at most, where that is less than the context.
+    pub max_completion_tokens: Option<u32>,
+    /// The reference price: the cap on what a provider may ask.
+    pub reference: TokenPrice,
+    /// When it came into the catalogue, Unix microseconds.
+    pub created_at_us: i64,
+}

@@ -1,0 +1,237 @@
+//! Double entry. A [`Posting`] cannot be made that does not sum to zero.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use lumbung_openapi::money::NanoUsd;
+
+use super::ids::{AccountId, AllowanceId, ProviderId};
+
+/// A ledger account, by the text that the books know it under.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LedgerId(String);
+
+impl LedgerId {
+    /// What a customer's account can still spend or set aside.
+    pub fn credit(account: AccountId) -> Self {
+        Self(format!("credit:{account}"))
+    }
+
+    /// What a replica may spend of an account's money.
+    pub fn allowance(allowance: AllowanceId) -> Self {
+        Self(allowance.to_string())
+    }
+
+    /// What a provider has earned and may still lose.
+    pub fn provider_pending(provider: &ProviderId) -> Self {
+        Self(format!("pending:{provider}"))
+    }
+
+    /// What a provider has earned for good.
+    pub fn provider_payable(provider: &ProviderId) -> Self {
+        Self(format!("payable:{provider}"))
+    }
+
+    /// The operator's fees.
+    pub fn revenue() -> Self {
+        Self("revenue".into())
+    }
+
+    /// Where money comes from and goes to: the only account that owes.
+    pub fn outside() -> Self {
+        Self("outside".into())
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What kind of account it is.
+    pub fn kind(&self) -> LedgerKind {
+        match self.0.split(':').next() {
+            Some("credit") => LedgerKind::Credit,
+            Some("pending") => LedgerKind::ProviderPending,
+            Some("payable") => LedgerKind::ProviderPayable,
+            Some("revenue") => LedgerKind::Revenue,
+            Some("outside") => LedgerKind::Outside,
+            _ => LedgerKind::Allowance,
+        }
+    }
+
+    /// Whose it is: the part after the colon; empty where there is none.
+    pub fn owner(&self) -> &str {
+        self.0.split_once(':').map_or("", |(_, owner)| owner)
+    }
+}
+
+impl fmt::Display for LedgerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The kinds of ledger accounts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LedgerKind {
+    /// A customer's credit.
+    Credit,
+    /// A replica's part of it.
+    Allowance,
+    /// A provider's earnings within the holdback time.
+    ProviderPending,
+    /// A provider's earnings after it.
+    ProviderPayable,
+    /// The operator's fees.
+    Revenue,
+    /// The outside world.
+    Outside,
+}
+
+impl LedgerKind {
+    /// As the books name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Credit => "credit",
+            Self::Allowance => "allowance",
+            Self::ProviderPending => "provider_pending",
+            Self::ProviderPayable => "provider_payable",
+            Self::Revenue => "revenue",
+            Self::Outside => "outside",
+        }
+    }
+
+    /// Whether so many postings touch one row of this kind that it must not be locked for each:
+    /// its entries are queued, and rolled up into the balance later.
+    pub fn is_busy(self) -> bool {
+        matches!(self, Self::ProviderPending | Self::Revenue | Self::Outside)
+    }
+}
+
+/// What a posting is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PostingKind {
+    /// A customer paid.
+    CreditPaid,
+    /// The operator gave credit away.
+    CreditPromotional,
+    /// Credit set aside for a replica.
+    Reserve,
+    /// What a replica did not need.
+    GiveBack,
+    /// What a replica that is gone left behind.
+    Release,
+    /// An attempt's charge.
+    Settle,
+    /// A receipt claimed less than was charged.
+    Correct,
+    /// No receipt came in time.
+    Withheld,
+}
+
+impl PostingKind {
+    /// As the books name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::CreditPaid => "credit_paid",
+            Self::CreditPromotional => "credit_promotional",
+            Self::Reserve => "reserve",
+            Self::GiveBack => "give_back",
+            Self::Release => "release",
+            Self::Settle => "settle",
+            Self::Correct => "correct",
+            Self::Withheld => "withheld",
+        }
+    }
+}
+
+/// Movements of money that sum to zero.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Posting {
+    kind: PostingKind,
+    reference: String,
+    entries: BTreeMap<LedgerId, NanoUsd>,
+}
+
+impl Posting {
+    /// Each of `parts` goes to its account, and what they sum to comes from `source`; negative parts go the other way.
+    /// `None` where 64 bits do not hold the sum. Entries of nothing are left out.
+    pub fn from_source(
+        kind: PostingKind,
+        reference: impl Into<String>,
+        source: LedgerId,
+        parts: impl IntoIterator<Item = (LedgerId, NanoUsd)>,
+    ) -> Option<Self> {
+        let mut entries: BTreeMap<LedgerId, NanoUsd> = BTreeMap::new();
+        let mut book = |account: LedgerId, amount: NanoUsd| {
+            let balance = entries.entry(account).or_default();
+            *balance = balance.checked_add(amount)?;
+            Some(())
+        };
+        for (account, amount) in parts {
+            book(source.clone(), NanoUsd::ZERO.checked_sub(amount)?)?;
+            book(account, amount)?;
+        }
+        entries.retain(|_, amount| *amount != NanoUsd::ZERO);
+        Some(Self { kind, reference: reference.into(), entries })
+    }
+
+    /// What it is for.
+    pub fn kind(&self) -> PostingKind {
+        self.kind
+    }
+
+    /// What outside the ledger it belongs to: a job and attempt, a payment.
+    pub fn reference(&self) -> &str {
+        &self.reference
+    }
+
+    /// Its entries, ordered by account, none of them zero.
+    pub fn entries(&self) -> impl Iterator<Item = (&LedgerId, NanoUsd)> {
+        self.entries.iter().map(|(account, amount)| (account, *amount))
+    }
+
+    /// Whether nothing moves.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn usd(nanos: i64) -> NanoUsd {
+        NanoUsd::from_nanos(nanos)
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_parts_a_posting_sums_to_zero(parts in prop::collection::vec((0..5u8, -1_000_000..1_000_000i64), 0..8)) {
+            let providers: Vec<LedgerId> = (0..5).map(|i| LedgerId(format!("pending:{i}"))).collect();
+            let parts = parts.into_iter().map(|(i, amount)| (providers[usize::from(i)].clone(), usd(amount)));
+            let posting = Posting::from_source(PostingKind::Settle, "", LedgerId::outside(), parts).expect("small amounts");
+            prop_assert_eq!(posting.entries().map(|(_, amount)| amount.nanos()).sum::<i64>(), 0);
+            prop_assert!(posting.entries().all(|(_, amount)| amount != NanoUsd::ZERO));
+        }
+    }
+
+    #[test]
+    fn money_beyond_64_bits_is_no_posting() {
+        let parts = [(LedgerId::revenue(), NanoUsd::MAX), (LedgerId::revenue(), usd(1))];
+        assert_eq!(Posting::from_source(PostingKind::Settle, "", LedgerId::outside(), parts), None);
+        let parts = [(LedgerId::revenue(), usd(i64::MIN))];
+        assert_eq!(Posting::from_source(PostingKind::Settle, "", LedgerId::outside(), parts), None);
+    }
+
+    #[test]
+    fn a_ledger_id_knows_its_kind_and_owner() {
+        let account = AccountId::fresh();
+        assert_eq!(LedgerId::credit(account).kind(), LedgerKind::Credit);
+        assert_eq!(LedgerId::credit(account).owner(), account.to_string());
+        assert_eq!(LedgerId::allowance(AllowanceId::fresh()).kind(), LedgerKind::Allowance);
+        assert_eq!(LedgerId::revenue().kind(), LedgerKind::Revenue);
+        assert_eq!(LedgerId::outside().owner(), "");
+    }
+}

@@ -1,0 +1,231 @@
+//! What one attempt costs: from the ticket, what the gateway counted and what the provider claims, whichever is lower.
+
+use lumbung_openapi::merkle::Hash;
+use lumbung_openapi::money::{NanoUsd, TokenPrice};
+use lumbung_openapi::receipt::{ReceiptClaims, SettlementRecord};
+use lumbung_openapi::ticket::Ticket;
+
+/// What the gateway itself saw of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// Prompt tokens, as far as the gateway knows them.
+    pub prompt_tokens: u32,
+    /// How many of them came from a prefix cache.
+    pub cached_tokens: u32,
+    /// Completion tokens in whole frames that arrived.
+    pub completion_tokens: u32,
+    /// SHA-256 over the client's bytes that arrived.
+    pub delivered_sha256: Hash,
+    /// OpenAI's `finish_reason`, or why there is none.
+    pub finish_reason: String,
+    /// When the provider was asked, Unix microseconds.
+    pub started_us: i64,
+    /// When the attempt was over, Unix microseconds.
+    pub finished_us: i64,
+}
+
+/// Tokens in and out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// Prompt tokens.
+    pub prompt: u32,
+    /// Completion tokens.
+    pub completion: u32,
+}
+
+impl Tokens {
+    /// The lower figure of each.
+    pub fn lower(self, other: Self) -> Self {
+        Self { prompt: self.prompt.min(other.prompt), completion: self.completion.min(other.completion) }
+    }
+}
+
+impl From<&Counted> for Tokens {
+    fn from(counted: &Counted) -> Self {
+        Self { prompt: counted.prompt_tokens, completion: counted.completion_tokens }
+    }
+}
+
+impl From<&ReceiptClaims> for Tokens {
+    fn from(claims: &ReceiptClaims) -> Self {
+        Self { prompt: claims.prompt_tokens, completion: claims.completion_tokens }
+    }
+}
+
+/// What an attempt is charged, and for which tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Charge {
+    /// The tokens that are paid for.
+    pub tokens: Tokens,
+    /// What the client pays: the ask times the tokens.
+    pub amount: NanoUsd,
+    /// The operator's part of it.
+    pub fee: NanoUsd,
+}
+
+impl Charge {
+    /// What these tokens cost under `ticket`, where no more than `left` of the job's ceiling is left to spend:
+    /// never for more tokens than the ticket allows, and never more than its ceiling. Where the money ends first,
+    /// fewer tokens are charged, so that a charge is always the price of the tokens it names.
+    pub fn of(ticket: &Ticket, tokens: Tokens, left: NanoUsd) -> Self {
+        // An ask below zero would mint money; the gateway makes no such ticket.
+        if ticket.price.is_negative() {
+            return Self::default();
+        }
+        let most = Tokens { prompt: ticket.max_prompt_tokens, completion: ticket.max_completion_tokens };
+        let (tokens, amount) = affordable(&ticket.price, tokens.lower(most), ticket.ceiling.min(left));
+        Self { tokens, amount, fee: amount.basis_points(ticket.fee_bps) }
+    }
+
+    /// The provider's part.
+    pub fn share(&self) -> NanoUsd {
+        // The fee is at most the amount: basis points are capped at all of it.
+        self.amount.checked_sub(self.fee).unwrap_or(NanoUsd::ZERO)
+    }
+
+    /// What the gateway signs. `delivered` is the hash of what arrived, if anything could.
+    pub fn record(&self, ticket: &Ticket, delivered: Option<Hash>) -> SettlementRecord {
+        SettlementRecord {
+            id: ticket.public_id.clone(),
+            job: ticket.job.clone(),
+            attempt: ticket.attempt,
+            provider: ticket.provider.clone(),
+            model: ticket.model.clone(),
+            prompt_tokens: self.tokens.prompt,
+            completion_tokens: self.tokens.completion,
+            charge: self.amount,
+            fee: self.fee,
+            delivered_sha256: delivered,
+        }
+    }
+}
+
+/// As many of `tokens` as `limit` pays for, the completion cut first, and what they cost.
+fn affordable(price: &TokenPrice, tokens: Tokens, limit: NanoUsd) -> (Tokens, NanoUsd) {
+    let fits = |prompt, completion| price.cost(prompt, completion).filter(|cost| *cost <= limit);
+    let prompt = largest(tokens.prompt, |prompt| fits(prompt, 0).is_some());
+    let completion = largest(tokens.completion, |completion| fits(prompt, completion).is_some());
+    match fits(prompt, completion) {
+        Some(cost) => (Tokens { prompt, completion }, cost),
+        None => (Tokens::default(), NanoUsd::ZERO), // a limit below zero
+    }
+}
+
+/// The largest number up to `most` that passes, where passing is monotonic; zero if none does.
+fn largest(most: u32, passes: impl Fn(u32) -> bool) -> u32 {
+    if passes(most) {
+        return most;
+    }
+    let (mut low, mut high) = (0, most);
+    while low + 1 < high {
+        let middle = low + (high - low) / 2;
+        match passes(middle) {
+            true => low = middle,
+            false => high = middle,
+        }
+    }
+    low
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use lumbung_openapi::jws::SigningKey;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::ids::{AllowanceId, JobId, ProviderId, ReplicaId};
+
+    /// A ticket for 100 prompt and 200 completion tokens at 1 and 2 dollars per million, a tenth for the operator.
+    pub(crate) fn ticket() -> (Ticket, ProviderId) {
+        let provider = ProviderId::from(SigningKey::from_seed(&[1; 32]).public());
+        let price = TokenPrice { prompt: usd("1"), completion: usd("2") };
+        let ticket = Ticket {
+            replica: ReplicaId::fresh().to_string(),
+            allowance: AllowanceId::fresh().to_string(),
+            job: JobId::fresh().to_string(),
+            attempt: 1,
+            first_token: 0,
+            provider: provider.to_string(),
+            model: "tiny".into(),
+            digests: vec![],
+            price,
+            fee_bps: 1000,
+            max_prompt_tokens: 100,
+            max_completion_tokens: 200,
+            ceiling: price.cost(100, 200).expect("a small cost"),
+            request_sha256: Hash([0; 32]),
+            public_id: "chatcmpl-1".into(),
+            public_model: "tiny".into(),
+            created: 1_700_000_000,
+            start_by: 1_700_000_010,
+            claim_by: 1_700_000_600,
+        };
+        (ticket, provider)
+    }
+
+    fn usd(text: &str) -> NanoUsd {
+        text.parse().expect("an amount")
+    }
+
+    fn tokens(prompt: u32, completion: u32) -> Tokens {
+        Tokens { prompt, completion }
+    }
+
+    #[test]
+    fn the_lower_figures_stand() {
+        assert_eq!(tokens(10, 20).lower(tokens(11, 15)), tokens(10, 15));
+    }
+
+    #[test]
+    fn a_charge_is_the_ask_times_the_tokens_and_the_fee_comes_out_of_it() {
+        let (ticket, _) = ticket();
+        let charge = Charge::of(&ticket, tokens(10, 20), NanoUsd::MAX);
+        assert_eq!(charge, Charge { tokens: tokens(10, 20), amount: usd("0.00005"), fee: usd("0.000005") });
+        assert_eq!(charge.share(), usd("0.000045"));
+        let record = charge.record(&ticket, None);
+        assert_eq!((record.prompt_tokens, record.completion_tokens, record.charge), (10, 20, usd("0.00005")));
+    }
+
+    #[test]
+    fn nothing_above_the_ticket_is_charged() {
+        let (ticket, _) = ticket();
+        let charge = Charge::of(&ticket, tokens(1000, 2000), NanoUsd::MAX);
+        assert_eq!((charge.tokens, charge.amount), (tokens(100, 200), ticket.ceiling));
+    }
+
+    #[test]
+    fn where_the_money_ends_fewer_tokens_are_charged() {
+        let (ticket, _) = ticket();
+        let charge = Charge::of(&ticket, tokens(100, 200), usd("0.0003"));
+        assert_eq!((charge.tokens, charge.amount), (tokens(100, 100), usd("0.0003")));
+        let charge = Charge::of(&ticket, tokens(100, 200), usd("0.00005"));
+        assert_eq!((charge.tokens, charge.amount), (tokens(50, 0), usd("0.00005")));
+        assert_eq!(Charge::of(&ticket, tokens(100, 200), usd("-1")), Charge::default());
+    }
+
+    #[test]
+    fn an_ask_that_pays_the_client_is_no_ask() {
+        let (mut ticket, _) = ticket();
+        ticket.price.prompt = usd("-1");
+        assert_eq!(Charge::of(&ticket, tokens(10, 20), NanoUsd::MAX), Charge::default());
+    }
+
+    proptest! {
+        #[test]
+        fn a_charge_is_within_every_limit_and_priced_as_it_says(
+            prompt in 0..1000u32, completion in 0..1000u32, ask_in in 0..5_000_000_000i64, ask_out in 0..5_000_000_000i64,
+            ceiling in 0..2_000_000i64, left in 0..2_000_000i64, fee_bps in 0..12_000u16,
+        ) {
+            let (mut ticket, _) = ticket();
+            ticket.price = TokenPrice { prompt: NanoUsd::from_nanos(ask_in), completion: NanoUsd::from_nanos(ask_out) };
+            ticket.fee_bps = fee_bps;
+            ticket.ceiling = NanoUsd::from_nanos(ceiling);
+            let charge = Charge::of(&ticket, tokens(prompt, completion), NanoUsd::from_nanos(left));
+            prop_assert!(charge.amount.nanos() <= ceiling.min(left));
+            prop_assert_eq!(ticket.price.cost(charge.tokens.prompt, charge.tokens.completion), Some(charge.amount));
+            prop_assert!(charge.tokens.prompt <= prompt.min(100) && charge.tokens.completion <= completion.min(200));
+            prop_assert!(charge.fee >= NanoUsd::ZERO && charge.share() >= NanoUsd::ZERO);
+            prop_assert_eq!(charge.share().checked_add(charge.fee), Some(charge.amount));
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Where receipts are handed in: one signature for a batch, then each receipt by its own ticket.
+
+use lumbung_openapi::jws::JwsError;
+use lumbung_openapi::receipt::{Receipt, ReceiptBatch, ReceiptVerdict, ReceiptVerdicts};
+use lumbung_openapi::ticket::Ticket;
+use tracing::warn;
+
+use crate::domain::ids::ProviderId;
+use crate::domain::refusal::Refusal;
+use crate::store::{SigningKeys, Store, StoreError};
+
+/// Receipts in one batch.
+const MAX_RECEIPTS: usize = 4096;
+
+/// Why a batch as a whole is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum DeskError {
+    /// Not signed, or not over these receipts.
+    #[error(transparent)]
+    Signature(#[from] JwsError),
+    /// More receipts than this.
+    #[error("more than {0} receipts")]
+    TooMany(usize),
+    /// The books cannot be reached.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Takes receipts.
+pub struct ReceiptDesk {
+    store: Store,
+    keys: SigningKeys,
+}
+
+impl ReceiptDesk {
+    /// A desk that honours tickets signed with these keys.
+    pub fn new(store: Store, keys: SigningKeys) -> Self {
+        Self { store, keys }
+    }
+
+    /// Verifies a batch and has it written into the books.
+    pub async fn take(&self, batch: &ReceiptBatch) -> Result<ReceiptVerdicts, DeskError> {
+        if batch.receipts.len() > MAX_RECEIPTS {
+            return Err(DeskError::TooMany(MAX_RECEIPTS));
+        }
+        let provider = ProviderId::from(batch.verify()?);
+        let tickets: Vec<_> = batch.receipts.iter().map(|receipt| self.judge(&provider, receipt)).collect();
+        let verdicts = self.store.commit_receipts(&provider, batch, &tickets).await?;
+        for verdict in &verdicts {
+            if let ReceiptVerdict::Refused { reason } = verdict {
+                warn!(%provider, reason, "receipt refused");
+            }
+        }
+        Ok(ReceiptVerdicts { verdicts })
+    }
+
+    /// The receipt's ticket, if it is one of ours, for this provider, and claims no more than it allows.
+    fn judge(&self, provider: &ProviderId, receipt: &Receipt) -> Result<Ticket, Refusal> {
+        let ticket = self.keys.verify_ticket(&receipt.ticket)?;
+        let claims = receipt.parse_claims().map_err(|_| Refusal::Malformed)?;
+        Refusal::of(&ticket, provider, &claims)?;
+        Ok(ticket)
+    }
+}

@@ -1,0 +1,68 @@
+//! A seat: one model that one provider serves, with a number of slots.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use lumbung_openapi::money::TokenPrice;
+use lumbung_openapi::parameter::ParameterSet;
+
+use super::queue::WaitQueue;
+use super::tunnel::Tunnel;
+use crate::domain::provider::Standing;
+
+/// One model that one provider serves, as of its last offer.
+pub struct Seat {
+    /// Who serves it.
+    pub tunnel: Arc<Tunnel>,
+    /// How far the provider is trusted.
+    pub standing: Standing,
+    /// What it asks, and what the client pays.
+    pub ask: TokenPrice,
+    /// Tokens of prompt and completion together.
+    pub context_length: u32,
+    /// Which of OpenAI's parameters it honours.
+    pub supported: ParameterSet,
+    /// Jobs at a time.
+    pub slots: u32,
+    /// Jobs now; outlives the offer that this seat was made from.
+    pub(super) running: Arc<AtomicU32>,
+    /// Who waits for a slot of this model.
+    pub(super) queue: Arc<WaitQueue>,
+}
+
+impl Seat {
+    /// Takes a slot, if one is free and the provider takes jobs.
+    pub fn take(self: &Arc<Self>) -> Option<Taken> {
+        if !self.tunnel.is_open() {
+            return None;
+        }
+        let take = |running| (running < self.slots).then_some(running + 1);
+        self.running.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).ok()?;
+        Some(Taken { seat: self.clone() })
+    }
+
+    /// Jobs now.
+    pub fn running(&self) -> u32 {
+        self.running.load(Ordering::Relaxed)
+    }
+}
+
+/// A slot that is taken until this is dropped.
+pub struct Taken {
+    seat: Arc<Seat>,
+}
+
+impl std::ops::Deref for Taken {
+    type Target = Seat;
+
+    fn deref(&self) -> &Seat {
+        &self.seat
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.seat.running.fetch_sub(1, Ordering::AcqRel);
+        self.seat.queue.wake_one();
+    }
+}

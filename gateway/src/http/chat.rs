@@ -1,0 +1,36 @@
+//! `POST /v1/chat/completions`.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use http::HeaderValue;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+
+use super::Shared;
+use super::layers::{JobLogged, RequestId, read_body};
+use crate::chat::client::Answer;
+use crate::chat::error::ApiError;
+use crate::chat::{self, Incoming};
+
+/// Answers a conversation, as one document or as server-sent events.
+pub async fn complete(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, ApiError> {
+    let (parts, body) = request.into_parts();
+    let request_id = parts.extensions.get::<RequestId>().map_or_else(String::new, |id| id.0.clone());
+    let body = read_body(body, shared.max_body).await?;
+    let answer = chat::serve(&shared.gateway, Incoming { request_id, headers: parts.headers, body }).await?;
+    let mut response = match answer {
+        Answer::Whole(json) => ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], json).into_response(),
+        Answer::Stream(events) => {
+            let mut response = Response::new(Body::new(events));
+            let headers = response.headers_mut();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+            headers.insert("x-accel-buffering", HeaderValue::from_static("no")); // nginx would hold events back
+            response
+        }
+    };
+    response.extensions_mut().insert(JobLogged);
+    Ok(response)
+}

@@ -1,0 +1,85 @@
+//! What every request passes through: an id, cross-origin rules, the access log of what never became a job.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use lumbung_openapi::error::{ErrorBody, ErrorObject};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::CorsLayer;
+
+use super::Shared;
+use super::error::ErrorKind;
+use crate::chat::error::ApiError;
+
+/// How long a client may take to send its body.
+const BODY_WITHIN: Duration = Duration::from_secs(30);
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The id that this request's answer carries.
+#[derive(Clone)]
+pub struct RequestId(pub String);
+
+/// Marks the response of a job, whose access-log line the settlement writer prints.
+#[derive(Clone, Copy)]
+pub struct JobLogged;
+
+/// Wraps the route table.
+pub fn wrap(routes: Router<Arc<Shared>>) -> Router<Arc<Shared>> {
+    // Keys are sent as a header, never as a cookie, so any origin may call.
+    let cors = CorsLayer::permissive().expose_headers([REQUEST_ID]).max_age(Duration::from_secs(3600));
+    routes.layer(CatchPanicLayer::custom(panicked)).layer(cors).layer(middleware::from_fn(identify))
+}
+
+/// Reads a whole body, within its limits of size and time.
+pub async fn read_body(body: Body, limit: usize) -> Result<Bytes, ApiError> {
+    let whole = tokio::time::timeout(BODY_WITHIN, Limited::new(body, limit).collect()).await;
+    match whole.map_err(|_| ApiError::BodyTooSlow)? {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::BodyTooLarge(limit)),
+        Err(_) => Err(ApiError::BodyTooSlow), // it broke off: nobody is there to read this
+    }
+}
+
+async fn identify(mut request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let id = format!("req_{}", ulid::Ulid::generate());
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let mut response = next.run(request).await;
+    if response.extensions().get::<JobLogged>().is_none() {
+        tracing::info!(
+            target: "access",
+            request = id,
+            %method,
+            route = route.as_ref().map(MatchedPath::as_str),
+            status = response.status().as_u16(),
+            error = response.extensions().get::<ErrorKind>().map(|kind| kind.0),
+            duration_ms = began.elapsed().as_secs_f64() * 1000.0,
+        );
+    }
+    if let Ok(value) = HeaderValue::try_from(id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}
+
+/// A bug of ours: the client is told so in the usual shape, and the panic hook has logged where.
+fn panicked(_: Box<dyn Any + Send>) -> Response {
+    let error = ErrorObject {
+        message: "This gateway made a mistake while serving the request.".into(),
+        kind: "server_error".into(),
+        param: None,
+        code: Some("internal_error".into()),
+    };
+    (StatusCode::INTERNAL_SERVER_ERROR, axum::Json(ErrorBody { error })).into_response()
+}

@@ -1,0 +1,58 @@
+//! The only place that knows axum: the whole route table, thin handlers, errors as OpenAI's JSON.
+
+mod chat;
+mod error;
+mod health;
+mod layers;
+mod models;
+mod provider;
+mod receipts;
+pub mod server;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::{get, post};
+use lumbung_openapi::provider::{CHALLENGE_PATH, RECEIPTS_PATH, TUNNEL_PATH};
+
+use crate::chat::Gateway;
+use crate::fleet::join::Doorman;
+use crate::fleet::receipts::ReceiptDesk;
+use crate::store::Store;
+
+/// What handlers share.
+pub struct Shared {
+    /// The straight line's own state.
+    pub gateway: Arc<Gateway>,
+    /// Who lets providers in.
+    pub doorman: Doorman,
+    /// Who takes their receipts.
+    pub desk: ReceiptDesk,
+    /// The books.
+    pub store: Store,
+    /// The published keys, as JSON.
+    pub jwks: String,
+    /// The OpenAPI document, as JSON.
+    pub spec: String,
+    /// The largest request body, in bytes.
+    pub max_body: usize,
+}
+
+/// The whole route table.
+pub fn router(shared: Arc<Shared>) -> Router {
+    let routes = Router::new()
+        .route("/v1/chat/completions", post(chat::complete))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{*id}", get(models::retrieve))
+        .route("/v1/receipts/{id}", get(receipts::retrieve))
+        .route(CHALLENGE_PATH, get(provider::challenge))
+        .route(TUNNEL_PATH, get(provider::tunnel))
+        .route(RECEIPTS_PATH, post(provider::receipts))
+        .route("/.well-known/jwks.json", get(health::jwks))
+        .route("/openapi.json", get(health::spec))
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::ready))
+        .fallback(health::not_found)
+        .method_not_allowed_fallback(health::method_not_allowed);
+    layers::wrap(routes).with_state(shared)
+}

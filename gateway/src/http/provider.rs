@@ -1,0 +1,138 @@
+//! The provider's endpoints: challenge, tunnel, receipts.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use http::header::{AUTHORIZATION, CONNECTION, RETRY_AFTER, UPGRADE};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use hyper_util::rt::TokioIo;
+use lumbung_openapi::error::{ErrorBody, ErrorObject};
+use lumbung_openapi::provider::{Challenge, JOIN_SCHEME, REPLICA_HEADER, TUNNEL_PROTOCOL};
+use lumbung_openapi::receipt::{ReceiptBatch, ReceiptVerdicts};
+use tracing::{info, warn};
+
+use super::Shared;
+use super::layers::read_body;
+use crate::chat::clock;
+use crate::chat::error::ApiError;
+use crate::domain::ids::ProviderId;
+use crate::domain::provider::Standing;
+use crate::fleet::join::JoinError;
+
+/// A fresh challenge.
+pub async fn challenge(State(shared): State<Arc<Shared>>) -> Json<Challenge> {
+    Json(shared.doorman.challenge(clock::unix_secs()))
+}
+
+/// Why a provider does not get its tunnel.
+enum TunnelRefusal {
+    NotATunnel,
+    Join(JoinError),
+    Banned,
+    Full,
+    BooksUnavailable,
+}
+
+/// Turns the connection round: after the 101 this gateway is the HTTP/2 client on it.
+pub async fn tunnel(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    match admit(&shared, request.headers()).await {
+        Ok((provider, standing)) => {
+            info!(%provider, ?standing, "provider joins");
+            let upgrade = hyper::upgrade::on(request);
+            let gateway = shared.gateway.clone();
+            tokio::spawn(async move {
+                match upgrade.await {
+                    Ok(io) => gateway.fleet.run_tunnel(provider, standing, TokioIo::new(io)).await,
+                    Err(error) => warn!(%provider, %error, "the connection did not turn into a tunnel"),
+                }
+            });
+            let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
+            let headers = response.headers_mut();
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(UPGRADE, HeaderValue::from_static(TUNNEL_PROTOCOL));
+            if let Ok(replica) = HeaderValue::try_from(shared.gateway.replica.to_string()) {
+                headers.insert(REPLICA_HEADER, replica);
+            }
+            response
+        }
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+async fn admit(shared: &Shared, headers: &HeaderMap) -> Result<(ProviderId, Standing), TunnelRefusal> {
+    let wants_tunnel = headers.get(UPGRADE).is_some_and(|value| value == TUNNEL_PROTOCOL);
+    let join = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| value.strip_prefix(JOIN_SCHEME));
+    let (true, Some(join)) = (wants_tunnel, join) else { return Err(TunnelRefusal::NotATunnel) };
+    if !shared.gateway.fleet.has_room() || !shared.gateway.is_admitting() {
+        return Err(TunnelRefusal::Full);
+    }
+    let provider = shared.doorman.admit(join.trim(), clock::unix_secs()).map_err(TunnelRefusal::Join)?;
+    let standing = shared.store.register_provider(&provider).await.map_err(|error| {
+        tracing::error!(%error, "provider not registered");
+        TunnelRefusal::BooksUnavailable
+    })?;
+    match standing {
+        Standing::Banned => Err(TunnelRefusal::Banned),
+        standing => Ok((provider, standing)),
+    }
+}
+
+/// Takes signed receipts, and says what became of each.
+pub async fn receipts(State(shared): State<Arc<Shared>>, request: Request) -> Result<Json<ReceiptVerdicts>, Response> {
+    let body = read_body(request.into_body(), shared.max_body).await.map_err(IntoResponse::into_response)?;
+    let batch: ReceiptBatch = serde_json::from_slice(&body)
+        .map_err(|error| refuse(StatusCode::BAD_REQUEST, "malformed_batch", &format!("not a batch of receipts: {error}")))?;
+    let verdicts = shared.desk.take(&batch).await.map_err(|error| match error {
+        crate::fleet::receipts::DeskError::Signature(error) => {
+            refuse(StatusCode::UNAUTHORIZED, "bad_signature", &format!("the batch is not signed properly: {error}"))
+        }
+        crate::fleet::receipts::DeskError::TooMany(limit) => {
+            refuse(StatusCode::BAD_REQUEST, "too_many_receipts", &format!("at most {limit} receipts in one batch"))
+        }
+        crate::fleet::receipts::DeskError::Store(error) => {
+            tracing::error!(%error, "receipts not taken");
+            ApiError::BooksUnavailable.into_response()
+        }
+    })?;
+    Ok(Json(verdicts))
+}
+
+impl IntoResponse for TunnelRefusal {
+    fn into_response(self) -> Response {
+        let mut response = match self {
+            Self::NotATunnel => refuse(
+                StatusCode::UPGRADE_REQUIRED,
+                "upgrade_required",
+                "this is where lumbung-provider dials in: 'Upgrade: lumbung-tunnel/1' and a signed join are needed",
+            ),
+            Self::Join(error) => {
+                info!(%error, "join refused");
+                let status = match error {
+                    JoinError::OtherGateway => StatusCode::FORBIDDEN,
+                    JoinError::TooMany => StatusCode::SERVICE_UNAVAILABLE,
+                    _ => StatusCode::UNAUTHORIZED,
+                };
+                refuse(status, "join_refused", &error.to_string())
+            }
+            Self::Banned => refuse(StatusCode::FORBIDDEN, "provider_banned", "the operator has banned this provider"),
+            Self::Full => refuse(StatusCode::SERVICE_UNAVAILABLE, "fleet_full", "this gateway takes no more tunnels at this moment"),
+            Self::BooksUnavailable => ApiError::BooksUnavailable.into_response(),
+        };
+        if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().entry(RETRY_AFTER).or_insert(HeaderValue::from_static("5"));
+        }
+        response
+    }
+}
+
+fn refuse(status: StatusCode, code: &'static str, message: &str) -> Response {
+    let error = ErrorObject {
+        message: message.to_owned().into(),
+        kind: "invalid_request_error".into(),
+        param: None,
+        code: Some(code.into()),
+    };
+    (status, Json(ErrorBody { error })).into_response()
+}

@@ -1,0 +1,85 @@
+//! Background work: keeps the lease, follows changes in the books, gives back what is not used.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{info, warn};
+
+use crate::chat::Gateway;
+use crate::store::{Store, StoreError};
+
+/// How often the books are asked whether keys, models or standings changed: a revoked key works no longer than this.
+const FOLLOW_EVERY: Duration = Duration::from_millis(500);
+/// How often unused allowances and unclaimed money are looked for.
+const TIDY_EVERY: Duration = Duration::from_secs(10);
+
+/// Starts all of it; it ends when the handle is aborted.
+pub fn start(gateway: Arc<Gateway>, store: Store, lease: Duration) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        tokio::join!(keep_lease(&gateway, lease), follow(&gateway, &store), tidy(&gateway, &store));
+    })
+}
+
+async fn keep_lease(gateway: &Gateway, length: Duration) {
+    let mut tick = ticks(length / 6);
+    loop {
+        tick.tick().await;
+        match gateway.lease.renew().await {
+            Ok(true) => {}
+            // Its allowances may be gone: nothing more may be spent from them.
+            Ok(false) => warn!("the lease on the books was lost; nothing is admitted until this gateway is started again"),
+            Err(error) => warn!(%error, "lease not renewed"),
+        }
+    }
+}
+
+async fn follow(gateway: &Gateway, store: &Store) {
+    let (mut tick, mut known) = (ticks(FOLLOW_EVERY), None);
+    loop {
+        tick.tick().await;
+        match reload(gateway, store, known).await {
+            Ok(epoch) => known = Some(epoch),
+            Err(error) => warn!(%error, "changes in the books not followed"),
+        }
+    }
+}
+
+/// Takes over keys, models and standings, if they have changed since `known`.
+pub async fn reload(gateway: &Gateway, store: &Store, known: Option<i64>) -> Result<i64, StoreError> {
+    let epoch = store.epoch().await?;
+    if known == Some(epoch) {
+        return Ok(epoch);
+    }
+    let standings = store.providers().await?.into_iter().map(|provider| (provider.id, provider.standing)).collect();
+    gateway.fleet.set_catalogue(store.models().await?, standings);
+    gateway.keyring.set_epoch(epoch);
+    Ok(epoch)
+}
+
+async fn tidy(gateway: &Gateway, store: &Store) {
+    let mut tick = ticks(TIDY_EVERY);
+    loop {
+        tick.tick().await;
+        if let Err(error) = gateway.allowances.give_back(false).await {
+            warn!(%error, "idle allowances not given back");
+        }
+        match store.release_ended(gateway.claim_window).await {
+            Ok(0) => {}
+            Ok(released) => info!(released, "allowances of ended replicas given back"),
+            Err(error) => warn!(%error, "allowances of ended replicas not looked at"),
+        }
+        match store.reclaim_withheld().await {
+            Ok(0) => {}
+            Ok(reclaimed) => info!(reclaimed, "shares without a receipt given back"),
+            Err(error) => warn!(%error, "shares without a receipt not looked at"),
+        }
+    }
+}
+
+fn ticks(period: Duration) -> tokio::time::Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}

@@ -1,0 +1,250 @@
+//! Customers' accounts, their API keys and their credit.
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use lumbung_openapi::merkle::Hash;
+use lumbung_openapi::money::NanoUsd;
+use serde::Serialize;
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, Row};
+
+use super::{Result, Store, StoreError, bump_epoch, ledger, sql};
+use crate::domain::ids::{AccountId, KeyId};
+use crate::domain::posting::{LedgerId, Posting, PostingKind};
+
+/// What every API key begins with.
+const KEY_PREFIX: &str = "sk-lumbung-";
+/// How much of a key is shown again, so that people can tell their keys apart.
+const SHOWN: usize = KEY_PREFIX.len() + 4;
+
+/// A customer's account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AccountRecord {
+    /// Its id.
+    pub id: AccountId,
+    /// What the operator calls it.
+    pub name: String,
+    /// Unix microseconds.
+    pub created_at_us: i64,
+    /// Unix microseconds; null while it is open.
+    pub closed_at_us: Option<i64>,
+}
+
+/// An API key. The key itself is nowhere in the books, only its SHA-256.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KeyRecord {
+    /// Its id.
+    pub id: KeyId,
+    /// Whose it is.
+    pub account: AccountId,
+    /// What its owner calls it.
+    pub label: String,
+    /// Its first characters.
+    pub shown_prefix: String,
+    /// Unix microseconds.
+    pub created_at_us: i64,
+    /// Unix microseconds; null while it is good.
+    pub revoked_at_us: Option<i64>,
+}
+
+/// What an account has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Balance {
+    /// Not set aside for any replica.
+    #[serde(rename = "credit_usd")]
+    pub credit: NanoUsd,
+    /// Set aside for replicas, or held for what they are serving.
+    #[serde(rename = "allowances_usd")]
+    pub allowances: NanoUsd,
+    /// Both together.
+    #[serde(rename = "spendable_usd")]
+    pub spendable: NanoUsd,
+}
+
+/// Where credit came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CreditKind {
+    /// Paid for.
+    Paid,
+    /// Given by the operator.
+    Promotional,
+}
+
+impl Store {
+    /// Opens an account without credit.
+    pub async fn create_account(&self, name: &str) -> Result<AccountRecord> {
+        let id = AccountId::fresh();
+        let mut tx = self.writer.begin().await?;
+        let insert = format!(
+            "INSERT INTO accounts (id, name, created_at) VALUES ($1, $2, {}) RETURNING id, name, created_at, closed_at",
+            self.clock()
+        );
+        let row = sql::query(insert).bind(id.to_string()).bind(name).fetch_one(&mut *tx).await?;
+        let credit = LedgerId::credit(id);
+        sqlx::query("INSERT INTO ledger_accounts (id, kind, owner) VALUES ($1, $2, $3)")
+            .bind(credit.as_str())
+            .bind(credit.kind().as_str())
+            .bind(credit.owner())
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        account(&row)
+    }
+
+    /// Every account, oldest first.
+    pub async fn accounts(&self) -> Result<Vec<AccountRecord>> {
+        let select = "SELECT id, name, created_at, closed_at FROM accounts ORDER BY id";
+        sqlx::query(select).fetch_all(&self.reader).await?.iter().map(account).collect()
+    }
+
+    /// One account. Fails with `Missing` if there is none.
+    pub async fn account(&self, id: &AccountId) -> Result<AccountRecord> {
+        let select = "SELECT id, name, created_at, closed_at FROM accounts WHERE id = $1";
+        let row = sqlx::query(select).bind(id.to_string()).fetch_optional(&self.reader).await?;
+        account(&row.ok_or(StoreError::Missing("account"))?)
+    }
+
+    /// Closes an account: its keys are good no more. What it has stays in the books.
+    pub async fn close_account(&self, id: &AccountId) -> Result<()> {
+        let mut tx = self.writer.begin().await?;
+        bump_epoch(&mut tx).await?;
+        let close = format!("UPDATE accounts SET closed_at = COALESCE(closed_at, {}) WHERE id = $1", self.clock());
+        found(sql::query(close).bind(id.to_string()).execute(&mut *tx).await?.rows_affected(), "account")?;
+        Ok(tx.commit().await?)
+    }
+
+    /// What an account has. Fails with `Missing` if there is none.
+    pub async fn account_balance(&self, id: &AccountId) -> Result<Balance> {
+        let select = "SELECT balance, CAST(COALESCE(
+                (SELECT SUM(a.balance) FROM ledger_accounts a WHERE a.kind = 'allowance' AND a.owner = $2), 0) AS BIGINT)
+            FROM ledger_accounts WHERE id = $1";
+        let credit = LedgerId::credit(*id);
+        let row = sqlx::query(select).bind(credit.as_str()).bind(credit.owner()).fetch_optional(&self.reader).await?;
+        let row = row.ok_or(StoreError::Missing("account"))?;
+        let (credit, allowances): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+        let spendable = credit.checked_add(allowances).ok_or(StoreError::corrupt("a balance overflows"))?;
+        Ok(Balance {
+            credit: NanoUsd::from_nanos(credit),
+            allowances: NanoUsd::from_nanos(allowances),
+            spendable: NanoUsd::from_nanos(spendable),
+        })
+    }
+
+    /// Adds credit. `reference` says what for (a payment's id); the same one twice is a `Conflict`, an empty one is not
+    /// compared. Fails with `Invalid` for an amount that is not above zero.
+    pub async fn add_credit(
+        &self,
+        id: &AccountId,
+        amount: NanoUsd,
+        kind: CreditKind,
+        reference: &str,
+    ) -> Result<Balance> {
+        if amount <= NanoUsd::ZERO {
+            return Err(StoreError::Invalid("credit must be above zero"));
+        }
+        let kind = match kind {
+            CreditKind::Paid => PostingKind::CreditPaid,
+            CreditKind::Promotional => PostingKind::CreditPromotional,
+        };
+        let posting =
+            Posting::from_source(kind, reference, LedgerId::outside(), [(LedgerId::credit(*id), amount)])
+                .ok_or(StoreError::Invalid("more money than 64 bits hold"))?;
+        let add = async || {
+            let mut tx = self.writer.begin().await?;
+            ledger::add_credit(&mut tx, &LedgerId::credit(*id), amount).await?;
+            ledger::write(&mut tx, &self.clock(), std::slice::from_ref(&posting)).await?;
+            Ok(tx.commit().await?)
+        };
+        sql::retrying(add).await.map_err(|error| match error {
+            StoreError::Conflict(_) => StoreError::Conflict("this payment has been credited already".into()),
+            other => other,
+        })?;
+        self.account_balance(id).await
+    }
+
+    /// Makes an API key. The text is returned once and kept nowhere.
+    pub async fn create_key(&self, account: &AccountId, label: &str) -> Result<(KeyRecord, String)> {
+        let mut random = [0; 32];
+        getrandom::fill(&mut random).map_err(|error| StoreError::Unavailable(sqlx::Error::Io(error.into())))?;
+        let secret = format!("{KEY_PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(random));
+        let insert = format!(
+            "INSERT INTO api_keys (id, account, sha256, shown_prefix, label, created_at)
+             SELECT $1, id, $3, $4, $5, {} FROM accounts WHERE id = $2 AND closed_at IS NULL
+             RETURNING id, account, label, shown_prefix, created_at, revoked_at",
+            self.clock()
+        );
+        let mut tx = self.writer.begin().await?;
+        // A gateway may remember that nobody has this key; nobody could have guessed it, so the epoch stays.
+        let row = sql::query(insert)
+            .bind(KeyId::fresh().to_string())
+            .bind(account.to_string())
+            .bind(Hash::of(secret.as_bytes()).to_string())
+            .bind(&secret[..SHOWN])
+            .bind(label)
+            .fetch_optional(&mut *tx)
+            .await?;
+        let record = key(&row.ok_or(StoreError::Missing("open account"))?)?;
+        tx.commit().await?;
+        Ok((record, secret))
+    }
+
+    /// An account's keys, or everyone's; oldest first, revoked ones too.
+    pub async fn keys(&self, account: Option<&AccountId>) -> Result<Vec<KeyRecord>> {
+        let select = "SELECT id, account, label, shown_prefix, created_at, revoked_at FROM api_keys
+                      WHERE $1 = '' OR account = $1 ORDER BY id";
+        let account = account.map_or_else(String::new, AccountId::to_string);
+        sqlx::query(select).bind(account).fetch_all(&self.reader).await?.iter().map(key).collect()
+    }
+
+    /// Revokes a key. Gateways follow within a second, by the epoch.
+    pub async fn revoke_key(&self, id: &KeyId) -> Result<()> {
+        let mut tx = self.writer.begin().await?;
+        bump_epoch(&mut tx).await?;
+        let revoke = format!("UPDATE api_keys SET revoked_at = COALESCE(revoked_at, {}) WHERE id = $1", self.clock());
+        found(sql::query(revoke).bind(id.to_string()).execute(&mut *tx).await?.rows_affected(), "key")?;
+        Ok(tx.commit().await?)
+    }
+
+    /// The key with this SHA-256, if it is good and its account open.
+    pub async fn find_key(&self, sha256: &[u8; 32]) -> Result<Option<KeyRecord>> {
+        let select = "SELECT k.id, k.account, k.label, k.shown_prefix, k.created_at, k.revoked_at
+                      FROM api_keys k JOIN accounts a ON a.id = k.account
+                      WHERE k.sha256 = $1 AND k.revoked_at IS NULL AND a.closed_at IS NULL";
+        let row = sqlx::query(select).bind(Hash(*sha256).to_string()).fetch_optional(&self.reader).await?;
+        row.as_ref().map(key).transpose()
+    }
+}
+
+/// Whose credit an allowance is a part of; `None` if there is no such allowance.
+pub(super) async fn owner_of(connection: &mut AnyConnection, allowance: &str) -> Result<Option<AccountId>> {
+    let select = "SELECT owner FROM ledger_accounts WHERE id = $1 AND kind = 'allowance'";
+    let row = sqlx::query(select).bind(allowance).fetch_optional(connection).await?;
+    row.map(|row| parse(row.try_get(0)?)).transpose()
+}
+
+fn found(rows: u64, what: &'static str) -> Result<()> {
+    if rows == 0 { Err(StoreError::Missing(what)) } else { Ok(()) }
+}
+
+fn parse<T: std::str::FromStr>(text: String) -> Result<T> {
+    text.parse().map_err(|_| StoreError::corrupt("an id is malformed"))
+}
+
+fn account(row: &AnyRow) -> Result<AccountRecord> {
+    Ok(AccountRecord {
+        id: parse(row.try_get(0)?)?,
+        name: row.try_get(1)?,
+        created_at_us: row.try_get(2)?,
+        closed_at_us: row.try_get(3)?,
+    })
+}
+
+fn key(row: &AnyRow) -> Result<KeyRecord> {
+    Ok(KeyRecord {
+        id: parse(row.try_get(0)?)?,
+        account: parse(row.try_get(1)?)?,
+        label: row.try_get(2)?,
+        shown_prefix: row.try_get(3)?,
+        created_at_us: row.try_get(4)?,
+        revoked_at_us: row.try_get(5)?,
+    })
+}

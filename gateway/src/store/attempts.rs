@@ -1,0 +1,239 @@
+//! Writing settled attempts down: their rows, the gateway's signed root over their records, and their postings.
+
+use std::collections::HashSet;
+
+use lumbung_openapi::merkle::{self, Hash};
+use lumbung_openapi::money::NanoUsd;
+use lumbung_openapi::receipt::RootClaims;
+use lumbung_openapi::ticket::Ticket;
+use sqlx::{AnyConnection, Row};
+
+use super::sql::{MAX_ROWS, query, rows_of};
+use super::{Result, SigningKeys, StoreError, ledger};
+use crate::domain::ids::{AccountId, AllowanceId, BatchId, KeyId, ProviderId};
+use crate::domain::posting::{LedgerId, Posting, PostingKind};
+use crate::domain::refusal::claim_by_us;
+use crate::domain::settlement::{Charge, Counted};
+
+/// An attempt that is to be written down. What it costs has been taken from its allowance already.
+pub(super) struct NewAttempt<'a> {
+    pub ticket: &'a Ticket,
+    pub ticket_text: &'a str,
+    pub account: AccountId,
+    pub key: Option<KeyId>,
+    /// `None` where the gateway is gone and a receipt stands alone.
+    pub counted: Option<&'a Counted>,
+    /// The provider's claims, as text.
+    pub receipt: Option<&'a str>,
+    /// Where in which of the provider's signed batches they stand.
+    pub proof: Option<(BatchId, usize)>,
+    pub charge: Charge,
+}
+
+/// An attempt's primary key.
+pub(super) type AttemptKey = (String, u32);
+
+pub(super) fn attempt_key(ticket: &Ticket) -> AttemptKey {
+    (ticket.job.clone(), ticket.attempt)
+}
+
+/// What postings of an attempt refer to it by; `books check` compares by it.
+pub(super) fn reference(ticket: &Ticket) -> String {
+    format!("{}/{}", ticket.job, ticket.attempt)
+}
+
+const COLUMNS: [&str; 31] = [
+    "job",
+    "attempt",
+    "account",
+    "api_key",
+    "replica",
+    "allowance",
+    "provider",
+    "model",
+    "public_id",
+    "created",
+    "first_token",
+    "prompt_tokens",
+    "cached_tokens",
+    "completion_tokens",
+    "ceiling",
+    "charge",
+    "fee",
+    "delivered_sha256",
+    "finish_reason",
+    "started_at",
+    "finished_at",
+    "settled_at",
+    "claim_by",
+    "ticket",
+    "record",
+    "batch",
+    "batch_index",
+    "receipt",
+    "receipt_batch",
+    "receipt_index",
+    "state",
+];
+
+/// Writes attempts, their batch and their postings. `Err` in the inner result: those that are in the books already, in
+/// which case the transaction must be rolled back, for the batch's root is over all.
+pub(super) async fn write(
+    connection: &mut AnyConnection,
+    clock: &str,
+    now_us: i64,
+    attempts: &[NewAttempt<'_>],
+    keys: &SigningKeys,
+) -> Result<std::result::Result<(), HashSet<AttemptKey>>> {
+    if attempts.is_empty() {
+        return Ok(Ok(()));
+    }
+    let records: Vec<String> = attempts.iter().map(record).collect::<Result<_>>()?;
+    let batch = sign(connection, clock, now_us, &records, keys).await?;
+    let mut known: HashSet<AttemptKey> = attempts.iter().map(|new| attempt_key(new.ticket)).collect();
+    for (chunk_at, chunk) in attempts.chunks(MAX_ROWS).enumerate() {
+        let rows = rows_of(COLUMNS.len(), chunk.len(), 1);
+        let mut insert = query(format!(
+            "INSERT INTO attempts ({}) VALUES {rows} ON CONFLICT (job, attempt) DO NOTHING RETURNING job, attempt",
+            COLUMNS.join(", ")
+        ));
+        for (row, new) in chunk.iter().enumerate() {
+            let index = chunk_at * MAX_ROWS + row;
+            let NewAttempt { ticket, counted, charge, .. } = new;
+            insert = insert
+                .bind(ticket.job.as_str())
+                .bind(i64::from(ticket.attempt))
+                .bind(new.account.to_string())
+                .bind(new.key.map(|key| key.to_string()))
+                .bind(ticket.replica.as_str())
+                .bind(ticket.allowance.as_str())
+                .bind(ticket.provider.as_str())
+                .bind(ticket.model.as_str())
+                .bind(ticket.public_id.as_str())
+                .bind(i64::try_from(ticket.created).unwrap_or(0))
+                .bind(i64::from(ticket.first_token))
+                .bind(i64::from(charge.tokens.prompt))
+                .bind(counted.map_or(0, |c| i64::from(c.cached_tokens.min(charge.tokens.prompt))))
+                .bind(i64::from(charge.tokens.completion))
+                .bind(ticket.ceiling.nanos())
+                .bind(charge.amount.nanos())
+                .bind(charge.fee.nanos())
+                .bind(counted.map(|c| c.delivered_sha256.to_string()))
+                .bind(counted.map_or("", |c| c.finish_reason.as_str()))
+                .bind(counted.map(|c| c.started_us))
+                .bind(counted.map(|c| c.finished_us))
+                .bind(now_us)
+                .bind(claim_by_us(ticket))
+                .bind(new.ticket_text)
+                .bind(records[index].as_str())
+                .bind(batch.to_string())
+                .bind(index as i64)
+                .bind(new.receipt)
+                .bind(new.proof.map(|(batch, _)| batch.to_string()))
+                .bind(new.proof.map(|(_, index)| index as i64))
+                .bind("settled");
+        }
+        for row in insert.fetch_all(&mut *connection).await? {
+            let (job, attempt): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
+            known.remove(&(job, attempt as u32));
+        }
+    }
+    if !known.is_empty() {
+        return Ok(Err(known));
+    }
+    let postings: Vec<Posting> = attempts.iter().map(posting).collect::<Result<_>>()?;
+    ledger::write(connection, clock, &postings).await?;
+    Ok(Ok(()))
+}
+
+/// Signs a Merkle root over settlement records and writes it down; the batch's id.
+pub(super) async fn sign(
+    connection: &mut AnyConnection,
+    clock: &str,
+    now_us: i64,
+    records: &[String],
+    keys: &SigningKeys,
+) -> Result<BatchId> {
+    let leaves: Vec<Hash> = records.iter().map(|record| Hash::of_leaf(&[record.as_bytes()])).collect();
+    let claims = RootClaims {
+        root: merkle::root(&leaves),
+        count: leaves.len(),
+        iat: u64::try_from(now_us / 1_000_000).unwrap_or(0),
+    };
+    let jws = keys.sign_settlements(&claims);
+    write_batch(connection, clock, "settlements", &jws, &leaves).await
+}
+
+/// Writes a signed root and its leaves down.
+pub(super) async fn write_batch(
+    connection: &mut AnyConnection,
+    clock: &str,
+    kind: &'static str,
+    jws: &str,
+    leaves: &[Hash],
+) -> Result<BatchId> {
+    let id = BatchId::fresh();
+    let leaves: Vec<String> = leaves.iter().map(Hash::to_string).collect();
+    query(format!("INSERT INTO batches (id, kind, jws, leaves, at) VALUES ($1, $2, $3, $4, {clock})"))
+        .bind(id.to_string())
+        .bind(kind)
+        .bind(jws)
+        .bind(leaves.join(" "))
+        .execute(connection)
+        .await?;
+    Ok(id)
+}
+
+fn record(new: &NewAttempt<'_>) -> Result<String> {
+    record_text(new.ticket, &new.charge, new.counted.map(|counted| counted.delivered_sha256))
+}
+
+/// The text that the gateway signs of an attempt.
+pub(super) fn record_text(ticket: &Ticket, charge: &Charge, delivered: Option<Hash>) -> Result<String> {
+    serde_json::to_string(&charge.record(ticket, delivered)).map_err(|_| StoreError::corrupt("a record has no JSON"))
+}
+
+fn posting(new: &NewAttempt<'_>) -> Result<Posting> {
+    let Parties { allowance, pending } = Parties::of(new.ticket)?;
+    let parts = [(pending, new.charge.share()), (LedgerId::revenue(), new.charge.fee)];
+    Posting::from_source(PostingKind::Settle, reference(new.ticket), allowance, parts)
+        .ok_or(StoreError::Invalid("more money than 64 bits hold"))
+}
+
+/// The ledger accounts that a ticket names.
+pub(super) struct Parties {
+    pub allowance: LedgerId,
+    pub pending: LedgerId,
+}
+
+impl Parties {
+    pub fn of(ticket: &Ticket) -> Result<Self> {
+        let malformed = || StoreError::corrupt("a ticket of ours names what has no id");
+        let allowance: AllowanceId = ticket.allowance.parse().map_err(|_| malformed())?;
+        let provider: ProviderId = ticket.provider.parse().map_err(|_| malformed())?;
+        Ok(Self { allowance: LedgerId::allowance(allowance), pending: LedgerId::provider_pending(&provider) })
+    }
+}
+
+/// What the books already hold of one job, and what may still be charged for it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct JobSoFar {
+    pub charged: NanoUsd,
+    /// The highest of its attempts' ceilings: each says what the whole job may cost at that attempt's ask.
+    pub ceiling: NanoUsd,
+}
+
+impl JobSoFar {
+    /// What is left once a ticket of this job raises the ceiling to its own.
+    pub fn left(&self, ticket: &Ticket) -> NanoUsd {
+        self.ceiling.max(ticket.ceiling).checked_sub(self.charged).unwrap_or(NanoUsd::ZERO)
+    }
+
+    /// Counts an attempt in.
+    pub fn add(&mut self, ticket: &Ticket, charge: &Charge) -> Result<()> {
+        self.ceiling = self.ceiling.max(ticket.ceiling);
+        self.charged =
+            self.charged.checked_add(charge.amount).ok_or(StoreError::Invalid("more money than 64 bits hold"))?;
+        Ok(())
+    }
+}

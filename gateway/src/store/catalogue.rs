@@ -1,0 +1,89 @@
+//! The operator's catalogue in the books.
+
+use lumbung_openapi::money::{NanoUsd, TokenPrice};
+use sqlx::Row;
+use sqlx::any::AnyRow;
+
+use super::{Result, Store, StoreError, bump_epoch, sql};
+use crate::domain::catalogue::CatalogueModel;
+use crate::domain::ids::ModelId;
+
+impl Store {
+    /// The catalogue, by id.
+    pub async fn models(&self) -> Result<Vec<CatalogueModel>> {
+        let select = "SELECT id, aliases, digests, context_length, max_completion_tokens, prompt_price, completion_price,
+                             created_at FROM models ORDER BY id";
+        sqlx::query(select).fetch_all(&self.reader).await?.iter().map(model).collect()
+    }
+
+    /// Adds a model, or changes the one of that id (its `created_at_us` stays as it was, and is not read here).
+    /// Fails with `Conflict` if one of its names is another model's, with `Invalid` for a price below zero.
+    pub async fn upsert_model(&self, model: &CatalogueModel) -> Result<()> {
+        if model.reference.is_negative() {
+            return Err(StoreError::Invalid("a price must not be below zero"));
+        }
+        let mut tx = self.writer.begin().await?;
+        bump_epoch(&mut tx).await?;
+        let others = "SELECT id, aliases FROM models WHERE id <> $1";
+        for row in sqlx::query(others).bind(model.id.as_str()).fetch_all(&mut *tx).await? {
+            let (id, aliases): (String, Vec<String>) = (row.try_get(0)?, list(&row, 1)?);
+            let mine = || model.aliases.iter().map(String::as_str).chain([model.id.as_str()]);
+            if mine().any(|name| name == id || aliases.iter().any(|alias| alias == name)) {
+                return Err(StoreError::Conflict(format!("model {id} has one of these names").into()));
+            }
+        }
+        let upsert = format!(
+            "INSERT INTO models (id, aliases, digests, context_length, max_completion_tokens, prompt_price,
+                                 completion_price, created_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, {})
+             ON CONFLICT (id) DO UPDATE SET aliases = excluded.aliases, digests = excluded.digests,
+                 context_length = excluded.context_length, max_completion_tokens = excluded.max_completion_tokens,
+                 prompt_price = excluded.prompt_price, completion_price = excluded.completion_price",
+            self.clock()
+        );
+        sql::query(upsert)
+            .bind(model.id.as_str())
+            .bind(serde_json::Value::from(model.aliases.clone()).to_string())
+            .bind(serde_json::Value::from(model.digests.clone()).to_string())
+            .bind(i64::from(model.context_length))
+            .bind(model.max_completion_tokens.map(i64::from))
+            .bind(model.reference.prompt.nanos())
+            .bind(model.reference.completion.nanos())
+            .execute(&mut *tx)
+            .await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Takes a model out of the catalogue; jobs that are running go on.
+    pub async fn remove_model(&self, id: &ModelId) -> Result<()> {
+        let mut tx = self.writer.begin().await?;
+        bump_epoch(&mut tx).await?;
+        let done = sqlx::query("DELETE FROM models WHERE id = $1").bind(id.as_str()).execute(&mut *tx).await?;
+        if done.rows_affected() == 0 {
+            return Err(StoreError::Missing("model"));
+        }
+        Ok(tx.commit().await?)
+    }
+}
+
+fn model(row: &AnyRow) -> Result<CatalogueModel> {
+    let damaged = || StoreError::corrupt("a model of the catalogue is malformed");
+    let count = |n: i64| u32::try_from(n).map_err(|_| damaged());
+    Ok(CatalogueModel {
+        id: row.try_get::<String, _>(0)?.parse().map_err(|_| damaged())?,
+        aliases: list(row, 1)?,
+        digests: list(row, 2)?,
+        context_length: count(row.try_get(3)?)?,
+        max_completion_tokens: row.try_get::<Option<i64>, _>(4)?.map(count).transpose()?,
+        reference: TokenPrice {
+            prompt: NanoUsd::from_nanos(row.try_get(5)?),
+            completion: NanoUsd::from_nanos(row.try_get(6)?),
+        },
+        created_at_us: row.try_get(7)?,
+    })
+}
+
+fn list(row: &AnyRow, column: usize) -> Result<Vec<String>> {
+    let text: String = row.try_get(column)?;
+    serde_json::from_str(&text).map_err(|_| StoreError::corrupt("a model of the catalogue is malformed"))
+}

@@ -1,0 +1,173 @@
+//! A replica's lease: its right to spend allowances, on the database's clock. What a replica that is gone has left is
+//! given back only after its lease has ended, so a replica must stop admitting before that.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use sqlx::Row;
+
+use super::{Result, Store, StoreError, lock, sql};
+use crate::domain::ids::ReplicaId;
+
+/// A running lease.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    /// Whose it is.
+    pub replica: ReplicaId,
+    /// How long it runs after each renewal.
+    pub length: Duration,
+    /// Read before the database was asked, so the lease runs for at least `length` from here.
+    renewed: Moment,
+}
+
+/// Another replica's lease is in the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("replica {by} holds this database for another {seconds_left} s; a gateway without Redis must be the only one")]
+pub struct LeaseHeld {
+    /// Who holds it.
+    pub by: ReplicaId,
+    /// Seconds until it ends, unless it is renewed; rounded up.
+    pub seconds_left: u64,
+}
+
+/// A moment on both of this process's clocks: the monotonic one stands still while a machine is suspended, the other one
+/// can be set.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    monotonic: Instant,
+    wall: SystemTime,
+}
+
+impl Moment {
+    fn now() -> Self {
+        Self { monotonic: Instant::now(), wall: SystemTime::now() }
+    }
+
+    /// The longer of the two times since; all of time where the wall clock was set back.
+    fn elapsed(&self) -> Duration {
+        self.monotonic.elapsed().max(self.wall.elapsed().unwrap_or(Duration::MAX))
+    }
+}
+
+impl Store {
+    /// Takes a lease for a replica that has had none. `exclusive` (no Redis, so no second gateway may run): refused while
+    /// any other lease on this database runs; without it, only while an exclusive one does.
+    pub async fn acquire_lease(
+        &self,
+        replica: &ReplicaId,
+        length: Duration,
+        exclusive: bool,
+    ) -> Result<std::result::Result<Lease, LeaseHeld>> {
+        sql::retrying(|| self.try_acquire_lease(replica, length, exclusive)).await
+    }
+
+    async fn try_acquire_lease(
+        &self,
+        replica: &ReplicaId,
+        length: Duration,
+        exclusive: bool,
+    ) -> Result<std::result::Result<Lease, LeaseHeld>> {
+        let renewed = Moment::now();
+        let (clock, mine) = (self.clock(), i64::from(exclusive));
+        let mut tx = self.writer.begin().await?;
+        lock(&mut tx, "leases").await?;
+        let held = format!(
+            "SELECT id, CAST((ends_at - {clock} + 999999) / 1000000 AS BIGINT) FROM replicas
+             WHERE ends_at > {clock} AND id <> $1 AND ($2 = 1 OR exclusive = 1) ORDER BY ends_at DESC LIMIT 1"
+        );
+        if let Some(row) = sql::query(held).bind(replica.to_string()).bind(mine).fetch_optional(&mut *tx).await? {
+            let (by, seconds_left): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
+            let by = by.parse().map_err(|_| StoreError::corrupt("a replica's id is malformed"))?;
+            return Ok(Err(LeaseHeld { by, seconds_left: seconds_left.max(0).unsigned_abs() }));
+        }
+        let insert =
+            format!("INSERT INTO replicas (id, started_at, ends_at, exclusive) VALUES ($1, {clock}, {clock} + $2, $3)");
+        sql::query(insert)
+            .bind(replica.to_string())
+            .bind(length.as_micros() as i64)
+            .bind(mine)
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(Ok(Lease { replica: *replica, length, renewed }))
+    }
+
+    /// Lets a lease run for its length from now. `false`: it has ended, and cannot be renewed any more.
+    pub async fn renew_lease(&self, lease: &mut Lease) -> Result<bool> {
+        let renewed = Moment::now();
+        let renew = format!("UPDATE replicas SET ends_at = {0} + $2 WHERE id = $1 AND ends_at > {0}", self.clock());
+        let done = sql::query(renew)
+            .bind(lease.replica.to_string())
+            .bind(lease.length.as_micros() as i64)
+            .execute(&self.writer)
+            .await?;
+        if done.rows_affected() == 0 {
+            return Ok(false);
+        }
+        lease.renewed = renewed;
+        Ok(true)
+    }
+
+    /// Ends a lease now, so that the next replica need not wait for it.
+    pub async fn end_lease(&self, lease: &Lease) -> Result<()> {
+        let end = format!("UPDATE replicas SET ends_at = {0} WHERE id = $1 AND ends_at > {0}", self.clock());
+        sql::query(end).bind(lease.replica.to_string()).execute(&self.writer).await?;
+        Ok(())
+    }
+}
+
+/// A lease in the hands of those who spend under it.
+pub struct LeaseGuard {
+    store: Store,
+    lease: Mutex<Lease>,
+    lost: AtomicBool,
+    margin: Duration,
+}
+
+impl LeaseGuard {
+    /// Guards a lease; it stops counting as valid `margin` before the database would say so.
+    pub fn new(store: Store, lease: Lease, margin: Duration) -> Self {
+        Self { store, lease: Mutex::new(lease), lost: AtomicBool::new(false), margin }
+    }
+
+    /// Whether something may still be spent under it. Asks nobody: reads this process's clocks only.
+    pub fn is_valid(&self) -> bool {
+        let lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner);
+        !self.lost.load(Ordering::Acquire) && lease.renewed.elapsed() < lease.length.saturating_sub(self.margin)
+    }
+
+    /// Renews it; call this several times per length. `false`: it is lost for good, and this process must not go on.
+    pub async fn renew(&self) -> Result<bool> {
+        let mut lease = self.lease();
+        let renewed = self.store.renew_lease(&mut lease).await?;
+        match renewed {
+            true => *self.lease.lock().unwrap_or_else(PoisonError::into_inner) = lease,
+            false => self.lost.store(true, Ordering::Release),
+        }
+        Ok(renewed)
+    }
+
+    /// Ends it: nothing may be spent any more.
+    pub async fn end(&self) -> Result<()> {
+        self.lost.store(true, Ordering::Release);
+        self.store.end_lease(&self.lease()).await
+    }
+
+    fn lease(&self) -> Lease {
+        self.lease.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neither_a_suspended_machine_nor_a_clock_set_back_lengthens_a_lease() {
+        let long_ago = Moment { monotonic: Instant::now(), wall: SystemTime::now() - Duration::from_secs(60) };
+        assert!(long_ago.elapsed() >= Duration::from_secs(60), "the machine was suspended for a minute");
+        let ahead = Moment { monotonic: Instant::now(), wall: SystemTime::now() + Duration::from_secs(60) };
+        assert_eq!(ahead.elapsed(), Duration::MAX);
+    }
+}

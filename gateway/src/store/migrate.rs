@@ -1,0 +1,29 @@
+//! The schema, embedded. How to change it: `migrations/README.md`.
+
+use std::time::Duration;
+
+use sqlx::AnyPool;
+use sqlx::SqlSafeStr;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+
+use super::error::StoreError;
+
+const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "books", include_str!("../../../migrations/0001_books.sql"))];
+
+/// Brings the schema up to date.
+pub(super) async fn run(pool: &AnyPool) -> Result<(), StoreError> {
+    let migrations = MIGRATIONS.map(|(version, name, sql)| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    });
+    let mut migrator = Migrator::with_migrations(migrations.into());
+    // An old replica must go on beside a newer one's schema.
+    migrator.set_ignore_missing(true);
+    // SQLite has no lock for migrations: where two processes start at once, the one that lost finds all done the next time.
+    for wait_ms in [50, 200, 1000] {
+        if migrator.run(pool).await.is_ok() {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+    }
+    Ok(migrator.run(pool).await?)
+}

@@ -1,0 +1,73 @@
+//! Providers in the books: their standing, and what they have earned.
+
+use lumbung_openapi::money::NanoUsd;
+use serde::Serialize;
+use sqlx::Row;
+use sqlx::any::AnyRow;
+
+use super::{Result, Store, StoreError, bump_epoch, sql};
+use crate::domain::ids::ProviderId;
+use crate::domain::posting::LedgerId;
+use crate::domain::provider::{ProviderRecord, Standing};
+
+/// What a provider has earned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Earnings {
+    /// May still be taken back.
+    #[serde(rename = "pending_usd")]
+    pub pending: NanoUsd,
+    /// For good.
+    #[serde(rename = "payable_usd")]
+    pub payable: NanoUsd,
+}
+
+impl Store {
+    /// Every provider that has joined at least once, by when it did.
+    pub async fn providers(&self) -> Result<Vec<ProviderRecord>> {
+        let select = "SELECT id, standing, first_seen, standing_since FROM providers ORDER BY first_seen, id";
+        sqlx::query(select).fetch_all(&self.reader).await?.iter().map(provider).collect()
+    }
+
+    /// A provider joins: its standing, newcomer if it was never seen. No change of the epoch: whoever does not know a
+    /// provider takes it for a newcomer, and strangers must not be able to empty caches.
+    pub async fn register_provider(&self, id: &ProviderId) -> Result<Standing> {
+        let clock = self.clock();
+        let register = format!(
+            "INSERT INTO providers (id, standing, first_seen, standing_since) VALUES ($1, 'newcomer', {clock}, {clock})
+             ON CONFLICT (id) DO UPDATE SET id = excluded.id RETURNING id, standing, first_seen, standing_since"
+        );
+        let row = sql::query(register).bind(id.as_str()).fetch_one(&self.writer).await?;
+        Ok(provider(&row)?.standing)
+    }
+
+    /// Sets a provider's standing, before it has joined if need be (a ban may come first).
+    pub async fn set_standing(&self, id: &ProviderId, standing: Standing) -> Result<()> {
+        let clock = self.clock();
+        let mut tx = self.writer.begin().await?;
+        bump_epoch(&mut tx).await?;
+        let set = format!(
+            "INSERT INTO providers (id, standing, first_seen, standing_since) VALUES ($1, $2, {clock}, {clock})
+             ON CONFLICT (id) DO UPDATE SET standing = excluded.standing, standing_since = excluded.standing_since"
+        );
+        sql::query(set).bind(id.as_str()).bind(standing.as_str()).execute(&mut *tx).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// What a provider has earned; nothing if it is unknown.
+    pub async fn earnings(&self, id: &ProviderId) -> Result<Earnings> {
+        Ok(Earnings {
+            pending: self.balance(&LedgerId::provider_pending(id)).await?,
+            payable: self.balance(&LedgerId::provider_payable(id)).await?,
+        })
+    }
+}
+
+fn provider(row: &AnyRow) -> Result<ProviderRecord> {
+    let damaged = || StoreError::corrupt("a provider's row is malformed");
+    Ok(ProviderRecord {
+        id: row.try_get::<String, _>(0)?.parse().map_err(|_| damaged())?,
+        standing: row.try_get::<String, _>(1)?.parse().map_err(|_| damaged())?,
+        first_seen_us: row.try_get(2)?,
+        standing_since_us: row.try_get(3)?,
+    })
+}

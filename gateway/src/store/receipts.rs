@@ -1,0 +1,365 @@
+//! Receipts that providers hand in, signed: each is attached to its settled attempt, or settles it where the gateway that
+//! should have is gone.
+
+use std::collections::{BTreeMap, HashMap};
+
+use lumbung_openapi::merkle::Hash;
+use lumbung_openapi::money::NanoUsd;
+use lumbung_openapi::receipt::{Receipt, ReceiptBatch, ReceiptClaims, ReceiptVerdict};
+use lumbung_openapi::ticket::Ticket;
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, Row};
+
+use super::accounts::owner_of;
+use super::attempts::{self, AttemptKey, JobSoFar, NewAttempt, Parties, attempt_key};
+use super::settle::{take, touch};
+use super::sql::{MAX_ROWS, query, rows_of};
+use super::{Result, SigningKeys, Store, StoreError, ledger, sql};
+use crate::domain::ids::{AccountId, BatchId, ProviderId};
+use crate::domain::posting::{LedgerId, Posting, PostingKind};
+use crate::domain::refusal::Refusal;
+use crate::domain::settlement::{Charge, Tokens};
+
+/// How often a batch is looked at afresh when attempts change under it; what is then still undecided is offered again.
+const TURNS: usize = 4;
+
+/// A receipt that its ticket allows.
+struct Offered<'a> {
+    index: usize,
+    ticket: &'a Ticket,
+    receipt: &'a Receipt,
+    claims: ReceiptClaims,
+}
+
+/// What the books say to a receipt.
+enum Finding {
+    Decided(ReceiptVerdict),
+    /// Its attempt is settled and has no signed receipt.
+    Attach,
+    /// Its attempt is not settled, and its replica's lease has ended.
+    Alone,
+}
+
+impl Store {
+    /// Takes a provider's receipts. The caller has verified that `provider` signed the batch, and each ticket: the ticket
+    /// of each receipt, in order, or why it is refused. Offering a receipt again changes nothing.
+    pub async fn commit_receipts(
+        &self,
+        provider: &ProviderId,
+        batch: &ReceiptBatch,
+        tickets: &[std::result::Result<Ticket, Refusal>],
+    ) -> Result<Vec<ReceiptVerdict>> {
+        let mut verdicts: Vec<Option<ReceiptVerdict>> = vec![None; batch.receipts.len()];
+        let mut offered: BTreeMap<AttemptKey, Offered<'_>> = BTreeMap::new();
+        let mut again = Vec::new();
+        for (index, (receipt, ticket)) in batch.receipts.iter().zip(tickets).enumerate() {
+            match ticket.as_ref().map_err(|refusal| *refusal).and_then(|ticket| judge(provider, receipt, ticket)) {
+                Err(refusal) => verdicts[index] = Some(refused(refusal)),
+                Ok((ticket, claims)) => match offered.get(&attempt_key(ticket)) {
+                    Some(first) if first.receipt == receipt => again.push((index, first.index)),
+                    Some(_) => verdicts[index] = Some(refused(Refusal::AnotherReceipt)),
+                    None => drop(offered.insert(attempt_key(ticket), Offered { index, ticket, receipt, claims })),
+                },
+            }
+        }
+        for _ in 0..TURNS {
+            let open: Vec<&Offered<'_>> = offered.values().filter(|o| verdicts[o.index].is_none()).collect();
+            if open.is_empty() {
+                break;
+            }
+            for (index, verdict) in sql::retrying(|| self.try_commit(batch, &open)).await? {
+                verdicts[index] = Some(verdict);
+            }
+        }
+        for (index, first) in again {
+            verdicts[index] = verdicts[first].clone();
+        }
+        Ok(verdicts.into_iter().map(|verdict| verdict.unwrap_or(ReceiptVerdict::Pending)).collect())
+    }
+
+    /// One turn: decides what can be decided, leaving out what changed meanwhile.
+    async fn try_commit(
+        &self,
+        batch: &ReceiptBatch,
+        open: &[&Offered<'_>],
+    ) -> Result<Vec<(usize, ReceiptVerdict)>> {
+        let findings = self.look_up(open).await?;
+        let (mut verdicts, mut attach, mut alone) = (Vec::new(), Vec::new(), BTreeMap::<&str, Vec<&Offered<'_>>>::new());
+        for (offered, finding) in open.iter().zip(findings) {
+            match finding {
+                Finding::Decided(verdict) => verdicts.push((offered.index, verdict)),
+                Finding::Attach => attach.push(*offered),
+                Finding::Alone => alone.entry(&offered.ticket.replica).or_default().push(*offered),
+            }
+        }
+        if attach.is_empty() && alone.is_empty() {
+            return Ok(verdicts);
+        }
+        let keys = self.signing_keys().await?;
+        let clock = self.clock();
+        let mut tx = self.writer.begin().await?;
+        for replica in alone.keys() {
+            touch(&mut tx, &clock, replica).await?;
+        }
+        let leaves: Vec<Hash> = batch.receipts.iter().map(Receipt::leaf).collect();
+        let proof = attempts::write_batch(&mut tx, &clock, "receipts", &batch.jws, &leaves).await?;
+        let now_us: i64 = query(format!("SELECT {clock}")).fetch_one(&mut *tx).await?.try_get(0)?;
+        let mut committed = attach_all(&mut tx, &clock, now_us, &attach, proof, &keys).await?;
+        let (mut new, mut refusals) = (Vec::new(), Vec::new());
+        for offered in alone.into_values().flatten() {
+            match charge_alone(&mut tx, offered, &new).await? {
+                Ok((account, charge)) => new.push(NewAttempt {
+                    ticket: offered.ticket,
+                    ticket_text: &offered.receipt.ticket,
+                    account,
+                    key: None,
+                    counted: None,
+                    receipt: Some(&offered.receipt.claims),
+                    proof: Some((proof, offered.index)),
+                    charge,
+                }),
+                Err(refusal) => refusals.push((offered.index, refused(refusal))),
+            }
+        }
+        if attempts::write(&mut tx, &clock, now_us, &new, &keys).await?.is_err() {
+            tx.rollback().await?; // settled meanwhile: the next turn sees it
+            return Ok(verdicts);
+        }
+        committed.extend(new.iter().filter_map(|new| new.proof).map(|(_, index)| index));
+        match committed.is_empty() {
+            true => tx.rollback().await?, // no receipt refers to this batch
+            false => tx.commit().await?,
+        }
+        verdicts.extend(refusals);
+        verdicts.extend(committed.into_iter().map(|index| (index, ReceiptVerdict::Committed)));
+        Ok(verdicts)
+    }
+
+    async fn look_up(&self, open: &[&Offered<'_>]) -> Result<Vec<Finding>> {
+        let now_us = self.now_us().await?;
+        let mut known: HashMap<AttemptKey, AnyRow> = HashMap::new();
+        for chunk in open.chunks(MAX_ROWS) {
+            let rows = rows_of(2, chunk.len(), 1);
+            let mut select = query(format!(
+                "WITH wanted(id, number) AS (VALUES {rows})
+                 SELECT a.job, a.attempt, a.state, a.ticket, a.receipt, a.receipt_batch
+                 FROM wanted JOIN attempts a ON a.job = wanted.id AND a.attempt = wanted.number"
+            ));
+            for offered in chunk {
+                select = select.bind(offered.ticket.job.as_str()).bind(i64::from(offered.ticket.attempt));
+            }
+            for row in select.fetch_all(&self.reader).await? {
+                known.insert((row.try_get(0)?, row.try_get::<i64, _>(1)? as u32), row);
+            }
+        }
+        let mut running: HashMap<&str, bool> = HashMap::new();
+        let mut findings = Vec::with_capacity(open.len());
+        for offered in open {
+            findings.push(match known.get(&attempt_key(offered.ticket)) {
+                Some(row) => settled(row, offered)?,
+                None if Refusal::too_late(offered.ticket, now_us) => Finding::Decided(refused(Refusal::TooLate)),
+                None => {
+                    let replica = offered.ticket.replica.as_str();
+                    let is_running = match running.get(replica) {
+                        Some(known) => *known,
+                        None => self.is_running(replica, now_us).await?,
+                    };
+                    running.insert(replica, is_running);
+                    if is_running { Finding::Decided(ReceiptVerdict::Pending) } else { Finding::Alone }
+                }
+            });
+        }
+        Ok(findings)
+    }
+
+    async fn is_running(&self, replica: &str, now_us: i64) -> Result<bool> {
+        let select = "SELECT id FROM replicas WHERE id = $1 AND ends_at > $2";
+        Ok(sqlx::query(select).bind(replica).bind(now_us).fetch_optional(&self.reader).await?.is_some())
+    }
+}
+
+fn refused(refusal: Refusal) -> ReceiptVerdict {
+    ReceiptVerdict::Refused { reason: refusal.to_string() }
+}
+
+fn judge<'a>(
+    provider: &ProviderId,
+    receipt: &Receipt,
+    ticket: &'a Ticket,
+) -> std::result::Result<(&'a Ticket, ReceiptClaims), Refusal> {
+    let claims = receipt.parse_claims().map_err(|_| Refusal::Malformed)?;
+    Refusal::of(ticket, provider, &claims)?;
+    Ok((ticket, claims))
+}
+
+/// What there is to do with a receipt whose attempt is settled.
+fn settled(row: &AnyRow, offered: &Offered<'_>) -> Result<Finding> {
+    let (state, ticket): (String, String) = (row.try_get(2)?, row.try_get(3)?);
+    let (receipt, batch): (Option<String>, Option<String>) = (row.try_get(4)?, row.try_get(5)?);
+    let is_another = receipt.is_some_and(|known| known != offered.receipt.claims) || ticket != offered.receipt.ticket;
+    Ok(match (is_another, batch) {
+        (true, _) => Finding::Decided(refused(Refusal::AnotherReceipt)),
+        (false, Some(_)) => Finding::Decided(ReceiptVerdict::Committed),
+        (false, None) if state == "withheld" => Finding::Decided(refused(Refusal::TooLate)),
+        (false, None) => Finding::Attach,
+    })
+}
+
+/// Attaches receipts to their settled attempts; those that changed meanwhile are left out. Where a receipt claims fewer
+/// tokens than were charged, the difference goes back to the account. Returns the receipts' places.
+async fn attach_all(
+    connection: &mut AnyConnection,
+    clock: &str,
+    now_us: i64,
+    attach: &[&Offered<'_>],
+    proof: BatchId,
+    keys: &SigningKeys,
+) -> Result<Vec<usize>> {
+    let by_key: HashMap<AttemptKey, &Offered<'_>> = attach.iter().map(|o| (attempt_key(o.ticket), *o)).collect();
+    let (mut places, mut corrections) = (Vec::new(), Vec::new());
+    for chunk in attach.chunks(MAX_ROWS) {
+        let rows = rows_of(4, chunk.len(), 2);
+        let mut update = query(format!(
+            "WITH offered(id, number, claims, place) AS (VALUES {rows})
+             UPDATE attempts SET receipt = offered.claims, receipt_batch = $1, receipt_index = offered.place FROM offered
+             WHERE job = offered.id AND attempt = offered.number AND receipt_batch IS NULL AND state = 'settled'
+               AND (receipt IS NULL OR receipt = offered.claims)
+             RETURNING job, attempt, account, prompt_tokens, completion_tokens, charge, fee, delivered_sha256"
+        ))
+        .bind(proof.to_string());
+        for offered in chunk {
+            update = update
+                .bind(offered.ticket.job.as_str())
+                .bind(i64::from(offered.ticket.attempt))
+                .bind(offered.receipt.claims.as_str())
+                .bind(offered.index as i64);
+        }
+        for row in update.fetch_all(&mut *connection).await? {
+            let key = (row.try_get(0)?, row.try_get::<i64, _>(1)? as u32);
+            let offered = by_key.get(&key).ok_or(StoreError::corrupt("an attempt answers that was not asked for"))?;
+            places.push(offered.index);
+            corrections.extend(Correction::of(&row, offered)?);
+        }
+    }
+    correct(connection, clock, now_us, &corrections, keys).await?;
+    Ok(places)
+}
+
+/// An attempt that was charged for more than its provider claims.
+struct Correction<'a> {
+    ticket: &'a Ticket,
+    account: AccountId,
+    was: Charge,
+    is: Charge,
+    record: String,
+}
+
+impl<'a> Correction<'a> {
+    fn of(row: &AnyRow, offered: &Offered<'a>) -> Result<Option<Self>> {
+        let damaged = || StoreError::corrupt("an attempt's row is malformed");
+        let count = |n: i64| u32::try_from(n).map_err(|_| damaged());
+        let tokens = Tokens { prompt: count(row.try_get(3)?)?, completion: count(row.try_get(4)?)? };
+        let (amount, fee) = (NanoUsd::from_nanos(row.try_get(5)?), NanoUsd::from_nanos(row.try_get(6)?));
+        let was = Charge { tokens, amount, fee };
+        let claimed = tokens.lower(Tokens::from(&offered.claims));
+        if claimed == tokens {
+            return Ok(None);
+        }
+        let is = Charge::of(offered.ticket, claimed, amount);
+        let delivered: Option<String> = row.try_get(7)?;
+        let delivered = delivered.map(|hash| hash.parse().map_err(|_| damaged())).transpose()?;
+        let record = attempts::record_text(offered.ticket, &is, delivered)?;
+        let account = row.try_get::<String, _>(2)?.parse().map_err(|_| damaged())?;
+        Ok(Some(Self { ticket: offered.ticket, account, was, is, record }))
+    }
+
+    fn posting(&self) -> Option<Posting> {
+        let pending = Parties::of(self.ticket).ok()?.pending;
+        let share = self.is.share().checked_sub(self.was.share())?;
+        let fee = self.is.fee.checked_sub(self.was.fee)?;
+        let parts = [(pending, share), (LedgerId::revenue(), fee)];
+        Posting::from_source(
+            PostingKind::Correct,
+            attempts::reference(self.ticket),
+            LedgerId::credit(self.account),
+            parts,
+        )
+    }
+}
+
+/// Posts corrections, and signs new records in the place of those that said more.
+async fn correct(
+    connection: &mut AnyConnection,
+    clock: &str,
+    now_us: i64,
+    corrections: &[Correction<'_>],
+    keys: &SigningKeys,
+) -> Result<()> {
+    if corrections.is_empty() {
+        return Ok(());
+    }
+    let records: Vec<String> = corrections.iter().map(|correction| correction.record.clone()).collect();
+    let batch = attempts::sign(connection, clock, now_us, &records, keys).await?;
+    let (mut postings, mut refunds) = (Vec::new(), BTreeMap::<AccountId, NanoUsd>::new());
+    for (index, correction) in corrections.iter().enumerate() {
+        let update = "UPDATE attempts SET prompt_tokens = $3, completion_tokens = $4, charge = $5, fee = $6, record = $7,
+                      batch = $8, batch_index = $9 WHERE job = $1 AND attempt = $2";
+        sqlx::query(update)
+            .bind(correction.ticket.job.as_str())
+            .bind(i64::from(correction.ticket.attempt))
+            .bind(i64::from(correction.is.tokens.prompt))
+            .bind(i64::from(correction.is.tokens.completion))
+            .bind(correction.is.amount.nanos())
+            .bind(correction.is.fee.nanos())
+            .bind(correction.record.as_str())
+            .bind(batch.to_string())
+            .bind(index as i64)
+            .execute(&mut *connection)
+            .await?;
+        let too_much = StoreError::Invalid("more money than 64 bits hold");
+        let refund = refunds.entry(correction.account).or_default();
+        let more = correction.was.amount.checked_sub(correction.is.amount).and_then(|more| refund.checked_add(more));
+        let (Some(sum), Some(posting)) = (more, correction.posting()) else { return Err(too_much) };
+        *refund = sum;
+        postings.push(posting);
+    }
+    for (account, refund) in refunds {
+        ledger::add_credit(connection, &LedgerId::credit(account), refund).await?;
+    }
+    ledger::write(connection, clock, &postings).await
+}
+
+/// What an attempt costs whose gateway is gone, by its receipt alone; taken from the allowance, which has its account's
+/// money until the claim window has passed. The replica's row is locked.
+async fn charge_alone(
+    connection: &mut AnyConnection,
+    offered: &Offered<'_>,
+    new: &[NewAttempt<'_>],
+) -> Result<std::result::Result<(AccountId, Charge), Refusal>> {
+    let ticket = offered.ticket;
+    let Some(account) = owner_of(connection, &ticket.allowance).await? else { return Ok(Err(Refusal::NoTicket)) };
+    let mut job = JobSoFar::default();
+    let mut tokens = Tokens::from(&offered.claims);
+    // What a later attempt went on from is all that an earlier one delivered.
+    let mut later = |attempt: u32, first_token: u32| {
+        if attempt > ticket.attempt {
+            tokens.completion = tokens.completion.min(first_token.saturating_sub(ticket.first_token));
+        }
+    };
+    for other in new.iter().filter(|other| other.ticket.job == ticket.job) {
+        later(other.ticket.attempt, other.ticket.first_token);
+        job.add(other.ticket, &other.charge)?;
+    }
+    let others = "SELECT attempt, first_token, charge, ceiling FROM attempts WHERE job = $1";
+    for row in sqlx::query(others).bind(ticket.job.as_str()).fetch_all(&mut *connection).await? {
+        later(row.try_get::<i64, _>(0)? as u32, row.try_get::<i64, _>(1)? as u32);
+        let charge = NanoUsd::from_nanos(row.try_get(2)?);
+        job.charged = job.charged.checked_add(charge).ok_or(StoreError::Invalid("more money than 64 bits hold"))?;
+        job.ceiling = job.ceiling.max(NanoUsd::from_nanos(row.try_get(3)?));
+    }
+    let charge = Charge::of(ticket, tokens, job.left(ticket));
+    if charge.amount > NanoUsd::ZERO && !take(connection, &ticket.allowance, charge.amount).await? {
+        return Ok(Err(Refusal::Released));
+    }
+    Ok(Ok((account, charge)))
+}

@@ -1,0 +1,127 @@
+//! The network's own keys: HMAC for tickets, Ed25519 for settlement roots. Shared by all gateways on one database.
+
+use std::sync::Arc;
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use jsonwebtoken::jwk::JwkSet;
+use lumbung_openapi::jws::{HmacKey, SigningKey, key_id};
+use lumbung_openapi::receipt::{RootClaims, SETTLEMENTS_TYP};
+use lumbung_openapi::ticket::{TICKET_TYP, Ticket};
+use sqlx::{AnyConnection, Row};
+use ulid::Ulid;
+
+use super::{Result, Store, StoreError, bump_epoch, lock, sql};
+use crate::domain::refusal::Refusal;
+
+/// Every key of the network. The newest of each kind signs; all of them verify.
+#[derive(Clone)]
+pub struct SigningKeys {
+    /// Id of the key that signs tickets.
+    pub ticket_kid: String,
+    /// The key that signs tickets.
+    pub ticket: Arc<HmacKey>,
+    /// Id of the key that signs settlement roots.
+    pub settlement_kid: String,
+    /// The key that signs settlement roots.
+    pub settlement: Arc<SigningKey>,
+    tickets: Vec<(String, Arc<HmacKey>)>,
+    settlements: Vec<(String, Arc<SigningKey>)>,
+}
+
+impl SigningKeys {
+    /// Signs a ticket.
+    pub fn sign_ticket(&self, ticket: &Ticket) -> String {
+        self.ticket.sign(TICKET_TYP, &self.ticket_kid, ticket)
+    }
+
+    /// A ticket's claims, if one of these keys signed it.
+    pub fn verify_ticket(&self, text: &str) -> std::result::Result<Ticket, Refusal> {
+        let kid = key_id(text).map_err(|_| Refusal::NoTicket)?;
+        let (_, key) = self.tickets.iter().find(|(id, _)| *id == kid).ok_or(Refusal::NoTicket)?;
+        key.verify(TICKET_TYP, text).map_err(|_| Refusal::NoTicket)
+    }
+
+    /// Signs the claims of a root over settlement records.
+    pub fn sign_settlements(&self, claims: &RootClaims) -> String {
+        self.settlement.sign_with_kid(SETTLEMENTS_TYP, &self.settlement_kid, claims)
+    }
+
+    /// The public keys that settlement roots verify with, retired ones included.
+    pub fn published(&self) -> JwkSet {
+        let jwk = |(kid, key): &(String, Arc<SigningKey>)| key.public().to_jwk(Some(kid.clone()));
+        JwkSet { keys: self.settlements.iter().map(jwk).collect() }
+    }
+}
+
+impl Store {
+    /// The network's keys; makes them where there are none yet.
+    pub async fn signing_keys(&self) -> Result<SigningKeys> {
+        if let Some(keys) = read(&mut *self.reader.acquire().await?).await? {
+            return Ok(keys);
+        }
+        sql::retrying(|| self.make_signing_keys(false)).await
+    }
+
+    /// Adds new keys, which sign from now on; what the old ones signed still verifies. Gateways see it by the epoch.
+    pub async fn rotate_signing_keys(&self) -> Result<SigningKeys> {
+        sql::retrying(|| self.make_signing_keys(true)).await
+    }
+
+    async fn make_signing_keys(&self, rotate: bool) -> Result<SigningKeys> {
+        let mut tx = self.writer.begin().await?;
+        if rotate {
+            bump_epoch(&mut tx).await?;
+        }
+        lock(&mut tx, "signing_keys").await?;
+        if let Some(keys) = read(&mut tx).await?
+            && !rotate
+        {
+            return Ok(keys); // another process was first
+        }
+        for kind in ["hmac", "ed25519"] {
+            let mut secret = [0; 32];
+            getrandom::fill(&mut secret).map_err(|error| StoreError::Unavailable(sqlx::Error::Io(error.into())))?;
+            let insert = format!(
+                "INSERT INTO signing_keys (id, kind, secret, created_at) VALUES ($1, $2, $3, {})",
+                self.clock()
+            );
+            sql::query(insert)
+                .bind(Ulid::generate().to_string())
+                .bind(kind)
+                .bind(BASE64_URL_SAFE_NO_PAD.encode(secret))
+                .execute(&mut *tx)
+                .await?;
+        }
+        let keys = read(&mut tx).await?.ok_or_else(|| StoreError::corrupt("signing keys vanish"))?;
+        tx.commit().await?;
+        Ok(keys)
+    }
+}
+
+async fn read(connection: &mut AnyConnection) -> Result<Option<SigningKeys>> {
+    let newest_first = "SELECT id, kind, secret FROM signing_keys ORDER BY created_at DESC, id DESC";
+    let (mut tickets, mut settlements) = (Vec::new(), Vec::new());
+    for row in sqlx::query(newest_first).fetch_all(connection).await? {
+        let (id, kind, secret): (String, String, String) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        let secret: [u8; 32] = BASE64_URL_SAFE_NO_PAD
+            .decode(secret)
+            .ok()
+            .and_then(|secret| secret.try_into().ok())
+            .ok_or_else(|| StoreError::corrupt("a signing key is malformed"))?;
+        match kind.as_str() {
+            "hmac" => tickets.push((id, Arc::new(HmacKey::from_secret(&secret)))),
+            _ => settlements.push((id, Arc::new(SigningKey::from_seed(&secret)))),
+        }
+    }
+    let (Some((ticket_kid, ticket)), Some((settlement_kid, settlement))) = (tickets.first(), settlements.first()) else {
+        return Ok(None);
+    };
+    Ok(Some(SigningKeys {
+        ticket_kid: ticket_kid.clone(),
+        ticket: ticket.clone(),
+        settlement_kid: settlement_kid.clone(),
+        settlement: settlement.clone(),
+        tickets,
+        settlements,
+    }))
+}

@@ -1,0 +1,11 @@
+//! The whole product, as its users meet it: real processes, real databases, real kills.
+
+mod support;
+
+mod charging;
+mod disconnects;
+mod errors;
+mod kills;
+mod refused;
+mod sdk;
+mod streams;

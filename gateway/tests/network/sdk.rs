@@ -1,0 +1,56 @@
+//! The official SDKs, unmodified, against a real gateway and a real provider with the bundled model.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::client::Client;
+use crate::support::provider::ProviderSetup;
+use crate::support::{Books, Network, Setup};
+
+const MODEL: &str = "lumbung/padi";
+const IDLE: &str = "lumbung/idle";
+
+fn tool(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run through `make test`"))
+}
+
+fn folder(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+async fn network() -> (Network, crate::support::provider::Provider) {
+    let network = Setup::new(Books::Sqlite).with_model(MODEL, 2048).with_model(IDLE, 2048).start().await;
+    let provider = network.provider(ProviderSetup::bundled(MODEL)).await;
+    (network, provider)
+}
+
+async fn run(mut command: Command, network: &Network, rich: &Client, poor: &Client) {
+    command.env("BASE_URL", format!("{}/v1", network.base)).env("API_KEY", &rich.key).env("POOR_KEY", &poor.key);
+    command.env("MODEL", MODEL).env("IDLE_MODEL", IDLE).env("QUESTIONS", folder("../provider-runtime/models/questions.json"));
+    let output = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("it runs");
+    let said = format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}");
+    println!("{said}");
+}
+
+#[tokio::test]
+async fn python() {
+    let (network, provider) = network().await;
+    let (rich, poor) = (network.client("1").await, network.client("0").await);
+    let mut command = Command::new(tool("LUMBUNG_TEST_PYTHON"));
+    command.args(["-m", "pytest", "-q", "-p", "no:cacheprovider"]).arg(folder("tests/sdk/test_openai.py"));
+    run(command, &network, &rich, &poor).await;
+    provider.receipts_acknowledged().await;
+    network.finish().await;
+}
+
+#[tokio::test]
+async fn node() {
+    let (network, provider) = network().await;
+    let (rich, poor) = (network.client("1").await, network.client("0").await);
+    let mut command = Command::new(tool("LUMBUNG_TEST_NODE"));
+    command.env("NODE_PATH", tool("LUMBUNG_TEST_NODE_PATH")).arg("--test").arg(folder("tests/sdk/openai.test.mjs"));
+    run(command, &network, &rich, &poor).await;
+    provider.receipts_acknowledged().await;
+    network.finish().await;
+}

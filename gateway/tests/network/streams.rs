@@ -1,0 +1,70 @@
+//! The tunnel: paused readers cost nobody else anything, and the provider listens on nothing.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use serde_json::json;
+
+use crate::support::client::{Client, read};
+use crate::support::provider::ProviderSetup;
+use crate::support::{Books, Setup};
+
+const TOKENS: u32 = 500;
+const STREAMS: usize = 100;
+
+async fn healthy(client: &Client) -> Duration {
+    let began = Instant::now();
+    let streams = (0..STREAMS).map(|_| async {
+        let streamed = client.stream("healthy", json!({})).await;
+        assert!(streamed.done && streamed.error.is_none(), "{:?}", streamed.error);
+        assert_eq!(streamed.usage.map(|u| u.completion_tokens), Some(TOKENS));
+    });
+    join_all(streams).await;
+    began.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn paused_readers_stall_nobody() {
+    let network = Setup::new(Books::Sqlite).start().await;
+    let script = json!([
+        // Far more than sockets and windows hold, so that the readers really are in the way.
+        {"match": "paused", "tokens": 20_000, "prompt_tokens": 1, "word": " a-word-of-some-length", "delay_ms_per_token": 0.05},
+        {"match": "*", "tokens": TOKENS, "prompt_tokens": 1, "delay_ms_per_token": 4}
+    ]);
+    let provider = network.provider(ProviderSetup::scripted(script)).await;
+    assert_eq!(provider.process.listening(), Vec::<String>::new(), "a provider listens on no port");
+    let client = network.client("100").await;
+    let alone = healthy(&client).await;
+
+    let paused = join_all((0..STREAMS).map(|_| client.open("paused", json!({"max_tokens": 20_000})))).await;
+    let beside = healthy(&client).await;
+    assert!(beside < alone.mul_f64(1.5), "alone {alone:?}, beside paused readers {beside:?}");
+
+    let resident = network.gateway.resident();
+    let bound = 64 * (1 << 20) + STREAMS as u64 * (5 << 20);
+    assert!(resident < bound, "{resident} bytes resident, the bound is {bound}");
+    assert_eq!(provider.status()["connected"].as_array().map(Vec::len), Some(1), "the tunnel stands");
+    assert!(!network.gateway.log().contains("tunnel ended"));
+    // Whoever reads on gets everything, or a well-formed end.
+    let mut paused = paused.into_iter();
+    let resumed = read(paused.next().expect("a stream")).await;
+    assert!(resumed.done);
+    drop(paused);
+    network.finish().await;
+}
+
+#[tokio::test]
+async fn clients_that_leave_in_a_burst_do_not_end_the_tunnel() {
+    let network = Setup::new(Books::Sqlite).start().await;
+    let script = json!([{"match": "*", "tokens": 5000, "prompt_tokens": 1, "delay_ms_per_token": 20}]);
+    let provider = network.provider(ProviderSetup::scripted(script)).await;
+    let client = network.client("100").await;
+    for _ in 0..3 {
+        drop(join_all((0..300).map(|_| client.open("x", json!({"max_tokens": 100})))).await);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    assert_eq!(client.ask("x", json!({"max_tokens": 3})).await.usage.map(|u| u.completion_tokens), Some(3));
+    assert!(!network.gateway.log().contains("tunnel ended"));
+    provider.receipts_acknowledged().await;
+    network.finish().await;
+}

@@ -1,0 +1,230 @@
+//! A whole network on this machine: a real gateway, real providers, a real database; started, killed and checked by tests.
+
+pub mod client;
+pub mod process;
+pub mod provider;
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use lumbung_gateway::domain::catalogue::CatalogueModel;
+use lumbung_gateway::domain::ids::AccountId;
+use lumbung_gateway::store::{CreditKind, Store};
+use lumbung_openapi::money::{NanoUsd, TokenPrice};
+use serde_json::Value;
+use sqlx::Connection;
+
+use client::Client;
+use process::{Process, free_port, wait_until};
+use provider::{Provider, ProviderSetup};
+
+/// The model that scripted providers serve.
+pub const MODEL: &str = "lumbung/scripted";
+/// The catalogue's cap on asks, which is also what the test providers ask.
+pub const ASK: (&str, &str) = ("0.50", "2");
+
+/// Which database keeps the books.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Books {
+    Sqlite,
+    Postgres,
+}
+
+/// A network that is being described.
+pub struct Setup {
+    books: Books,
+    models: Vec<(String, u32)>,
+    gateway_flags: Vec<String>,
+}
+
+/// A running network. [`Network::finish`] must be called: it checks the books.
+pub struct Network {
+    pub store: Store,
+    pub gateway: Process,
+    pub base: String,
+    pub folder: tempfile::TempDir,
+    database_url: Option<String>,
+    gateway_flags: Vec<String>,
+    finished: bool,
+}
+
+pub fn usd(text: &str) -> NanoUsd {
+    text.parse().expect("an amount of dollars")
+}
+
+impl Setup {
+    pub fn new(books: Books) -> Self {
+        Self { books, models: vec![(MODEL.into(), 100_000)], gateway_flags: Vec::new() }
+    }
+
+    pub fn with_model(mut self, id: &str, context_length: u32) -> Self {
+        self.models.push((id.into(), context_length));
+        self
+    }
+
+    pub fn with_gateway_flag(mut self, flag: &str, value: &str) -> Self {
+        self.gateway_flags.extend([flag.to_owned(), value.to_owned()]);
+        self
+    }
+
+    pub async fn start(self) -> Network {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let database_url = match self.books {
+            Books::Sqlite => None,
+            Books::Postgres => Some(fresh_postgres().await),
+        };
+        let url = database_url.clone().unwrap_or_else(|| format!("sqlite:{}", folder.path().join("books.db").display()));
+        let store = Store::open(&url).await.expect("the books open");
+        for (id, context_length) in &self.models {
+            store.upsert_model(&catalogue_model(id, *context_length)).await.expect("the catalogue takes a model");
+        }
+        let base = format!("http://127.0.0.1:{}", free_port());
+        let gateway = start_gateway(&base, folder.path(), database_url.as_deref(), &self.gateway_flags);
+        let network = Network {
+            store,
+            gateway,
+            base,
+            folder,
+            database_url,
+            gateway_flags: self.gateway_flags,
+            finished: false,
+        };
+        network.ready().await;
+        network
+    }
+}
+
+impl Network {
+    /// A provider of the scripted model; ready when this returns.
+    pub async fn scripted(&self, script: Value) -> Provider {
+        self.provider(ProviderSetup::scripted(script)).await
+    }
+
+    pub async fn provider(&self, setup: ProviderSetup) -> Provider {
+        let provider = setup.start(&self.base);
+        provider.connected().await;
+        self.serves(&provider.model).await;
+        provider
+    }
+
+    /// Waits until someone serves this model.
+    pub async fn serves(&self, model: &str) {
+        let url = format!("{}/v1/models", self.base);
+        wait_until(&format!("{model} is served"), Duration::from_secs(20), async || {
+            let Ok(response) = reqwest::get(&url).await else { return false };
+            let Ok(list) = response.json::<Value>().await else { return false };
+            list["data"].as_array().is_some_and(|models| models.iter().any(|m| m["id"] == model))
+        })
+        .await;
+    }
+
+    /// A client with a fresh account of so many dollars.
+    pub async fn client(&self, dollars: &str) -> Client {
+        let account = self.store.create_account("test").await.expect("an account").id;
+        let credit = usd(dollars);
+        if credit > NanoUsd::ZERO {
+            self.store.add_credit(&account, credit, CreditKind::Paid, "test").await.expect("credit");
+        }
+        let (_, secret) = self.store.create_key(&account, "test").await.expect("a key");
+        Client::new(self.base.clone(), secret, account)
+    }
+
+    /// What an account has left.
+    pub async fn balance(&self, account: &AccountId) -> NanoUsd {
+        self.store.account_balance(account).await.expect("a balance").spendable
+    }
+
+    /// Waits until an account has so much left: settlements take a moment.
+    pub async fn balance_becomes(&self, account: &AccountId, expected: NanoUsd) {
+        let reached = async || self.balance(account).await == expected;
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        while !reached().await {
+            let now = self.balance(account).await;
+            assert!(tokio::time::Instant::now() < deadline, "the balance is {now}, not {expected}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub async fn ready(&self) {
+        let url = format!("{}/health/ready", self.base);
+        wait_until("the gateway is ready", Duration::from_secs(30), async || {
+            reqwest::get(&url).await.is_ok_and(|response| response.status() == 200)
+        })
+        .await;
+    }
+
+    /// Kills the gateway as a power cut would.
+    pub fn kill_gateway(&mut self) {
+        self.gateway.kill();
+    }
+
+    /// Starts it again, on the same port and the same books.
+    pub async fn restart_gateway(&mut self) {
+        self.gateway = start_gateway(&self.base, self.folder.path(), self.database_url.as_deref(), &self.gateway_flags);
+        self.ready().await;
+    }
+
+    /// Recomputes every balance from the entries; panics with the differences.
+    pub async fn check_books(&self) {
+        let report = self.store.books_check().await.expect("the books can be read");
+        assert!(report.is_right(), "the books do not agree: {report:?}");
+    }
+
+    /// Ends the test: the books must agree, while the gateway runs and after it has stopped.
+    pub async fn finish(mut self) {
+        self.finished = true;
+        self.check_books().await;
+        self.gateway.terminate(Duration::from_secs(40)).await;
+        self.check_books().await;
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        if !self.finished && !std::thread::panicking() {
+            panic!("a test must end with Network::finish, which checks the books");
+        }
+    }
+}
+
+fn start_gateway(base: &str, folder: &std::path::Path, database_url: Option<&str>, flags: &[String]) -> Process {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_lumbung-gateway"));
+    command.arg("serve").args(["--listen", base.trim_start_matches("http://")]).args(flags);
+    command.env_remove("DATABASE_URL").env_remove("REDIS_URL").env("LUMBUNG_DATA_DIR", folder).env("LUMBUNG_LEASE_SECS", "3");
+    command.env("RUST_LOG", std::env::var("LUMBUNG_TEST_LOG").unwrap_or_else(|_| "info".into()));
+    if let Some(url) = database_url {
+        command.env("DATABASE_URL", url);
+    }
+    Process::start("gateway", command, Some(folder.join("gateway.log")))
+}
+
+fn catalogue_model(id: &str, context_length: u32) -> CatalogueModel {
+    CatalogueModel {
+        id: id.parse().expect("a model id"),
+        aliases: Vec::new(),
+        digests: Vec::new(),
+        context_length,
+        max_completion_tokens: None,
+        reference: TokenPrice { prompt: usd(ASK.0), completion: usd(ASK.1) },
+        created_at_us: 1_700_000_000_000_000,
+    }
+}
+
+/// A database of its own on the server that `make test` has started.
+async fn fresh_postgres() -> String {
+    let server = std::env::var("LUMBUNG_TEST_POSTGRES").expect("LUMBUNG_TEST_POSTGRES is not set: run through `make test`");
+    let name = format!("net_{}", ulid::Ulid::generate().to_string().to_lowercase());
+    let mut connection = sqlx::PgConnection::connect(&server).await.expect("the test server answers");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut connection).await.expect("a database");
+    let (server, _) = server.rsplit_once('/').expect("a URL with a database");
+    format!("{server}/{name}")
+}
+
+/// The folder of the programs under test.
+pub fn programs() -> PathBuf {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER
+        .get_or_init(|| PathBuf::from(env!("CARGO_BIN_EXE_lumbung-gateway")).parent().expect("a folder").to_owned())
+        .clone()
+}

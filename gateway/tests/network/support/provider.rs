@@ -1,0 +1,116 @@
+//! Real providers, with a scripted engine or the bundled model.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::process::{Process, wait_until};
+use super::{ASK, MODEL, programs};
+
+/// A provider that is being described.
+pub struct ProviderSetup {
+    model: String,
+    flags: Vec<String>,
+    script: Option<Value>,
+    folder: Option<tempfile::TempDir>,
+}
+
+/// A running provider.
+pub struct Provider {
+    pub model: String,
+    pub process: Process,
+    pub folder: Option<tempfile::TempDir>,
+    flags: Vec<String>,
+    base: String,
+}
+
+impl ProviderSetup {
+    /// Answers from a script, in as many slots as anyone could want.
+    pub fn scripted(script: Value) -> Self {
+        let flags = ["--engine", "scripted", "--slots", "1024"].map(str::to_owned).into();
+        Self { model: MODEL.into(), flags, script: Some(script), folder: None }
+    }
+
+    /// Answers with the bundled model.
+    pub fn bundled(model: &str) -> Self {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../provider-runtime/models/padi");
+        let flags = vec!["--engine".into(), "mistral".into(), "--model".into(), folder.display().to_string()];
+        Self { model: model.into(), flags, script: None, folder: None }
+    }
+
+    pub fn slots(mut self, slots: u32) -> Self {
+        self.flags.extend(["--slots".to_owned(), slots.to_string()]);
+        if let Some(at) = self.flags.iter().position(|flag| flag == "--slots") {
+            self.flags[at + 1] = slots.to_string();
+            self.flags.truncate(self.flags.len() - 2);
+        }
+        self
+    }
+
+    pub fn start(self, base: &str) -> Provider {
+        let folder = self.folder.unwrap_or_else(|| tempfile::tempdir().expect("a temporary folder"));
+        let mut flags = self.flags;
+        flags.extend(["--model-id".to_owned(), self.model.clone()]);
+        flags.extend(["--ask-prompt", ASK.0, "--ask-completion", ASK.1].map(str::to_owned));
+        if let Some(script) = self.script {
+            let path = folder.path().join("script.json");
+            std::fs::write(&path, script.to_string()).expect("a script is written");
+            flags.extend(["--script".to_owned(), path.display().to_string()]);
+        }
+        let process = start(&flags, base, folder.path());
+        Provider { model: self.model, process, folder: Some(folder), flags, base: base.to_owned() }
+    }
+}
+
+impl Provider {
+    fn path(&self) -> &std::path::Path {
+        self.folder.as_ref().expect("a running provider has its folder").path()
+    }
+
+    /// What its own status file says.
+    pub fn status(&self) -> Value {
+        let text = std::fs::read_to_string(self.path().join("status.json")).unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or(Value::Null)
+    }
+
+    /// Tokens that came out of its engine, by its own counter.
+    pub fn generated(&self) -> u64 {
+        self.status()["completion_tokens"].as_u64().unwrap_or(0)
+    }
+
+    pub async fn connected(&self) {
+        wait_until("the provider has a tunnel", Duration::from_secs(60), async || {
+            self.status()["connected"].as_array().is_some_and(|replicas| !replicas.is_empty())
+        })
+        .await;
+    }
+
+    pub async fn receipts_acknowledged(&self) {
+        wait_until("every receipt is acknowledged", Duration::from_secs(30), async || {
+            self.status()["receipts_unacknowledged"] == 0 && self.status()["pid"] == self.process.id()
+        })
+        .await;
+    }
+
+    /// `kill -9`, then a new process with the same identity and journal.
+    pub fn restart(&mut self) {
+        self.process.kill();
+        let _ = std::fs::remove_file(self.path().join("status.json"));
+        self.process = start(&self.flags, &self.base, &self.path().to_owned());
+    }
+
+    /// Its identity's seed, for tests that act as this provider.
+    pub fn seed(&self) -> [u8; 32] {
+        let bytes = std::fs::read(self.path().join("identity.key")).expect("an identity");
+        bytes.try_into().expect("a seed of 32 bytes")
+    }
+}
+
+fn start(flags: &[String], base: &str, folder: &std::path::Path) -> Process {
+    let mut command = Command::new(programs().join("lumbung-provider"));
+    command.args(["--data-dir", &folder.display().to_string()]).arg("serve").args(["--gateway", base]).args(flags);
+    command.env("RUST_LOG", "info");
+    Process::start("provider", command, Some(folder.join("provider.log")))
+}

@@ -1,0 +1,191 @@
+//! The request of `POST /v1/chat/completions` as the document describes it. What reads a request is [`crate::chat`],
+//! member by member, so that an error can name the member; a test holds the two together.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// A chat. Members outside OpenAI's specification are passed on to the provider; members of it that the chosen model
+/// cannot honour are refused by name, never ignored. Null is the same as absent.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct ChatCompletionRequest {
+    /// A model's id, from `GET /v1/models`.
+    #[schema(example = "lumbung/padi", min_length = 1, max_length = 256)]
+    pub model: String,
+    /// The conversation so far.
+    #[schema(min_items = 1, max_items = 2048)]
+    pub messages: Vec<RequestMessage>,
+    /// Send the answer as server-sent events.
+    pub stream: Option<bool>,
+    /// Only with `stream`.
+    pub stream_options: Option<StreamOptions>,
+    /// The same as `max_completion_tokens`.
+    #[schema(minimum = 1)]
+    pub max_tokens: Option<u32>,
+    /// The most completion tokens of each answer.
+    #[schema(minimum = 1)]
+    pub max_completion_tokens: Option<u32>,
+    /// How many answers.
+    #[schema(minimum = 1, maximum = 16)]
+    pub n: Option<u32>,
+    /// 0 is greedy.
+    #[schema(minimum = 0, maximum = 2)]
+    pub temperature: Option<f32>,
+    /// Nucleus sampling.
+    #[schema(minimum = 0, maximum = 1)]
+    pub top_p: Option<f32>,
+    /// Repeats the answer on the same weights.
+    pub seed: Option<i64>,
+    /// Against tokens by how often they have occurred.
+    #[schema(minimum = -2, maximum = 2)]
+    pub frequency_penalty: Option<f32>,
+    /// Against tokens that have occurred.
+    #[schema(minimum = -2, maximum = 2)]
+    pub presence_penalty: Option<f32>,
+    /// By token id, −100 to 100.
+    pub logit_bias: Option<BTreeMap<String, f32>>,
+    /// Texts before which the answer ends.
+    pub stop: Option<Stop>,
+    /// Return the log-probabilities of the tokens.
+    pub logprobs: Option<bool>,
+    /// How many alternatives with each; needs `logprobs`.
+    #[schema(minimum = 0, maximum = 20)]
+    pub top_logprobs: Option<u8>,
+    /// `{"type": "text"}`, `{"type": "json_object"}` or `{"type": "json_schema", "json_schema": …}`.
+    #[schema(value_type = Option<Object>)]
+    pub response_format: Option<serde_json::Value>,
+    /// Tools that the model may call.
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub tools: Option<Vec<serde_json::Value>>,
+    /// `none`, `auto`, `required`, or an object that names a tool.
+    #[schema(value_type = Option<Value>)]
+    pub tool_choice: Option<serde_json::Value>,
+    /// Whether several tools may be called at once.
+    pub parallel_tool_calls: Option<bool>,
+    /// The older form of `tools`.
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub functions: Option<Vec<serde_json::Value>>,
+    /// The older form of `tool_choice`.
+    #[schema(value_type = Option<Value>)]
+    pub function_call: Option<serde_json::Value>,
+    /// Such as `low`.
+    pub reasoning_effort: Option<String>,
+    /// Such as `low`.
+    pub verbosity: Option<String>,
+    /// Of the answer: `text`, `audio`.
+    pub modalities: Option<Vec<String>>,
+    /// How spoken answers sound.
+    #[schema(value_type = Option<Object>)]
+    pub audio: Option<serde_json::Value>,
+    /// Text that the answer is expected to repeat.
+    #[schema(value_type = Option<Object>)]
+    pub prediction: Option<serde_json::Value>,
+    /// Keep the answer for later retrieval.
+    pub store: Option<bool>,
+    /// Search the web first.
+    #[schema(value_type = Option<Object>)]
+    pub web_search_options: Option<serde_json::Value>,
+    /// A label; changes nothing about the answer.
+    pub user: Option<String>,
+    /// A label; changes nothing about the answer.
+    pub safety_identifier: Option<String>,
+    /// A label; changes nothing about the answer.
+    pub prompt_cache_key: Option<String>,
+    /// A label; changes nothing about the answer.
+    pub prompt_cache_retention: Option<String>,
+    /// A label; changes nothing about the answer.
+    pub service_tier: Option<String>,
+    /// Labels; change nothing about the answer.
+    pub metadata: Option<BTreeMap<String, String>>,
+}
+
+/// Only with `stream`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct StreamOptions {
+    /// End the stream with a chunk that holds the usage and no choices.
+    pub include_usage: Option<bool>,
+}
+
+/// One message.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct RequestMessage {
+    /// Who speaks.
+    pub role: RequestRole,
+    /// What is said; an assistant's message that calls tools may have none.
+    pub content: Option<Content>,
+    /// Who exactly speaks.
+    pub name: Option<String>,
+}
+
+/// Who speaks.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RequestRole {
+    /// The operator of the application.
+    System,
+    /// The same.
+    Developer,
+    /// The person.
+    User,
+    /// The model.
+    Assistant,
+    /// A tool that the model called.
+    Tool,
+    /// The older form of `tool`.
+    Function,
+}
+
+/// Text, or parts.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum Content {
+    /// Text.
+    Text(String),
+    /// Parts, in order.
+    Parts(Vec<ContentPart>),
+}
+
+/// One part of a message.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ContentPart {
+    /// Text.
+    Text {
+        /// The text.
+        text: String,
+    },
+    /// An assistant's refusal.
+    Refusal {
+        /// The text.
+        refusal: String,
+    },
+    /// A picture.
+    ImageUrl {
+        /// `{"url": …}`.
+        #[schema(value_type = Object)]
+        image_url: serde_json::Value,
+    },
+    /// Sound.
+    InputAudio {
+        /// `{"data": …, "format": …}`.
+        #[schema(value_type = Object)]
+        input_audio: serde_json::Value,
+    },
+    /// A file.
+    File {
+        /// `{"file_data": …}`.
+        #[schema(value_type = Object)]
+        file: serde_json::Value,
+    },
+}
+
+/// One text, or up to four.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum Stop {
+    /// One.
+    One(String),
+    /// Several.
+    Several(Vec<String>),
+}

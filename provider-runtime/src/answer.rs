@@ -1,0 +1,313 @@
+//! An answer on its way: the body of a job's response, which makes frames of an engine's events as HTTP/2 asks for
+//! them. HTTP/2 drops it when the gateway resets the stream or is gone; that drops the generation, and keeps the
+//! receipt for what was handed over until then.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame};
+use lumbung_openapi::error::ErrorObject;
+use lumbung_openapi::frame::{FrameKind, MAX_PAYLOAD, PromptCount};
+use lumbung_openapi::receipt::{Receipt, ReceiptClaims};
+use lumbung_openapi::ticket::Ticket;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, Sleep};
+
+use crate::engine::{EngineError, Event, FinishReason, Generation, Tokens};
+use crate::intake::Vouchers;
+use crate::journal::{Kept, Place};
+use crate::node::Node;
+use crate::outgoing::Outgoing;
+use crate::refusal::Refusal;
+use crate::render::{Chunks, Completion, Shape};
+
+/// How often the gateway learns of the progress of an answer that is not streamed.
+const PROGRESS_EVERY: Duration = Duration::from_millis(50);
+/// Events that are taken at once, and bytes that one DATA frame is filled up to while more events are ready.
+const EVENTS_AT_ONCE: usize = 128;
+const ENOUGH_BYTES: usize = 32 << 10;
+
+/// A job that was accepted: what its answer needs beside the engine.
+pub struct Accepted {
+    /// The provider.
+    pub node: Arc<Node>,
+    /// The ticket as it came.
+    pub ticket_text: String,
+    /// The same, read.
+    pub ticket: Ticket,
+    /// Digest of the weights that answer.
+    pub weights_digest: String,
+    /// Held until the answer is over.
+    pub slot: OwnedSemaphorePermit,
+    /// The receipt's place in the journal.
+    pub place: Place,
+    /// The rest of the request's body.
+    pub vouchers: Vouchers,
+}
+
+/// An answer on its way.
+pub struct Answer {
+    outgoing: Outgoing,
+    /// `None` once the answer is over.
+    running: Option<Running>,
+}
+
+/// What is there while the engine works.
+struct Running {
+    job: Accepted,
+    generation: Generation,
+    rendering: Rendering,
+    finished: Vec<Option<FinishReason>>,
+    prompt: PromptCount,
+    /// The engine's own final count.
+    total: Option<u32>,
+    /// Reused from poll to poll.
+    events: Vec<Event>,
+}
+
+enum Rendering {
+    Streamed(Chunks),
+    Whole { completion: Completion, next_progress: Pin<Box<Sleep>> },
+}
+
+/// How an answer ended.
+enum Ending {
+    /// With the whole body, where it is not streamed.
+    Complete(Option<BytesMut>),
+    Failed(EngineError),
+    Cancelled,
+}
+
+impl Answer {
+    /// Begins to send what the engine makes.
+    pub fn new(job: Accepted, generation: Generation, stream: bool, shape: Shape) -> Self {
+        let rendering = match stream {
+            true => Rendering::Streamed(Chunks::new(&job.ticket, shape)),
+            false => Rendering::Whole {
+                completion: Completion::new(&job.ticket, shape),
+                next_progress: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            },
+        };
+        job.node.counters.started.add(1);
+        let running = Running {
+            job,
+            generation,
+            rendering,
+            finished: vec![None; shape.choices],
+            prompt: PromptCount::default(),
+            total: None,
+            events: Vec::new(),
+        };
+        Self { outgoing: Outgoing::new(shape.choices), running: Some(running) }
+    }
+
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        while let Some(running) = &mut self.running {
+            if self.outgoing.len() >= ENOUGH_BYTES {
+                running.frame_what_is_due(&mut self.outgoing, cx);
+                break;
+            }
+            match running.poll_events(&mut self.outgoing, cx) {
+                Poll::Ready(Some(ending)) => self.end(ending),
+                Poll::Ready(None) => {}
+                Poll::Pending => {
+                    running.frame_what_is_due(&mut self.outgoing, cx);
+                    break;
+                }
+            }
+        }
+        match (self.outgoing.take(), &self.running) {
+            (Some(bytes), _) => Poll::Ready(Some(bytes)),
+            (None, None) => Poll::Ready(None),
+            (None, Some(_)) => Poll::Pending,
+        }
+    }
+
+    fn end(&mut self, ending: Ending) {
+        if let Some(running) = self.running.take() {
+            running.end(ending, &mut self.outgoing);
+        }
+    }
+}
+
+impl Running {
+    /// Takes what the engine has made by now. Ready with an ending if that was the last of it.
+    fn poll_events(&mut self, outgoing: &mut Outgoing, cx: &mut Context<'_>) -> Poll<Option<Ending>> {
+        self.job.vouchers.poll(cx);
+        let mut events = std::mem::take(&mut self.events);
+        let received = self.generation.events.poll_recv_many(cx, &mut events, EVENTS_AT_ONCE);
+        let taken = events.drain(..).try_for_each(|event| self.take(event, outgoing));
+        self.events = events;
+        match (taken, received) {
+            (Err(error), _) => Poll::Ready(Some(Ending::Failed(error))),
+            (Ok(()), Poll::Ready(0)) => Poll::Ready(Some(self.ending())),
+            (Ok(()), Poll::Ready(_)) => Poll::Ready(None),
+            (Ok(()), Poll::Pending) => Poll::Pending,
+        }
+    }
+
+    fn take(&mut self, event: Event, outgoing: &mut Outgoing) -> Result<(), EngineError> {
+        match event {
+            Event::Prompt(prompt) => {
+                self.prompt = prompt;
+                outgoing.frame(FrameKind::Prompt, &prompt.to_bytes());
+            }
+            Event::Tokens(tokens) => {
+                self.job.node.counters.completion_tokens.add(u64::from(tokens.count));
+                self.check_choice(tokens.choice)?;
+                return self.take_tokens(tokens, outgoing);
+            }
+            Event::Finish { choice, reason } => {
+                self.check_choice(choice)?;
+                self.finished[usize::from(choice)] = Some(reason);
+                match &mut self.rendering {
+                    Rendering::Streamed(chunks) => chunks.finish(outgoing.payload(choice), choice, reason),
+                    Rendering::Whole { completion, .. } => completion.finish(choice, reason),
+                }
+            }
+            Event::Total(total) => self.total = Some(total),
+            Event::Failed(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn take_tokens(&mut self, tokens: Tokens, outgoing: &mut Outgoing) -> Result<(), EngineError> {
+        outgoing.count(&tokens, self.rendering.frame_kind());
+        match &mut self.rendering {
+            Rendering::Streamed(chunks) => chunks.tokens(outgoing.payload(tokens.choice), tokens),
+            Rendering::Whole { completion, .. } => {
+                if completion.tokens(tokens) > MAX_PAYLOAD {
+                    return Err(too_long());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_choice(&self, choice: u8) -> Result<(), EngineError> {
+        match self.finished.get(usize::from(choice)) {
+            Some(None) => Ok(()),
+            Some(Some(_)) => Err(EngineError::Failed(format!("choice {choice} goes on after its end"))),
+            None => Err(EngineError::Failed(format!("choice {choice} was not asked for"))),
+        }
+    }
+
+    /// A stream's bytes are due at once; the progress of a whole answer now and then.
+    fn frame_what_is_due(&mut self, outgoing: &mut Outgoing, cx: &mut Context<'_>) {
+        match &mut self.rendering {
+            Rendering::Streamed(_) => outgoing.frame_payloads(),
+            Rendering::Whole { next_progress, .. } => {
+                if outgoing.has_uncounted() && next_progress.as_mut().poll(cx).is_ready() {
+                    outgoing.frame_all(FrameKind::Progress);
+                    next_progress.as_mut().reset(Instant::now() + PROGRESS_EVERY);
+                }
+            }
+        }
+    }
+
+    /// The engine has said all it has to say: is that an answer?
+    fn ending(&self) -> Ending {
+        if !self.finished.iter().all(Option::is_some) {
+            return Ending::Failed(EngineError::Failed("it stopped before the answer was complete".into()));
+        }
+        match &self.rendering {
+            Rendering::Streamed(_) => Ending::Complete(None),
+            Rendering::Whole { completion, .. } => match completion.body() {
+                body if body.len() > MAX_PAYLOAD => Ending::Failed(too_long()),
+                body => Ending::Complete(Some(body)),
+            },
+        }
+    }
+
+    /// Frames what is left, keeps the receipt, and lets go of the engine and the slot.
+    fn end(self, ending: Ending, outgoing: &mut Outgoing) {
+        let Self { job, generation, rendering, finished, prompt, total, .. } = self;
+        drop((generation, job.slot));
+        let is_cancelled = matches!(ending, Ending::Cancelled);
+        match ending {
+            Ending::Complete(body) => {
+                outgoing.frame_all(rendering.frame_kind());
+                outgoing.correct(total.unwrap_or(outgoing.tokens()));
+                if let Some(body) = body {
+                    outgoing.frame(FrameKind::Body, &body);
+                }
+                outgoing.frame(FrameKind::End, finished[0].map_or("", FinishReason::name).as_bytes());
+                job.node.counters.finished.add(1);
+            }
+            Ending::Failed(error) => {
+                tracing::warn!(job = job.ticket.job, model = job.ticket.model, "{error}");
+                outgoing.frame_all(rendering.frame_kind());
+                outgoing.frame(FrameKind::Error, &error_payload(error));
+                job.node.counters.failed.add(1);
+            }
+            Ending::Cancelled => job.node.counters.cancelled.add(1),
+        }
+        let claims = ReceiptClaims {
+            weights_digest: job.weights_digest,
+            prompt_tokens: prompt.prompt_tokens,
+            cached_tokens: prompt.cached_tokens,
+            completion_tokens: outgoing.tokens(),
+            delivered_sha256: outgoing.delivered(),
+        };
+        let claims = serde_json::to_string(&claims).expect("claims of our own types serialize");
+        if !is_cancelled {
+            outgoing.frame(FrameKind::Receipt, claims.as_bytes());
+        }
+        tracing::debug!(job = job.ticket.job, attempt = job.ticket.attempt, tokens = outgoing.tokens(), is_cancelled, "job over");
+        job.place.keep(Kept { receipt: Receipt { ticket: job.ticket_text, claims }, voucher: job.vouchers.into_last() });
+    }
+
+    /// Counts what the engine made and nobody took any more.
+    fn count_unsent(&mut self) {
+        while let Ok(event) = self.generation.events.try_recv() {
+            if let Event::Tokens(tokens) = event {
+                self.job.node.counters.completion_tokens.add(u64::from(tokens.count));
+            }
+        }
+    }
+}
+
+impl Rendering {
+    fn frame_kind(&self) -> FrameKind {
+        match self {
+            Self::Streamed(_) => FrameKind::Delta,
+            Self::Whole { .. } => FrameKind::Progress,
+        }
+    }
+}
+
+fn too_long() -> EngineError {
+    EngineError::Failed("the answer is too long for one body".into())
+}
+
+fn error_payload(error: EngineError) -> Vec<u8> {
+    let (_, object): (_, ErrorObject) = Refusal::from(error).into_parts();
+    serde_json::to_vec(&object).expect("an error object serializes")
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.poll_bytes(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    /// Known with the last bytes, so that no empty DATA frame follows them.
+    fn is_end_stream(&self) -> bool {
+        self.running.is_none() && self.outgoing.is_empty()
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(running) = &mut self.running {
+            running.count_unsent();
+            self.end(Ending::Cancelled);
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! `lumbung-provider serve`: puts the parts together, and takes them apart in order.
+
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use lumbung_openapi::money::{NanoUsd, TokenPrice};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::engine::EngineArgs;
+use crate::gateway::{Gateway, GatewayAddress};
+use crate::hardware::Hardware;
+use crate::identity::Identity;
+use crate::journal::Journal;
+use crate::node::{Node, Served};
+use crate::sign::Offering;
+use crate::{status, tunnel};
+
+/// How long jobs that were cut off may take to end, and the last receipts to be offered.
+const CUT_OFF_TIMEOUT: Duration = Duration::from_secs(2);
+const LAST_OFFER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How to reach the gateway.
+#[derive(Args, Clone, Debug)]
+pub struct GatewayArgs {
+    /// The gateway, as https://host[:port].
+    #[arg(long, env = "LUMBUNG_PROVIDER_GATEWAY", value_name = "URL")]
+    pub gateway: String,
+    /// Allow http:// to hosts other than this one.
+    #[arg(long, env = "LUMBUNG_PROVIDER_INSECURE_HTTP")]
+    pub insecure_http: bool,
+    /// Authorities to trust beside the system's, as a PEM file.
+    #[arg(long, env = "LUMBUNG_PROVIDER_GATEWAY_CA", value_name = "FILE")]
+    pub gateway_ca: Option<PathBuf>,
+}
+
+impl GatewayArgs {
+    /// The gateway and a client for it.
+    pub fn open(&self) -> anyhow::Result<Gateway> {
+        let address = GatewayAddress::parse(&self.gateway, self.insecure_http)?;
+        Gateway::new(address, self.gateway_ca.as_deref())
+    }
+}
+
+/// What is served to whom, and for how much.
+#[derive(Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    gateway: GatewayArgs,
+    #[command(flatten)]
+    engine: EngineArgs,
+    /// US dollars asked per million prompt tokens.
+    #[arg(long, env = "LUMBUNG_PROVIDER_ASK_PROMPT", value_name = "USD", default_value = "0.05", value_parser = ask)]
+    ask_prompt: NanoUsd,
+    /// US dollars asked per million completion tokens.
+    #[arg(long, env = "LUMBUNG_PROVIDER_ASK_COMPLETION", value_name = "USD", default_value = "0.10", value_parser = ask)]
+    ask_completion: NanoUsd,
+    /// Where this machine is, such as eu-west; shown to clients.
+    #[arg(long, env = "LUMBUNG_PROVIDER_REGION", default_value = "")]
+    region: String,
+    /// Tunnels to keep up.
+    #[arg(long, env = "LUMBUNG_PROVIDER_TUNNELS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1))]
+    tunnels: u32,
+    /// Seconds that running jobs get to finish once told to stop.
+    #[arg(long, env = "LUMBUNG_PROVIDER_DRAIN_SECS", default_value_t = 60)]
+    drain_secs: u64,
+}
+
+fn ask(text: &str) -> Result<NanoUsd, String> {
+    let amount: NanoUsd = text.parse().map_err(|error| format!("{error}"))?;
+    if amount < NanoUsd::ZERO { Err("must not be negative".into()) } else { Ok(amount) }
+}
+
+/// Serves until told to stop.
+pub async fn run(args: ServeArgs, data_dir: PathBuf) -> anyhow::Result<ExitCode> {
+    create_data_dir(&data_dir)?;
+    let _lock = lock(&data_dir)?;
+    let identity = Arc::new(Identity::open(&data_dir)?);
+    let gateway = Arc::new(args.gateway.open()?);
+    let model_id = args.engine.model_id()?;
+    let engine = args.engine.load().await.with_context(|| format!("cannot load the model '{model_id}'"))?;
+    let journal =
+        Journal::open(&data_dir).with_context(|| format!("cannot open the journal in {}", data_dir.display()))?;
+
+    let price = TokenPrice { prompt: args.ask_prompt, completion: args.ask_completion };
+    let served = Served::new(model_id.clone(), price, engine, args.engine.slots);
+    let hardware = Hardware::detect().summary();
+    let node =
+        Arc::new(Node::new(identity.id.clone(), gateway, journal, vec![served], args.region.clone(), hardware));
+    tracing::info!(
+        provider = identity.id,
+        gateway = node.gateway.address.origin(),
+        model = model_id,
+        slots = args.engine.slots,
+        receipts = node.journal.backlog().len(),
+        "serving"
+    );
+    serve_until_told(&args, node, identity, &data_dir).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve_until_told(args: &ServeArgs, node: Arc<Node>, identity: Arc<Identity>, dir: &Path) -> anyhow::Result<()> {
+    let mut signals = StopSignals::new()?;
+    let (stop_tunnels, stop_status) = (CancellationToken::new(), CancellationToken::new());
+    let status = tokio::spawn({
+        let (node, dir, stop) = (node.clone(), dir.to_owned(), stop_status.clone());
+        async move { status::keep_written(&node, &dir, stop).await }
+    });
+    let mut tunnels = JoinSet::new();
+    for _ in 0..args.tunnels {
+        tunnels.spawn(tunnel::keep_up(node.clone(), identity.clone(), stop_tunnels.clone()));
+    }
+    let mut offering = Offering::new(node.gateway.clone(), identity, node.journal.clone());
+    tokio::select! {
+        () = signals.told() => {}
+        () = offering.run() => {}
+    }
+
+    let ended = async {
+        node.drain();
+        tracing::info!(limit_s = args.drain_secs, "stopping: finishing what runs");
+        tokio::select! {
+            idle = node.idle_within(Duration::from_secs(args.drain_secs)) => {
+                if !idle {
+                    tracing::warn!("jobs still run at the end of the time to finish; cutting them off");
+                }
+            }
+            () = offering.run() => {}
+        }
+        stop_tunnels.cancel();
+        tunnels.join_all().await;
+        node.idle_within(CUT_OFF_TIMEOUT).await;
+        node.journal.synced().await;
+        let _ = tokio::time::timeout(LAST_OFFER_TIMEOUT, offering.run_out()).await;
+        node.journal.synced().await;
+        stop_status.cancel();
+        let _ = status.await;
+    };
+    tokio::select! {
+        () = ended => {}
+        () = signals.told() => bail!("told to stop a second time: jobs were cut off"),
+    }
+    tracing::info!(receipts = node.journal.backlog().len(), "stopped");
+    Ok(())
+}
+
+/// SIGTERM and SIGINT.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn told(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Makes the data directory, for this user only.
+pub fn create_data_dir(dir: &Path) -> anyhow::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| format!("cannot create the data directory {}", dir.display()))
+}
+
+/// Two processes that write one journal would lose receipts, and two with one identity look like one.
+fn lock(dir: &Path) -> anyhow::Result<File> {
+    let path = dir.join("lock");
+    let file = File::create(&path).with_context(|| format!("cannot write to {}", dir.display()))?;
+    file.try_lock().with_context(|| format!("another lumbung-provider uses {}", dir.display()))?;
+    Ok(file)
+}

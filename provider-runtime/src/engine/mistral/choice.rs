@@ -1,0 +1,231 @@
+//! One choice of an answer, on the engine's thread: draws each token, makes text of it, finds its end, tells the job.
+//!
+//! mistralrs calls this once per step with the logits, and gets one-hot logits back, so that it picks the very token
+//! drawn here. What it then makes of that token (chunks, text, stop strings, counts) is not used: see the tests named
+//! `defect_…` for why.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lumbung_openapi::reply::{TokenLogprob, TopLogprob};
+use mistralrs::{CustomLogitsProcessor, Tensor};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+
+use super::sampling::{Drawn, Logprobs, Sampler};
+use super::vocabulary::Vocabulary;
+use crate::engine::text::{Matched, StopMatcher, Utf8Decoder};
+use crate::engine::{EngineError, Event, FinishReason, Tokens};
+
+/// One choice of an answer.
+pub struct Choice {
+    number: u8,
+    prompt: Arc<[u32]>,
+    max_tokens: u32,
+    vocabulary: Arc<Vocabulary>,
+    generated_tokens: Arc<AtomicU64>,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// `None` once the choice is over, so that the channel closes when all are.
+    events: Option<mpsc::Sender<Event>>,
+    tokens: Vec<u32>,
+    sampler: Sampler,
+    decoder: Utf8Decoder,
+    stops: StopMatcher,
+    /// Whether a first space is still to be dropped.
+    strip_space: bool,
+}
+
+/// What every choice of a job has in common.
+#[derive(Clone)]
+pub struct ChoiceOf {
+    /// Token ids, template included.
+    pub prompt: Arc<[u32]>,
+    /// The most tokens of each choice; at least 1.
+    pub max_tokens: u32,
+    /// Stop sequences.
+    pub stops: Vec<String>,
+    /// The model's.
+    pub vocabulary: Arc<Vocabulary>,
+    /// The engine's counter.
+    pub generated_tokens: Arc<AtomicU64>,
+    /// Has room for everything that all choices can ever send.
+    pub events: mpsc::Sender<Event>,
+}
+
+impl Choice {
+    /// Choice `number` of a job.
+    pub fn new(of: ChoiceOf, number: u8, sampler: Sampler) -> Self {
+        let state = State {
+            events: Some(of.events),
+            tokens: Vec::new(),
+            sampler,
+            decoder: Utf8Decoder::default(),
+            stops: StopMatcher::new(of.stops),
+            strip_space: of.vocabulary.strips_first_space(),
+        };
+        Self {
+            number,
+            prompt: of.prompt,
+            max_tokens: of.max_tokens,
+            vocabulary: of.vocabulary,
+            generated_tokens: of.generated_tokens,
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Whether it has finished, failed or been cancelled.
+    pub fn is_over(&self) -> bool {
+        self.lock().events.is_none()
+    }
+
+    /// Prompt and answer so far, and how many tokens may still come: where an engine that died goes on.
+    pub fn rest(&self) -> (Vec<u32>, usize) {
+        let state = self.lock();
+        let context = [&*self.prompt, &state.tokens].concat();
+        (context, (self.max_tokens as usize).saturating_sub(state.tokens.len()))
+    }
+
+    /// mistralrs ended the answer by itself: it knows a control token as an end that the model's files do not name.
+    pub fn stop(&self) {
+        let mut state = self.lock();
+        let text = state.flush();
+        if !text.is_empty() {
+            state.send(Event::Tokens(Tokens { choice: self.number, text, ..Tokens::default() }));
+        }
+        state.end(Event::Finish { choice: self.number, reason: FinishReason::Stop });
+    }
+
+    /// The engine cannot go on.
+    pub fn fail(&self, reason: String) {
+        self.lock().end(Event::Failed(EngineError::Failed(reason)));
+    }
+
+    /// A panic while it was held can only have been in this file, and left a consistent state: every step is a push.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The token after `length` tokens of prompt and answer; `None` if the choice is over.
+    fn token_at(&self, length: usize, logits: &[f32]) -> Option<u32> {
+        let mut state = self.lock();
+        // A failing neighbour in the batch makes mistralrs draw the same position twice: it gets the same token.
+        let position = length.checked_sub(self.prompt.len())?;
+        if let Some(token) = state.tokens.get(position) {
+            return Some(*token);
+        }
+        if state.events.as_ref().is_none_or(mpsc::Sender::is_closed) {
+            state.events = None;
+            return None;
+        }
+        match state.sampler.draw(logits, position as u32) {
+            Ok(drawn) => Some(self.take(&mut state, drawn)),
+            Err(error) => {
+                state.end(Event::Failed(EngineError::Failed(error.to_string())));
+                None
+            }
+        }
+    }
+
+    /// Tells the job of a token. Every token counts, that which ends the answer too: as in vLLM's usage, and it cost a
+    /// step like any other.
+    fn take(&self, state: &mut State, Drawn { token, logprobs }: Drawn) -> u32 {
+        state.tokens.push(token);
+        self.generated_tokens.fetch_add(1, Ordering::Relaxed);
+
+        let (mut text, stopped) = match self.vocabulary.is_end(token) {
+            true => (String::new(), true),
+            false => match state.text_of(self.vocabulary.shown(token)) {
+                Matched::Open(text) => (text, false),
+                Matched::Stopped(text) => (text, true),
+            },
+        };
+        let reason = match (stopped, state.tokens.len() >= self.max_tokens as usize) {
+            (true, _) => Some(FinishReason::Stop),
+            (false, true) => Some(FinishReason::Length),
+            (false, false) => None,
+        };
+        let cut = stopped && !self.vocabulary.is_end(token);
+        if reason.is_some() && !cut {
+            text += &state.flush();
+        }
+        let logprobs = logprobs.map(|logprobs| self.describe(token, logprobs));
+        state.send(Event::Tokens(Tokens {
+            choice: self.number,
+            count: 1,
+            ids: vec![token],
+            text,
+            logprobs: logprobs.into_iter().collect(),
+        }));
+        if let Some(reason) = reason {
+            state.end(Event::Finish { choice: self.number, reason });
+        }
+        token
+    }
+
+    /// A control token has a name and no bytes, so that the bytes of an answer's tokens make up its text.
+    fn describe(&self, token: u32, logprobs: Logprobs) -> TokenLogprob {
+        let bytes = |token| self.vocabulary.shown(token).to_vec();
+        let name = |token| self.vocabulary.name(token).into_owned();
+        let top = |(token, logprob)| TopLogprob { token: name(token), logprob, bytes: bytes(token) };
+        TokenLogprob {
+            token: name(token),
+            logprob: logprobs.drawn,
+            bytes: bytes(token),
+            top_logprobs: logprobs.top.into_iter().map(top).collect(),
+        }
+    }
+}
+
+impl State {
+    fn text_of(&mut self, mut bytes: &[u8]) -> Matched {
+        if self.strip_space && !bytes.is_empty() {
+            self.strip_space = false;
+            bytes = bytes.strip_prefix(b" ").unwrap_or(bytes);
+        }
+        self.stops.push(&self.decoder.push(bytes))
+    }
+
+    /// What was held back, at the end. The replacement of a cut character can complete a stop sequence too.
+    fn flush(&mut self) -> String {
+        match self.stops.push(self.decoder.finish()) {
+            Matched::Open(text) => text + &self.stops.finish(),
+            Matched::Stopped(text) => text,
+        }
+    }
+
+    /// The channel has room for all that the job can make, so a slow reader stalls nobody. A reader who is gone ends it.
+    fn send(&mut self, event: Event) {
+        let Some(events) = &self.events else { return };
+        match events.try_send(event) {
+            Ok(()) => {}
+            Err(TrySendError::Closed(_)) => self.events = None,
+            Err(TrySendError::Full(_)) => {
+                tracing::error!("a job made more events than its channel was made for");
+                self.events = None;
+            }
+        }
+    }
+
+    fn end(&mut self, event: Event) {
+        self.send(event);
+        self.events = None;
+    }
+}
+
+impl CustomLogitsProcessor for Choice {
+    /// Never an error: mistralrs would leave the rest of the batch without the tokens that it has already drawn.
+    fn apply(&self, logits: &Tensor, context: &[u32]) -> mistralrs::Result<Tensor> {
+        let values: Vec<f32> = logits.to_vec1()?;
+        let over = || self.vocabulary.special_ends().first().copied();
+        // Once over, an end token makes mistralrs drop the sequence with this step.
+        let token = self.token_at(context.len(), &values).or_else(over).unwrap_or_default() as usize;
+        let mut one_hot = vec![0.0f32; values.len()];
+        if let Some(chosen) = one_hot.get_mut(token) {
+            *chosen = 1.0;
+        }
+        Tensor::from_vec(one_hot, values.len(), logits.device())
+    }
+}

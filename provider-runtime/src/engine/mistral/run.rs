@@ -1,0 +1,167 @@
+//! Getting mistralrs to run a choice, and to go on when its thread has died.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use either::Either;
+use mistralrs::{
+    Constraint, Model, NormalRequest, Request, RequestMessage, Response, SamplingParams, StopTokens, TextMessages,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::choice::Choice;
+use crate::engine::{EngineError, Event};
+
+/// A panic on mistralrs' thread ends every sequence on it; the next request starts a new thread, once the old one is gone.
+const ATTEMPTS: usize = 2;
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(100);
+/// What mistralrs sends beside a chunk per token: an error at most.
+const RESPONSES_BESIDE_CHUNKS: usize = 8;
+
+/// mistralrs, with as many sequences at once as there are slots.
+pub struct Runner {
+    model: Model,
+    slots: Arc<Semaphore>,
+    /// The model's ends, told to mistralrs with each request so that the two agree.
+    stop_tokens: Vec<u32>,
+}
+
+/// How mistralrs' work for a choice ended.
+enum Outcome {
+    Over,
+    Broken(String),
+}
+
+/// Why messages have no token ids.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizeError {
+    /// The template refuses the messages.
+    #[error("the chat template does not take these messages")]
+    Template(#[source] mistralrs::error::Error),
+    /// The engine's thread died twice.
+    #[error("the engine's thread died")]
+    Engine,
+}
+
+impl Runner {
+    pub fn new(model: Model, slots: usize, stop_tokens: Vec<u32>) -> Self {
+        Self { model, slots: Arc::new(Semaphore::new(slots)), stop_tokens }
+    }
+
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The ids of messages in the model's chat template, ready for the answer. No special tokens are added to what the
+    /// template writes, as in transformers and vLLM: mistralrs' own chat requests begin a Llama prompt with two BOS.
+    pub async fn tokenize(self: &Arc<Self>, messages: TextMessages) -> Result<Vec<u32>, TokenizeError> {
+        for attempt in 1..=ATTEMPTS {
+            let (runner, messages) = (Arc::clone(self), messages.clone());
+            // A task of its own: mistralrs' thread panics if the one who asked has gone away.
+            let asked =
+                tokio::spawn(
+                    async move { runner.model.tokenize(Either::Left(messages), None, false, true, None).await },
+                );
+            match asked.await {
+                Ok(Ok(tokens)) => return Ok(tokens),
+                Ok(Err(error @ mistralrs::error::Error::Inference(_))) => return Err(TokenizeError::Template(error)),
+                Ok(Err(error)) => tracing::warn!(%error, attempt, "the engine did not tokenize"),
+                Err(error) => tracing::warn!(%error, attempt, "the engine did not tokenize"),
+            }
+            tokio::time::sleep(BETWEEN_ATTEMPTS).await;
+        }
+        Err(TokenizeError::Engine)
+    }
+
+    /// Runs choices in their order, as many at once as there are free slots, until all are over or `events` is closed.
+    pub async fn run_all(self: Arc<Self>, choices: Vec<Arc<Choice>>, events: mpsc::Sender<Event>) {
+        for choice in choices {
+            let permit = tokio::select! {
+                () = events.closed() => return,
+                permit = Arc::clone(&self.slots).acquire_owned() => permit,
+            };
+            // The semaphore is never closed.
+            let Ok(permit) = permit else { return };
+            tokio::spawn(Arc::clone(&self).run(choice, events.clone(), permit));
+        }
+    }
+
+    async fn run(self: Arc<Self>, choice: Arc<Choice>, events: mpsc::Sender<Event>, _permit: OwnedSemaphorePermit) {
+        for attempt in 1..=ATTEMPTS {
+            let reason = match self.attempt(&choice, &events).await {
+                Outcome::Over => return,
+                Outcome::Broken(reason) => reason,
+            };
+            tracing::warn!(%reason, attempt, "the engine broke off an answer");
+            if attempt == ATTEMPTS {
+                return choice.fail(reason);
+            }
+            tokio::time::sleep(BETWEEN_ATTEMPTS).await;
+        }
+    }
+
+    /// One request to mistralrs for all that is still to come of a choice.
+    async fn attempt(&self, choice: &Arc<Choice>, events: &mpsc::Sender<Event>) -> Outcome {
+        let mut responses = match self.submit(choice).await {
+            Ok(responses) => responses,
+            Err(reason) => return Outcome::Broken(reason),
+        };
+        loop {
+            let response = tokio::select! {
+                // The choice sees it too, at its next step; without responses to send to, mistralrs also stops by itself.
+                () = events.closed() => return Outcome::Over,
+                response = responses.recv() => response,
+            };
+            if choice.is_over() {
+                return Outcome::Over;
+            }
+            match response {
+                Some(Response::CompletionChunk(chunk)) => {
+                    if chunk.choices.iter().any(|choice| choice.finish_reason.is_some()) {
+                        choice.stop();
+                        return Outcome::Over;
+                    }
+                }
+                Some(Response::InternalError(error) | Response::ValidationError(error)) => {
+                    return Outcome::Broken(error.to_string());
+                }
+                Some(Response::CompletionModelError(reason, _) | Response::ModelError(reason, _)) => {
+                    return Outcome::Broken(reason);
+                }
+                Some(_) => return Outcome::Broken("a response that was not asked for".to_owned()),
+                None => return Outcome::Broken("the engine's thread died".to_owned()),
+            }
+        }
+    }
+
+    async fn submit(&self, choice: &Arc<Choice>) -> Result<mpsc::Receiver<Response>, String> {
+        let (context, rest) = choice.rest();
+        let (sender, responses) = mpsc::channel(rest + RESPONSES_BESIDE_CHUNKS);
+        let mut sampling = SamplingParams::neutral();
+        // Greedy over the one-hot logits that the choice returns.
+        sampling.temperature = Some(0.0);
+        sampling.max_len = Some(rest);
+        sampling.stop_toks = Some(StopTokens::Ids(self.stop_tokens.clone()));
+        let request = Request::Normal(Box::new(NormalRequest {
+            messages: RequestMessage::CompletionTokens(context),
+            sampling_params: sampling,
+            response: sender,
+            return_logprobs: false,
+            // Dropping the receiver cancels a stream; with anything else it makes the engine's thread panic later.
+            is_streaming: true,
+            id: 0,
+            constraint: Constraint::None,
+            suffix: None,
+            tools: None,
+            tool_choice: None,
+            logits_processors: Some(vec![choice.clone()]),
+            return_raw_logits: false,
+            web_search_options: None,
+            model_id: None,
+            truncate_sequence: false,
+        }));
+        let engine = self.model.inner().get_sender(None).map_err(|error| error.to_string())?;
+        engine.send(request).await.map_err(|_| "the engine's thread has died".to_owned())?;
+        Ok(responses)
+    }
+}

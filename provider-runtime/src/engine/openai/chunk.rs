@@ -1,0 +1,150 @@
+//! One chunk of a server's stream, read as leniently as servers differ: members may be missing or null.
+
+use lumbung_openapi::frame::PromptCount;
+use lumbung_openapi::reply::{TokenLogprob, TopLogprob};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::engine::FinishReason;
+
+/// One chunk.
+#[derive(Debug, Default, Deserialize)]
+pub struct Chunk {
+    /// What is new.
+    #[serde(default)]
+    pub choices: Option<Vec<ChunkChoice>>,
+    /// In the last chunk, in one after it, or in each.
+    #[serde(default)]
+    pub usage: Option<UpstreamUsage>,
+    /// The server cannot go on.
+    #[serde(default)]
+    pub error: Option<Value>,
+    /// `error`, where the chunk itself is one.
+    #[serde(default)]
+    pub object: Option<String>,
+}
+
+/// What is new of one choice.
+#[derive(Debug, Deserialize)]
+pub struct ChunkChoice {
+    /// Which one.
+    #[serde(default)]
+    pub index: Option<u32>,
+    /// The new part.
+    #[serde(default)]
+    pub delta: Option<UpstreamDelta>,
+    /// Of the tokens in this chunk.
+    #[serde(default)]
+    pub logprobs: Option<UpstreamLogprobs>,
+    /// In the choice's last chunk.
+    #[serde(default)]
+    pub finish_reason: Option<String>,
+}
+
+/// The new part.
+#[derive(Debug, Default, Deserialize)]
+pub struct UpstreamDelta {
+    /// Text.
+    #[serde(default)]
+    pub content: Option<String>,
+    /// Text that is not part of the answer; servers disagree on the name.
+    #[serde(default)]
+    pub reasoning: Option<String>,
+    /// The same under its other name.
+    #[serde(default)]
+    pub reasoning_content: Option<String>,
+}
+
+/// Log-probabilities.
+#[derive(Debug, Default, Deserialize)]
+pub struct UpstreamLogprobs {
+    /// One for each token.
+    #[serde(default)]
+    pub content: Option<Vec<UpstreamLogprob>>,
+}
+
+/// One token's.
+#[derive(Debug, Deserialize)]
+pub struct UpstreamLogprob {
+    token: String,
+    logprob: f32,
+    #[serde(default)]
+    bytes: Option<Vec<u8>>,
+    #[serde(default)]
+    top_logprobs: Option<Vec<UpstreamLogprob>>,
+}
+
+/// Tokens counted by the server.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub struct UpstreamUsage {
+    #[serde(default)]
+    prompt_tokens: Option<u32>,
+    #[serde(default)]
+    completion_tokens: Option<u32>,
+    #[serde(default)]
+    prompt_tokens_details: Option<UpstreamPromptDetails>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+struct UpstreamPromptDetails {
+    #[serde(default)]
+    cached_tokens: Option<u32>,
+}
+
+impl UpstreamDelta {
+    /// Whether anything was said that is not part of the answer.
+    pub fn has_reasoning(&self) -> bool {
+        [&self.reasoning, &self.reasoning_content].into_iter().flatten().any(|text| !text.is_empty())
+    }
+}
+
+impl UpstreamLogprobs {
+    /// As clients get them.
+    pub fn into_tokens(self) -> Vec<TokenLogprob> {
+        let entries = self.content.unwrap_or_default();
+        entries
+            .into_iter()
+            .map(|entry| TokenLogprob {
+                top_logprobs: entry
+                    .top_logprobs
+                    .unwrap_or_default()
+                    .into_iter()
+                    .map(|top| TopLogprob { bytes: bytes_of(top.bytes, &top.token), token: top.token, logprob: top.logprob })
+                    .collect(),
+                bytes: bytes_of(entry.bytes, &entry.token),
+                token: entry.token,
+                logprob: entry.logprob,
+            })
+            .collect()
+    }
+}
+
+fn bytes_of(bytes: Option<Vec<u8>>, token: &str) -> Vec<u8> {
+    bytes.unwrap_or_else(|| token.as_bytes().to_vec())
+}
+
+impl UpstreamUsage {
+    /// The prompt's count, if this tells one.
+    pub fn prompt(self) -> Option<PromptCount> {
+        let prompt_tokens = self.prompt_tokens.filter(|tokens| *tokens > 0)?;
+        let cached_tokens = self.prompt_tokens_details.unwrap_or_default().cached_tokens.unwrap_or(0);
+        Some(PromptCount { prompt_tokens, cached_tokens: cached_tokens.min(prompt_tokens) })
+    }
+
+    /// Completion tokens over all choices, if this tells them.
+    pub fn completion(self) -> Option<u32> {
+        self.completion_tokens
+    }
+}
+
+/// Why a choice ended, by the server's word; `None` if it was cut off.
+pub fn finish_reason(name: &str) -> Option<FinishReason> {
+    match name {
+        "length" => Some(FinishReason::Length),
+        "tool_calls" | "function_call" => Some(FinishReason::ToolCalls),
+        "content_filter" => Some(FinishReason::ContentFilter),
+        "abort" | "error" => None,
+        // `stop`, and servers' own names for ends of the model's own: `eos`, `eos_token`, `end_turn`.
+        _ => Some(FinishReason::Stop),
+    }
+}

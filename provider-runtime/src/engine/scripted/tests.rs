@@ -1,0 +1,111 @@
+use bytes::Bytes;
+
+use super::*;
+
+/// Everything that a script's answer consists of.
+async fn play(script: &str, body: &str, most: u32) -> Result<Vec<Event>, EngineError> {
+    let engine = ScriptedEngine::parse(script).unwrap();
+    let body = Bytes::copy_from_slice(body.as_bytes());
+    let request = ChatRequest::parse(&body).unwrap();
+    let mut generation = engine.generate(Job { request: &request, body: &body, max_completion_tokens: most }).await?;
+    let mut events = Vec::new();
+    while let Some(event) = generation.events.recv().await {
+        events.push(event);
+    }
+    Ok(events)
+}
+
+fn ask(more: &str) -> String {
+    format!(r#"{{"model":"m","messages":[{{"role":"user","content":"Say hello to the barn"}}]{more}}}"#)
+}
+
+fn tokens_of(events: &[Event], of: u8) -> (String, u32, Vec<u32>) {
+    let (mut text, mut count, mut ids) = (String::new(), 0, Vec::new());
+    for event in events {
+        if let Event::Tokens(tokens) = event
+            && tokens.choice == of
+        {
+            assert_eq!(tokens.ids.len(), tokens.count as usize);
+            text.push_str(&tokens.text);
+            count += tokens.count;
+            ids.extend(&tokens.ids);
+        }
+    }
+    (text, count, ids)
+}
+
+fn reasons(events: &[Event]) -> Vec<(u8, FinishReason)> {
+    events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Finish { choice, reason } => Some((*choice, *reason)),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn tokens_are_words_with_the_space_before_them() {
+    let parts = |text: &str| {
+        let mut from = 0;
+        token_ends(text).into_iter().map(|end| text[std::mem::replace(&mut from, end)..end].to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(parts("Hello there,\n  padi é"), ["Hello", " there,", "\n  padi", " é"]);
+    assert_eq!(parts(" a "), [" a", " "]);
+    assert_eq!(parts("  "), ["  "]);
+    assert_eq!(parts(""), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn the_first_rule_that_matches_answers() {
+    let script = r#"[{"match":"goodbye","reply":"no"},{"match":"hello","reply":"Hello there, barn","prompt_tokens":12},{"match":"*","reply":"no"}]"#;
+    let events = play(script, &ask(""), 100).await.unwrap();
+    let Event::Prompt(prompt) = events[0] else { panic!("{:?}", events[0]) };
+    assert_eq!(prompt, PromptCount { prompt_tokens: 12, cached_tokens: 0 });
+    assert_eq!(tokens_of(&events, 0), ("Hello there, barn".into(), 3, vec![0, 1, 2]));
+    assert_eq!(reasons(&events), [(0, FinishReason::Stop)]);
+    let error = play(r#"[{"match":"goodbye","reply":"no"}]"#, &ask(""), 100).await;
+    assert!(matches!(error, Err(EngineError::Failed(_))));
+}
+
+#[tokio::test]
+async fn limits_choices_and_stops_are_honoured() {
+    let script = r#"{"rules":[{"match":"*","reply":"one two three four five","tokens_per_event":2}]}"#;
+    let events = play(script, &ask(r#","n":2"#), 3).await.unwrap();
+    for choice in 0..2 {
+        assert_eq!(tokens_of(&events, choice), ("one two three".into(), 3, vec![0, 1, 2]));
+    }
+    assert_eq!(reasons(&events), [(0, FinishReason::Length), (1, FinishReason::Length)]);
+
+    let events = play(script, &ask(r#","stop":["four","ee f"]"#), 100).await.unwrap();
+    assert_eq!(tokens_of(&events, 0), ("one two thr".into(), 4, vec![0, 1, 2, 3]));
+    assert_eq!(reasons(&events), [(0, FinishReason::Stop)]);
+
+    let events = play(r#"[{"match":"*","tokens":1000000}]"#, &ask(""), 50).await.unwrap();
+    assert_eq!(tokens_of(&events, 0).0, " padi".repeat(50));
+    assert_eq!(reasons(&events), [(0, FinishReason::Length)]);
+}
+
+#[tokio::test]
+async fn delays_and_breaks_are_as_written() {
+    let begun = Instant::now();
+    let script = r#"[{"match":"*","tokens":10,"delay_ms_first":100,"delay_ms_per_token":20,"fail_after":4}]"#;
+    let events = play(script, &ask(""), 100).await.unwrap();
+    assert_eq!(tokens_of(&events, 0).1, 4);
+    assert!(matches!(events.last(), Some(Event::Failed(EngineError::Failed(_)))));
+    assert!(begun.elapsed() >= Duration::from_millis(160), "the fourth token comes 3 × 20 ms after the first");
+
+    let frozen = play(r#"[{"match":"*","tokens":10,"freeze_after":4}]"#, &ask(""), 100);
+    assert!(tokio::time::timeout(Duration::from_millis(200), frozen).await.is_err());
+    let busy = play(r#"[{"match":"*","error":"busy"}]"#, &ask(""), 100).await;
+    assert!(matches!(busy, Err(EngineError::Busy)));
+    let long = play(r#"{"context_length":10,"rules":[{"match":"*","prompt_tokens":10}]}"#, &ask(""), 100).await;
+    assert!(matches!(long, Err(EngineError::Invalid(_))));
+}
+
+#[test]
+fn a_script_with_a_mistake_is_refused() {
+    for bad in ["", "{}", r#"[{"reply":"no match"}]"#, r#"[{"match":"*","replay":"x"}]"#, r#"[{"match":"*","tokens_per_event":0}]"#, r#"[{"match":"*","delay_ms_first":-1}]"#] {
+        assert!(ScriptedEngine::parse(bad).is_err(), "{bad}");
+    }
+}

@@ -1,0 +1,123 @@
+//! `POST /v1/chat/completions` on the tunnel: one job, from its first frames to the answer's beginning.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, header};
+use lumbung_openapi::chat::ChatRequest;
+use lumbung_openapi::jws;
+use lumbung_openapi::merkle::Hash;
+use lumbung_openapi::ticket::Ticket;
+
+use crate::answer::{Accepted, Answer};
+use crate::engine::{EngineError, Job};
+use crate::intake::Intake;
+use crate::node::{Node, Served};
+use crate::refusal::Refusal;
+use crate::render::Shape;
+
+/// The answer's content type.
+const FRAMES: HeaderValue = HeaderValue::from_static("application/x-lumbung-frames");
+
+/// Serves one job.
+pub async fn chat(State(node): State<Arc<Node>>, request: Request) -> Response {
+    match accept(&node, request.into_body()).await {
+        Ok(answer) => {
+            let mut response = Response::new(Body::new(answer));
+            response.headers_mut().insert(header::CONTENT_TYPE, FRAMES);
+            response
+        }
+        Err(refusal) => {
+            node.counters.refused.add(1);
+            tracing::debug!(kind = refusal.kind(), "job refused");
+            refusal.into_response()
+        }
+    }
+}
+
+async fn accept(node: &Arc<Node>, body: Body) -> Result<Answer, Refusal> {
+    if node.is_draining() {
+        return Err(Refusal::Draining);
+    }
+    let intake = {
+        let _reading = node.intake.try_acquire().map_err(|_| Refusal::Busy)?;
+        Intake::read(body).await?
+    };
+    let ticket: Ticket = jws::peek(&intake.ticket).map_err(|_| Refusal::BadTicket("The ticket is malformed."))?;
+    let served = check(node, &ticket, &intake.request)?;
+    let request = ChatRequest::parse(&intake.request).map_err(Refusal::Invalid)?;
+    let engine = served.engine.describe();
+    if let Some(unsupported) = request.unsupported(engine.supported) {
+        return Err(Refusal::Invalid(unsupported));
+    }
+    let weights_digest = engine.weights_digest.clone();
+    // Asked again: the drain may have begun while the body came.
+    if node.is_draining() {
+        return Err(Refusal::Draining);
+    }
+    let slot = served.take_slot().ok_or(Refusal::Busy)?;
+    let place = node.journal.reserve().ok_or(Refusal::Busy)?;
+
+    let job = Job {
+        request: &request,
+        body: &intake.request,
+        max_completion_tokens: completion_limit(&ticket, &request),
+    };
+    let generation = served.engine.generate(job).await.map_err(|error| {
+        if let EngineError::Failed(why) = &error {
+            tracing::warn!(job = ticket.job, model = ticket.model, "the engine does not begin: {why}");
+        }
+        Refusal::from(error)
+    })?;
+    let shape = Shape {
+        choices: request.n as usize,
+        include_usage: request.include_usage,
+        logprobs: request.logprobs.is_some(),
+    };
+    let stream = request.stream;
+    tracing::debug!(job = ticket.job, attempt = ticket.attempt, model = ticket.model, stream, "job begins");
+    let accepted = Accepted {
+        node: node.clone(),
+        ticket_text: intake.ticket,
+        ticket,
+        weights_digest,
+        slot,
+        place,
+        vouchers: intake.vouchers,
+    };
+    Ok(Answer::new(accepted, generation, stream, shape))
+}
+
+/// Whether the ticket promises to pay this provider, for this request, what it asks. Its HMAC is the gateway's own business.
+fn check<'a>(node: &'a Node, ticket: &Ticket, request: &[u8]) -> Result<&'a Served, Refusal> {
+    if ticket.provider != node.provider {
+        return Err(Refusal::BadTicket("The ticket is for another provider."));
+    }
+    let served = node.models().iter().find(|served| served.model == ticket.model);
+    let served = served.ok_or(Refusal::BadTicket("The ticket's model is not offered."))?;
+    let engine = served.engine.describe();
+    if !ticket.digests.is_empty() && !ticket.digests.contains(&engine.weights_digest) {
+        return Err(Refusal::BadTicket("The ticket asks for other weights."));
+    }
+    if ticket.price.prompt < served.ask.prompt || ticket.price.completion < served.ask.completion {
+        return Err(Refusal::BadTicket("The ticket pays less than is asked."));
+    }
+    if ticket.start_by < node.gateway.clock.now_secs() {
+        return Err(Refusal::BadTicket("The ticket must not be started any more."));
+    }
+    if ticket.first_token > 0 {
+        return Err(Refusal::BadTicket("An answer that another provider began cannot be continued here."));
+    }
+    if ticket.request_sha256 != Hash::of(request) {
+        return Err(Refusal::BadTicket("The ticket is for another request."));
+    }
+    Ok(served)
+}
+
+/// The most tokens of one choice: the ticket's limit is for all of them together.
+fn completion_limit(ticket: &Ticket, request: &ChatRequest<'_>) -> u32 {
+    let share = (ticket.max_completion_tokens / request.n).max(1);
+    request.max_tokens.map_or(share, |limit| limit.min(share))
+}

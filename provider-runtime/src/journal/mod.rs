@@ -1,0 +1,205 @@
+//! Receipts on disk until the gateway has them in its books. A receipt is this provider's claim to money, so that one
+//! must survive a crash; and keeping it must not slow the answer.
+//!
+//! A job reserves its place in the queue to the writer before it begins, so keeping its receipt never waits and never
+//! fails. One thread writes what the queue holds at once (so that it survives the process) and syncs in groups (so
+//! that it survives the machine). `file` knows the format, `backlog` what is still to be acknowledged.
+
+mod backlog;
+mod file;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use lumbung_openapi::receipt::Receipt;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+pub use backlog::Backlog;
+use file::{JournalFile, Record};
+
+/// Receipts on their way to the writer, those reserved by running jobs included.
+const QUEUE: usize = 8192;
+/// Unacknowledged receipts beyond which no job is taken: about 1.5 KB of memory each.
+const MAX_BACKLOG: usize = 50_000;
+/// How long what is written may wait for its sync.
+const SYNC_AFTER: Duration = Duration::from_millis(50);
+/// How many records may wait for their sync.
+const SYNC_GROUP: usize = 64;
+/// When to try again after the disk refused.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// One receipt to keep.
+#[derive(Debug)]
+pub struct Kept {
+    /// What is offered to the gateway.
+    pub receipt: Receipt,
+    /// The gateway's last voucher for it, if any came: what a receipt rests on when that gateway died.
+    pub voucher: Option<String>,
+}
+
+enum Entry {
+    Keep(Kept),
+    Acknowledged(Vec<u64>),
+    Synced(oneshot::Sender<()>),
+}
+
+/// Where receipts are kept. Clones share one journal.
+#[derive(Clone)]
+pub struct Journal {
+    queue: mpsc::Sender<Entry>,
+    backlog: Arc<Backlog>,
+    failing: Arc<AtomicBool>,
+}
+
+/// A reserved place: keeping a receipt with it never waits and never fails.
+pub struct Place(mpsc::OwnedPermit<Entry>);
+
+impl Place {
+    /// Keeps a receipt.
+    pub fn keep(self, kept: Kept) {
+        self.0.send(Entry::Keep(kept));
+    }
+}
+
+impl Journal {
+    /// Reads what the directory's journal still holds, and starts the writer. Must be called within a tokio runtime.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        let (file, kept) = JournalFile::open(dir)?;
+        let backlog = Arc::new(Backlog::new(kept));
+        let failing = Arc::new(AtomicBool::new(false));
+        let (queue, entries) = mpsc::channel(QUEUE);
+        let writer = Writer { file, backlog: backlog.clone(), failing: failing.clone(), unwritten: Vec::new(), unsynced: 0 };
+        let runtime = Handle::current();
+        std::thread::Builder::new().name("journal".into()).spawn(move || writer.run(entries, &runtime))?;
+        Ok(Self { queue, backlog, failing })
+    }
+
+    /// A place for one receipt; `None` while no further one could be kept: then no job may begin.
+    pub fn reserve(&self) -> Option<Place> {
+        if self.failing.load(Ordering::Relaxed) || self.backlog.len() >= MAX_BACKLOG {
+            return None;
+        }
+        self.queue.clone().try_reserve_owned().ok().map(Place)
+    }
+
+    /// What is still to be acknowledged.
+    pub fn backlog(&self) -> &Backlog {
+        &self.backlog
+    }
+
+    /// These receipts need not be offered again.
+    pub async fn acknowledge(&self, numbers: Vec<u64>) {
+        let _ = self.queue.send(Entry::Acknowledged(numbers)).await;
+    }
+
+    /// Waits until everything kept so far is on disk.
+    pub async fn synced(&self) {
+        let (done, synced) = oneshot::channel();
+        if self.queue.send(Entry::Synced(done)).await.is_ok() {
+            let _ = synced.await;
+        }
+    }
+}
+
+/// The one thread that writes.
+struct Writer {
+    file: JournalFile,
+    backlog: Arc<Backlog>,
+    failing: Arc<AtomicBool>,
+    /// Lines that the disk has not taken yet.
+    unwritten: Vec<u8>,
+    /// Records written since the last sync.
+    unsynced: usize,
+}
+
+impl Writer {
+    fn run(mut self, mut queue: mpsc::Receiver<Entry>, runtime: &Handle) {
+        let mut entries = Vec::with_capacity(SYNC_GROUP);
+        let mut due: Option<Instant> = None;
+        loop {
+            let received = runtime.block_on(async {
+                let receive = queue.recv_many(&mut entries, SYNC_GROUP);
+                match due {
+                    None => Some(receive.await),
+                    Some(due) => tokio::time::timeout_at(due, receive).await.ok(),
+                }
+            });
+            let waiting = self.take(entries.drain(..));
+            let is_time = due.is_some_and(|due| due <= Instant::now());
+            if received == Some(0) || is_time || self.unsynced >= SYNC_GROUP || !waiting.is_empty() {
+                due = self.write(true).then_some(Instant::now() + RETRY_AFTER);
+                for waiting in waiting {
+                    let _ = waiting.send(());
+                }
+            } else {
+                let failed = self.write(false);
+                let wait = if failed { RETRY_AFTER } else { SYNC_AFTER };
+                due = (failed || self.unsynced > 0).then(|| due.unwrap_or_else(|| Instant::now() + wait));
+            }
+            if received == Some(0) {
+                return;
+            }
+        }
+    }
+
+    /// Takes what came, and returns who waits for its sync.
+    fn take(&mut self, entries: impl Iterator<Item = Entry>) -> Vec<oneshot::Sender<()>> {
+        let mut waiting = Vec::new();
+        for entry in entries {
+            match entry {
+                Entry::Keep(kept) => {
+                    self.unsynced += 1;
+                    self.backlog.add(kept, |number, kept| file::write_line(&mut self.unwritten, &Record::kept(number, kept)));
+                }
+                Entry::Acknowledged(numbers) => {
+                    self.unsynced += 1;
+                    file::write_line(&mut self.unwritten, &Record::Acknowledged(&numbers));
+                    self.backlog.acknowledge(&numbers);
+                }
+                Entry::Synced(done) => waiting.push(done),
+            }
+        }
+        waiting
+    }
+
+    /// Writes, and syncs if asked to. Returns whether the disk refused: then the lines are kept for the next time.
+    fn write(&mut self, sync: bool) -> bool {
+        let done = self.try_write(sync);
+        let failed = done.is_err();
+        if self.failing.swap(failed, Ordering::Relaxed) != failed {
+            match &done {
+                Err(error) => tracing::error!("receipts cannot be written, so no job is taken: {error}"),
+                Ok(()) => tracing::info!("receipts can be written again"),
+            }
+        }
+        failed
+    }
+
+    fn try_write(&mut self, sync: bool) -> io::Result<()> {
+        if self.backlog.len() == 0 && !self.file.is_empty() {
+            self.unwritten.clear();
+            self.unsynced = 0;
+            return self.file.clear();
+        }
+        self.file.append(&self.unwritten)?;
+        self.unwritten.clear();
+        if sync && self.unsynced > 0 {
+            self.file.sync()?;
+            self.unsynced = 0;
+        }
+        if self.file.wants_compaction() {
+            let mut live = Vec::new();
+            self.backlog.each(|number, kept| file::write_line(&mut live, &Record::kept(number, kept)));
+            self.file.replace(&live)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

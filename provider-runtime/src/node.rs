@@ -1,0 +1,176 @@
+//! What this provider is while it runs: its models, their slots, and whether it still takes work.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use lumbung_openapi::money::TokenPrice;
+use lumbung_openapi::parameter::Parameter;
+use lumbung_openapi::provider::{ModelOffer, Offer};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::engine::Engine;
+use crate::gateway::Gateway;
+use crate::journal::Journal;
+use crate::status::Counters;
+
+/// Request bodies that may be read at once beyond the slots: each may hold 4 MiB before its job is known.
+const SPARE_INTAKES: usize = 64;
+
+/// One model that is served.
+pub struct Served {
+    /// The catalogue's id.
+    pub model: String,
+    /// What is asked for its tokens.
+    pub ask: TokenPrice,
+    /// What answers.
+    pub engine: Arc<dyn Engine>,
+    slots: Arc<Semaphore>,
+    slot_count: u32,
+}
+
+impl Served {
+    /// A model with so many slots (jobs at a time).
+    pub fn new(model: String, ask: TokenPrice, engine: Arc<dyn Engine>, slots: u32) -> Self {
+        Self { model, ask, engine, slots: Arc::new(Semaphore::new(slots as usize)), slot_count: slots }
+    }
+
+    /// Takes a slot; `None` when every one is taken.
+    pub fn take_slot(&self) -> Option<OwnedSemaphorePermit> {
+        self.slots.clone().try_acquire_owned().ok()
+    }
+
+    /// Jobs at a time.
+    pub fn slot_count(&self) -> u32 {
+        self.slot_count
+    }
+
+    /// Jobs that run now.
+    pub fn running(&self) -> u32 {
+        self.slot_count - self.slots.available_permits().min(self.slot_count as usize) as u32
+    }
+
+    async fn idle(&self) {
+        let _ = self.slots.acquire_many(self.slot_count).await;
+    }
+
+    fn offer(&self) -> ModelOffer {
+        let model = self.engine.describe();
+        ModelOffer {
+            model: self.model.clone(),
+            weights_digest: model.weights_digest.clone(),
+            quantization: model.quantization.clone(),
+            context_length: model.context_length,
+            slots: self.slot_count,
+            ask: self.ask,
+            supported_parameters: model.supported.iter().map(|p: Parameter| p.name().to_owned()).collect(),
+            resume: model.resume,
+        }
+    }
+}
+
+/// This provider while it runs.
+pub struct Node {
+    /// Its id.
+    pub provider: String,
+    /// Its gateway.
+    pub gateway: Arc<Gateway>,
+    /// Its receipts.
+    pub journal: Journal,
+    /// What it has done.
+    pub counters: Counters,
+    /// May be held while a job's first frames are read.
+    pub intake: Semaphore,
+    models: Vec<Served>,
+    region: String,
+    hardware: String,
+    draining: AtomicBool,
+    connected: Mutex<Vec<String>>,
+}
+
+impl Node {
+    /// A provider that serves these models.
+    pub fn new(
+        provider: String,
+        gateway: Arc<Gateway>,
+        journal: Journal,
+        models: Vec<Served>,
+        region: String,
+        hardware: String,
+    ) -> Self {
+        let slots: usize = models.iter().map(|served| served.slot_count as usize).sum();
+        Self {
+            provider,
+            gateway,
+            journal,
+            counters: Counters::default(),
+            intake: Semaphore::new(slots + SPARE_INTAKES),
+            models,
+            region,
+            hardware,
+            draining: AtomicBool::new(false),
+            connected: Mutex::default(),
+        }
+    }
+
+    /// The models that are served.
+    pub fn models(&self) -> &[Served] {
+        &self.models
+    }
+
+    /// What is offered now.
+    pub fn offer(&self) -> Offer {
+        Offer {
+            draining: self.is_draining(),
+            region: self.region.clone(),
+            hardware: self.hardware.clone(),
+            models: self.models.iter().map(Served::offer).collect(),
+        }
+    }
+
+    /// From now on no job is taken.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether no job is taken any more.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Waits until no job runs. `false` if one still does when the time is over.
+    pub async fn idle_within(&self, limit: Duration) -> bool {
+        let every_model = async {
+            for served in &self.models {
+                served.idle().await;
+            }
+        };
+        tokio::time::timeout(limit, every_model).await.is_ok()
+    }
+
+    /// The gateway replicas at the other ends of the tunnels.
+    pub fn connected(&self) -> Vec<String> {
+        self.connected.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes that a tunnel is up, until the guard is dropped.
+    pub fn connect(self: &Arc<Self>, replica: String) -> Connected {
+        self.connected.lock().unwrap_or_else(PoisonError::into_inner).push(replica.clone());
+        Connected { node: self.clone(), replica }
+    }
+}
+
+/// A tunnel that is up.
+pub struct Connected {
+    node: Arc<Node>,
+    replica: String,
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        let mut connected = self.node.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = connected.iter().position(|name| *name == self.replica) {
+            connected.swap_remove(at);
+        }
+    }
+}

@@ -1,0 +1,142 @@
+use lumbung_openapi::merkle::Hash;
+use lumbung_openapi::money::{NanoUsd, TokenPrice};
+use lumbung_openapi::reply::{ChatCompletion, ChatCompletionChunk};
+use proptest::prelude::*;
+
+use super::*;
+
+fn ticket() -> Ticket {
+    Ticket {
+        replica: "r1".into(),
+        allowance: "allow_1".into(),
+        job: "job_1".into(),
+        attempt: 1,
+        first_token: 0,
+        provider: "p".into(),
+        model: "org/model".into(),
+        digests: vec![],
+        price: TokenPrice::default(),
+        fee_bps: 500,
+        max_prompt_tokens: 100,
+        max_completion_tokens: 100,
+        ceiling: NanoUsd::ZERO,
+        request_sha256: Hash::of(b""),
+        public_id: "chatcmpl-\"1\"".into(),
+        public_model: "org/modèle".into(),
+        created: 1_700_000_000,
+        start_by: 0,
+        claim_by: 0,
+    }
+}
+
+const PLAIN: Shape = Shape { choices: 1, include_usage: false, logprobs: false };
+
+fn text(choice: u8, text: &str) -> Tokens {
+    Tokens { choice, count: 1, text: text.into(), ..Default::default() }
+}
+
+fn logprob(token: &str) -> TokenLogprob {
+    TokenLogprob { token: token.into(), logprob: -0.5, bytes: token.as_bytes().to_vec(), top_logprobs: vec![] }
+}
+
+fn events(bytes: &[u8]) -> Vec<ChatCompletionChunk> {
+    let text = std::str::from_utf8(bytes).unwrap();
+    assert!(text.is_empty() || text.ends_with("\n\n"), "whole events");
+    text.split_terminator("\n\n").map(|event| serde_json::from_str(event.strip_prefix("data: ").unwrap()).unwrap()).collect()
+}
+
+#[test]
+fn a_stream_is_chunks_as_openai_sends_them() {
+    let (mut chunks, mut out) = (Chunks::new(&ticket(), PLAIN), BytesMut::new());
+    chunks.tokens(&mut out, text(0, "Say \"hi\"\n"));
+    chunks.tokens(&mut out, text(0, ""));
+    chunks.tokens(&mut out, text(0, "💡"));
+    chunks.finish(&mut out, 0, FinishReason::Length);
+    let first = std::str::from_utf8(&out).unwrap().split("\n\n").next().unwrap();
+    assert_eq!(
+        first,
+        r#"data: {"id":"chatcmpl-\"1\"","object":"chat.completion.chunk","created":1700000000,"model":"org/modèle","choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]}"#
+    );
+    let events = events(&out);
+    let deltas: Vec<_> = events.iter().map(|e| (e.choices[0].delta.role.as_deref(), e.choices[0].delta.content.as_deref())).collect();
+    assert_eq!(deltas, [(Some("assistant"), Some("")), (None, Some("Say \"hi\"\n")), (None, Some("💡")), (None, None)]);
+    assert_eq!(events[3].choices[0].finish_reason.as_deref(), Some("length"));
+    assert!(events[..3].iter().all(|event| event.choices[0].finish_reason.is_none()));
+    assert!(events.iter().all(|e| e.id == "chatcmpl-\"1\"" && e.model == "org/modèle" && e.created == 1_700_000_000));
+}
+
+#[test]
+fn usage_is_null_in_every_chunk_only_if_it_is_to_come() {
+    for include_usage in [false, true] {
+        let (mut chunks, mut out) = (Chunks::new(&ticket(), Shape { include_usage, ..PLAIN }), BytesMut::new());
+        chunks.tokens(&mut out, text(0, "a"));
+        chunks.finish(&mut out, 0, FinishReason::Stop);
+        for event in std::str::from_utf8(&out).unwrap().split_terminator("\n\n") {
+            assert_eq!(event.contains("\"usage\":null"), include_usage, "{event}");
+        }
+        assert_eq!(events(&out).len(), 3);
+    }
+}
+
+#[test]
+fn choices_begin_and_end_each_for_itself() {
+    let (mut chunks, mut out) = (Chunks::new(&ticket(), Shape { choices: 2, ..PLAIN }), BytesMut::new());
+    chunks.tokens(&mut out, text(1, "b"));
+    chunks.tokens(&mut out, text(0, "a"));
+    chunks.finish(&mut out, 1, FinishReason::Stop);
+    chunks.finish(&mut out, 0, FinishReason::Stop);
+    let seen: Vec<_> = events(&out).iter().map(|e| (e.choices[0].index, e.choices[0].delta.role.is_some())).collect();
+    assert_eq!(seen, [(1, true), (1, false), (0, true), (0, false), (1, false), (0, false)]);
+}
+
+#[test]
+fn log_probabilities_wait_for_their_text_and_none_is_lost() {
+    let (mut chunks, mut out) = (Chunks::new(&ticket(), Shape { logprobs: true, ..PLAIN }), BytesMut::new());
+    chunks.tokens(&mut out, Tokens { logprobs: vec![logprob("a")], ..text(0, "") });
+    chunks.tokens(&mut out, Tokens { logprobs: vec![logprob("b")], ..text(0, "ab") });
+    chunks.tokens(&mut out, Tokens { logprobs: vec![logprob("c")], ..text(0, "") });
+    chunks.finish(&mut out, 0, FinishReason::Stop);
+    let seen: Vec<(Option<String>, Vec<String>)> = events(&out)
+        .into_iter()
+        .map(|mut event| event.choices.remove(0))
+        .map(|c| (c.delta.content, c.logprobs.unwrap_or_default().content.into_iter().map(|l| l.token).collect()))
+        .collect();
+    let expected = [(Some(""), vec![]), (Some("ab"), vec!["a", "b"]), (Some(""), vec!["c"]), (None, vec![])];
+    let expected = expected.map(|(text, tokens)| (text.map(str::to_owned), tokens.into_iter().map(str::to_owned).collect()));
+    assert_eq!(seen, expected);
+}
+
+#[test]
+fn a_completion_lacks_only_its_usage_and_its_brace() {
+    let mut completion = Completion::new(&ticket(), Shape { choices: 2, logprobs: true, ..PLAIN });
+    completion.tokens(Tokens { logprobs: vec![logprob("a")], ..text(0, "a\u{0}\"") });
+    completion.tokens(text(1, "b"));
+    assert_eq!(completion.tokens(text(0, "c")), 5);
+    completion.finish(0, FinishReason::Length);
+    completion.finish(1, FinishReason::Stop);
+    let mut body = completion.body().to_vec();
+    body.extend_from_slice(br#","usage":null}"#);
+    let read: ChatCompletion = serde_json::from_slice(&body).unwrap();
+    assert_eq!((read.object.as_str(), read.choices.len()), ("chat.completion", 2));
+    assert_eq!(read.choices[0].message.content.as_deref(), Some("a\u{0}\"c"));
+    assert_eq!(read.choices[0].logprobs.as_ref().unwrap().content.len(), 1);
+    assert_eq!((read.choices[0].finish_reason.as_str(), read.choices[1].finish_reason.as_str()), ("length", "stop"));
+    assert_eq!(read.choices[1].index, 1);
+}
+
+proptest! {
+    #[test]
+    fn any_text_arrives_as_it_was(parts in proptest::collection::vec(".*", 0..6)) {
+        let (mut chunks, mut out) = (Chunks::new(&ticket(), PLAIN), BytesMut::new());
+        let mut completion = Completion::new(&ticket(), PLAIN);
+        for part in &parts {
+            chunks.tokens(&mut out, text(0, part));
+            completion.tokens(text(0, part));
+        }
+        let whole = parts.concat();
+        let streamed: String = events(&out).into_iter().filter_map(|mut e| e.choices.remove(0).delta.content).collect();
+        prop_assert_eq!(&streamed, &whole);
+        let read: ChatCompletion = serde_json::from_slice(&[&completion.body()[..], b"}"].concat()).unwrap();
+        prop_assert_eq!(read.choices[0].message.content.as_deref(), Some(&*whole));
+    }
+}

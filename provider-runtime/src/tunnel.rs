@@ -1,0 +1,127 @@
+//! Keeping a tunnel up: dial, serve HTTP/2 on it, dial again when it ends.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::extract::State;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use lumbung_openapi::provider::{CHAT_PATH, OFFER_PATH, Offer};
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::Backoff;
+use crate::gateway::causes;
+use crate::identity::Identity;
+use crate::job;
+use crate::join::{JoinError, Joined, join};
+use crate::node::Node;
+
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// A tunnel that was up for so long was a good one: the next wait starts from the beginning.
+const GOOD_TUNNEL: Duration = Duration::from_secs(30);
+/// A provider that is banned, or dials the wrong address, stays so until a person acts.
+const REFUSED_WAIT: Duration = Duration::from_secs(60);
+/// The longest `retry-after` that is heeded.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(300);
+/// What a drained tunnel may take to send what it still has.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Keeps one tunnel up until `stop`. Jobs that still run then are cut off.
+pub async fn keep_up(node: Arc<Node>, identity: Arc<Identity>, stop: CancellationToken) {
+    let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+    loop {
+        let wait = tokio::select! {
+            () = stop.cancelled() => return,
+            joined = join(&node.gateway, &identity.key) => match joined {
+                Ok(joined) => {
+                    let up_since = Instant::now();
+                    serve(&node, joined, &stop).await;
+                    if up_since.elapsed() >= GOOD_TUNNEL {
+                        backoff.reset();
+                    }
+                    backoff.next_wait()
+                }
+                Err(error) => wait_after(&error, &mut backoff),
+            },
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+fn wait_after(error: &JoinError, backoff: &mut Backoff) -> Duration {
+    let wait = backoff.next_wait();
+    match error {
+        JoinError::Stale(_) | JoinError::Failed(_) => {
+            tracing::warn!(wait_ms = wait.as_millis() as u64, "no tunnel: {error}");
+            wait
+        }
+        JoinError::Later { after, .. } => {
+            let wait = wait.max(after.unwrap_or_default().min(LONGEST_RETRY_AFTER));
+            tracing::info!(wait_ms = wait.as_millis() as u64, "no tunnel: {error}");
+            wait
+        }
+        JoinError::Refused(_) => {
+            let wait = REFUSED_WAIT + wait;
+            tracing::error!(wait_ms = wait.as_millis() as u64, "{error}. Serving nothing until its operator allows it");
+            wait
+        }
+    }
+}
+
+/// Serves a tunnel until it ends, or until `stop`.
+async fn serve(node: &Arc<Node>, joined: Joined, stop: &CancellationToken) {
+    let Joined { io, replica } = joined;
+    let connected = node.connect(replica.clone());
+    tracing::info!(replica, "tunnel is up");
+    let service = TowerToHyperService::new(router(node.clone()));
+    let connection = http2_server().serve_connection(TokioIo::new(io), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::time::timeout(CLOSE_TIMEOUT, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    drop(connected);
+    match ended {
+        Ok(()) => tracing::info!(replica, "tunnel closed"),
+        Err(error) => tracing::warn!(replica, "tunnel broke: {}", causes(&error)),
+    }
+}
+
+/// What a tunnel serves: the gateway's poll, and jobs at the path that the client used.
+fn router(node: Arc<Node>) -> Router {
+    async fn offer(State(node): State<Arc<Node>>) -> Json<Offer> {
+        Json(node.offer())
+    }
+    Router::new().route(OFFER_PATH, get(offer)).route(CHAT_PATH, post(job::chat)).with_state(node)
+}
+
+fn http2_server() -> http2::Builder<TokioExecutor> {
+    let mut server = http2::Builder::new(TokioExecutor::new());
+    server
+        .timer(TokioTimer::new())
+        // A dead gateway is noticed, and the path through a NAT kept open.
+        .keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(20))
+        // Clients that leave in a burst are ordinary here; with h2's limit of 20 they end the tunnel (ENHANCE_YOUR_CALM).
+        .max_concurrent_streams(4096)
+        .max_pending_accept_reset_streams(8192)
+        .max_local_error_reset_streams(None)
+        // The connection's window is far above a stream's, so that unread requests do not stall the others.
+        .initial_stream_window_size(256 << 10)
+        .initial_connection_window_size(64 << 20)
+        .max_send_buf_size(128 << 10)
+        .max_header_list_size(16 << 10)
+        // The gateway knows what time it is.
+        .auto_date_header(false);
+    server
+}

@@ -1,0 +1,157 @@
+//! The gateway's side: challenge, tunnel, receipts.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use http::{HeaderMap, StatusCode, header};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use lumbung_openapi::error::{ErrorBody, ErrorObject};
+use lumbung_openapi::jws;
+use lumbung_openapi::provider::{
+    CHALLENGE_PATH, Challenge, JOIN_SCHEME, JOIN_TYP, JoinClaims, RECEIPTS_PATH, REPLICA_HEADER, TUNNEL_PATH,
+    TUNNEL_PROTOCOL,
+};
+use lumbung_openapi::receipt::{Receipt, ReceiptBatch, ReceiptVerdict, ReceiptVerdicts};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+use super::eventually;
+use super::tunnel::Tunnel;
+
+/// A gateway for one test.
+pub struct TestGateway {
+    pub address: SocketAddr,
+    pub state: Arc<GatewayState>,
+    server: JoinHandle<()>,
+}
+
+/// What it was told, and what it is to answer.
+#[derive(Default)]
+pub struct GatewayState {
+    /// Signed joins: who, and what they claim.
+    pub joins: Mutex<Vec<(String, JoinClaims)>>,
+    tunnels: Mutex<Vec<Tunnel>>,
+    connections: Mutex<Vec<JoinHandle<()>>>,
+    /// Every batch that verified.
+    pub batches: Mutex<Vec<Vec<Receipt>>>,
+    /// What becomes of receipts; committed if not set.
+    pub verdict: Mutex<Option<ReceiptVerdict>>,
+    /// Refuses receipts' requests with this status.
+    pub receipts_status: Mutex<Option<StatusCode>>,
+    /// Refuses tunnels with this status.
+    pub tunnel_status: Mutex<Option<StatusCode>>,
+}
+
+impl TestGateway {
+    /// On a free port.
+    pub async fn start() -> Self {
+        Self::start_at("127.0.0.1:0").await
+    }
+
+    /// On that port, as after a restart.
+    pub async fn start_at(address: &str) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::<GatewayState>::default();
+        let router = Router::new()
+            .route(CHALLENGE_PATH, get(challenge))
+            .route(TUNNEL_PATH, get(tunnel))
+            .route(RECEIPTS_PATH, post(receipts))
+            .with_state(state.clone());
+        let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { address, state, server }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The next tunnel that a provider opens, or the one it has opened.
+    pub async fn tunnel(&self) -> Tunnel {
+        eventually("a provider opens a tunnel", async || self.state.tunnels.lock().unwrap().pop()).await
+    }
+
+    /// Breaks every tunnel, as a gateway does that dies.
+    pub fn break_tunnels(&self) {
+        self.state.connections.lock().unwrap().drain(..).for_each(|connection| connection.abort());
+    }
+
+    /// Goes away: the port refuses, the tunnels break.
+    pub async fn stop(self) -> SocketAddr {
+        self.server.abort();
+        let _ = self.server.await;
+        self.state.connections.lock().unwrap().drain(..).for_each(|connection| connection.abort());
+        eventually("the port is free", async || TcpStream::connect(self.address).await.err()).await;
+        self.address
+    }
+
+    /// Receipts that came so far, each as often as it came.
+    pub fn receipts(&self) -> Vec<Receipt> {
+        self.state.batches.lock().unwrap().concat()
+    }
+
+    /// Waits for so many receipts.
+    pub async fn receipts_of(&self, count: usize) -> Vec<Receipt> {
+        eventually("receipts are offered", async || Some(self.receipts()).filter(|all| all.len() >= count)).await
+    }
+}
+
+async fn challenge() -> Json<Challenge> {
+    Json(Challenge { challenge: "sign-me".into(), expires_at: now() + 60 })
+}
+
+async fn tunnel(State(state): State<Arc<GatewayState>>, headers: HeaderMap, mut request: Request) -> Response {
+    if let Some(status) = *state.tunnel_status.lock().unwrap() {
+        return error(status);
+    }
+    let header = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    assert_eq!(header(header::UPGRADE), TUNNEL_PROTOCOL);
+    assert!(header(header::CONNECTION).eq_ignore_ascii_case("upgrade"));
+    let token = header(header::AUTHORIZATION).strip_prefix(JOIN_SCHEME).unwrap().trim();
+    let key = jws::embedded_key(token).unwrap();
+    let claims: JoinClaims = key.verify(JOIN_TYP, token).unwrap();
+    state.joins.lock().unwrap().push((key.thumbprint(), claims));
+
+    let upgrade = hyper::upgrade::on(&mut request);
+    let accepted = state.clone();
+    let connection = tokio::spawn(async move {
+        let io = TokioIo::new(TokioIo::new(upgrade.await.unwrap()));
+        let client = http2::Builder::new(TokioExecutor::new()).handshake(io).await;
+        let (sender, connection) = client.unwrap();
+        accepted.tunnels.lock().unwrap().push(Tunnel::new(sender, key.thumbprint()));
+        let _ = connection.await;
+    });
+    state.connections.lock().unwrap().push(connection);
+    let switch = [
+        (header::CONNECTION.as_str(), "upgrade"),
+        (header::UPGRADE.as_str(), TUNNEL_PROTOCOL),
+        (REPLICA_HEADER, "replica-1"),
+    ];
+    (StatusCode::SWITCHING_PROTOCOLS, switch).into_response()
+}
+
+async fn receipts(State(state): State<Arc<GatewayState>>, Json(batch): Json<ReceiptBatch>) -> Response {
+    if let Some(status) = *state.receipts_status.lock().unwrap() {
+        return error(status);
+    }
+    batch.verify().unwrap();
+    let verdict = state.verdict.lock().unwrap().clone().unwrap_or(ReceiptVerdict::Committed);
+    let verdicts = vec![verdict; batch.receipts.len()];
+    state.batches.lock().unwrap().push(batch.receipts);
+    Json(ReceiptVerdicts { verdicts }).into_response()
+}
+
+fn error(status: StatusCode) -> Response {
+    let error = ErrorObject { message: "not now".into(), kind: "test".into(), param: None, code: None };
+    (status, [(header::RETRY_AFTER, "1")], Json(ErrorBody { error })).into_response()
+}
+
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
