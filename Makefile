@@ -30,7 +30,7 @@ measure: ## what a request costs the gateway: CPU, memory, size
 	@$(CARGO_TARGET_DIR)/release/lumbung-loadtest measure
 
 spec: ## write openapi/openapi.json from the types
-	@LUMBUNG_WRITE_SPEC=1 cargo test --locked --release --workspace -p lumbung-openapi spec
+	@LUMBUNG_WRITE_SPEC=1 cargo test --locked -p lumbung-openapi --test spec
 
 setup: ## install what the demo and the tests need
 	@scripts/setup test

@@ -77,7 +77,9 @@ CREATE TABLE ledger_accounts (
     last_move BIGINT NOT NULL DEFAULT 0,
     may_go_negative BIGINT NOT NULL DEFAULT 0,
     UNIQUE (kind, owner, replica),
-    CHECK (balance >= 0 OR may_go_negative = 1)
+    CHECK (balance >= 0 OR may_go_negative = 1),
+    -- Nine billion dollars. SQLite turns a sum beyond 64 bits into a floating-point number; this refuses it.
+    CHECK (balance BETWEEN -9000000000000000000 AND 9000000000000000000)
 );
 INSERT INTO ledger_accounts (id, kind, owner, may_go_negative) VALUES ('outside', 'outside', '', 1), ('revenue', 'revenue', '', 0);
 CREATE INDEX ledger_accounts_allowances ON ledger_accounts (replica) WHERE kind = 'allowance';

@@ -11,6 +11,9 @@ BIN=$CARGO_TARGET_DIR/release
 # selection cargo would unify features differently and compile mistralrs a second time.
 BUILD=(--locked --release --workspace)
 
+CARGO_DENY=0.20.2
+CARGO_DENY_DIR=$CACHE/cargo-deny-$CARGO_DENY
+
 say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
 die() {
   printf 'error: %s\n' "$*" >&2
@@ -33,12 +36,15 @@ need_packages() {
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2
 }
 
-# free_port: a TCP port on loopback that nobody listens on. The kernel's range for outgoing connections is left alone.
+# is_taken PORT: whether somebody listens there on loopback.
+is_taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+# free_port: a port that nobody listens on, outside the kernel's range for outgoing connections.
 free_port() {
   local port
   for _ in $(seq 100); do
     port=$((10240 + RANDOM % 20000))
-    if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+    if ! is_taken "$port"; then
       echo "$port"
       return
     fi

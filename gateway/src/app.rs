@@ -28,7 +28,8 @@ pub async fn run(books: &BooksConfig, config: &ServeConfig, stop: CancellationTo
     if config.redis_url.is_some() {
         bail!("REDIS_URL is set, but gateways cannot share a fleet yet: unset it to run a single gateway");
     }
-    let listener = TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
+    let listener =
+        TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
     let bound = listener.local_addr()?;
     let store = Store::open(&books.url()?).await.context("cannot open the books")?;
     let replica = ReplicaId::fresh();
@@ -71,9 +72,13 @@ async fn take_lease(store: &Store, replica: &ReplicaId, length: Duration) -> any
             // Admission stops a third of the lease before its end: longer than a request takes from admission to its hold.
             Ok(lease) => return Ok(LeaseGuard::new(store.clone(), lease, length / 3)),
             Err(held) => {
-                let deadline = *patience.get_or_insert_with(|| Instant::now() + Duration::from_secs(held.seconds_left + 1));
+                let deadline =
+                    *patience.get_or_insert_with(|| Instant::now() + Duration::from_secs(held.seconds_left + 1));
                 if Instant::now() >= deadline {
-                    bail!("another gateway ({}) is running on these books; a second one cannot share them yet", held.by);
+                    bail!(
+                        "another gateway ({}) is running on these books; a second one cannot share them yet",
+                        held.by
+                    );
                 }
                 info!(by = %held.by, seconds_left = held.seconds_left, "waiting for another gateway's lease on these books to run out");
                 tokio::time::sleep(Duration::from_millis(500)).await;

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the bottom up: a layer may use those before it.
-const LAYERS: [&[&str]; 6] = [&["domain"], &["store"], &["fleet"], &["chat"], &["http", "jobs", "cli"], &["config", "app"]];
+const LAYERS: [&[&str]; 6] =
+    [&["domain"], &["store"], &["fleet"], &["chat"], &["http", "jobs", "cli"], &["config", "app"]];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a folder").flatten() {
@@ -37,7 +38,8 @@ fn no_layer_uses_one_above_it() {
     for (layer, path, text) in files() {
         let Some(own) = level(&layer) else { continue }; // main and lib wire
         for (number, line) in text.lines().enumerate() {
-            let used = line.split("crate::").skip(1).map(|rest| rest.split(|c: char| !c.is_alphanumeric() && c != '_').next());
+            let used =
+                line.split("crate::").skip(1).map(|rest| rest.split(|c: char| !c.is_alphanumeric() && c != '_').next());
             for used in used.flatten() {
                 let beside = used != layer && level(used) == Some(own);
                 if level(used).is_some_and(|used| used > own) || beside {
@@ -53,7 +55,9 @@ fn no_layer_uses_one_above_it() {
 
 #[test]
 fn outside_libraries_stay_in_their_place() {
-    for (library, allowed) in [("axum", &["http"][..]), ("sqlx", &["store"]), ("clap", &["config", "cli", "main"]), ("h2", &["fleet"])] {
+    for (library, allowed) in
+        [("axum", &["http"][..]), ("sqlx", &["store"]), ("clap", &["config", "cli", "main"]), ("h2", &["fleet"])]
+    {
         for (layer, path, text) in files() {
             let uses = text.lines().any(|line| {
                 let code = line.split("//").next().unwrap_or_default();

@@ -76,8 +76,8 @@ pub async fn run(plan: Plan) -> anyhow::Result<Report> {
         plan,
     });
     let mut connections = JoinSet::new();
-    for _ in 0..shared.plan.connections {
-        connections.spawn(Arc::clone(&shared).connection());
+    for place in 0..shared.plan.connections {
+        connections.spawn(Arc::clone(&shared).connection(place));
     }
 
     tokio::time::sleep(shared.plan.warm_up).await;
@@ -92,7 +92,11 @@ pub async fn run(plan: Plan) -> anyhow::Result<Report> {
 }
 
 impl Shared {
-    async fn connection(self: Arc<Self>) {
+    async fn connection(self: Arc<Self>, place: usize) {
+        if self.plan.rate.is_none() {
+            // Not all at once: streams in step would have their tokens handled together, and look cheaper than they are.
+            tokio::time::sleep(self.plan.warm_up.mul_f64(0.5 * place as f64 / self.plan.connections as f64)).await;
+        }
         let mut client = Client::default();
         while let Some(due) = self.next().await {
             let outcome = client.ask(&self.plan.target, &self.chunks).await;

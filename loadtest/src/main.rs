@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::ensure;
 use clap::{Args, Parser, ValueEnum};
 use lumbung_loadtest::client::Target;
 use lumbung_loadtest::load::{self, Plan};
@@ -69,15 +70,22 @@ enum Mode {
 
 /// One thread: on a small machine the load must leave room for what is loaded.
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> anyhow::Result<ExitCode> {
-    match Command::parse() {
+async fn main() -> ExitCode {
+    let done = match Command::parse() {
         Command::Run(args) => run(args).await,
-        Command::Measure(args) => measure::run(&args).await.map(|()| ExitCode::SUCCESS),
-        Command::Upstream(args) => upstream::run(&args).await.map(|()| ExitCode::SUCCESS),
+        Command::Measure(args) => measure::run(&args).await,
+        Command::Upstream(args) => upstream::run(&args).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lumbung-loadtest: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 
-async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
+async fn run(args: RunArgs) -> anyhow::Result<()> {
     let prompt: String = "padi ".chars().cycle().take(args.prompt_bytes).collect();
     let mut request = json!({ "model": args.model, "messages": [{ "role": "user", "content": prompt }] });
     if args.mode == Mode::Stream {
@@ -100,5 +108,6 @@ async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         true => println!("{}", serde_json::to_string_pretty(&report)?),
         false => print!("{report}"),
     }
-    Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    ensure!(report.is_clean(), "not every answer was whole");
+    Ok(())
 }

@@ -190,7 +190,7 @@ impl Network {
         let provider = Server::start(&mut serve, &operator.path("provider.log"))?;
         provider.wait_for(|| get_body(port, "/v1/models").is_some_and(|body| body.contains(MODEL)))?;
 
-        let key = text(&key, "key")?.to_owned();
+        let key = text(&key, "secret")?.to_owned();
         Ok(Self { _provider: provider, gateway, base_url: format!("{url}/v1"), key, operator })
     }
 

@@ -256,6 +256,9 @@ impl AttemptProof {
             .verify(SETTLEMENTS_TYP, gateway, Hash::of_leaf(&[self.record.as_bytes()]))
             .map_err(|error| VerifyError::Settlement(at, error))?;
 
+        if record.charge == NanoUsd::ZERO {
+            return Ok(record); // nothing to prove: a provider that declined or failed owes no receipt
+        }
         let (Some(receipt), Some(proof)) = (&self.receipt, &self.proof) else { return Err(VerifyError::Unsigned(at)) };
         let provider = jws::embedded_key(&proof.jws).map_err(|error| VerifyError::Provider(at, error))?;
         if provider.thumbprint() != record.provider {

@@ -226,7 +226,7 @@ impl Running {
     /// Frames what is left, keeps the receipt, and lets go of the engine and the slot.
     fn end(self, ending: Ending, outgoing: &mut Outgoing) {
         let Self { job, generation, rendering, finished, prompt, total, .. } = self;
-        drop((generation, job.slot));
+        drop(generation);
         let is_cancelled = matches!(ending, Ending::Cancelled);
         match ending {
             Ending::Complete(body) => {
@@ -259,6 +259,8 @@ impl Running {
         }
         tracing::debug!(job = job.ticket.job, attempt = job.ticket.attempt, tokens = outgoing.tokens(), is_cancelled, "job over");
         job.place.keep(Kept { receipt: Receipt { ticket: job.ticket_text, claims }, voucher: job.vouchers.into_last() });
+        // Last: whoever waits for every slot to be free may count on the receipt.
+        drop(job.slot);
     }
 
     /// Counts what the engine made and nobody took any more.

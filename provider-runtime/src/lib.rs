@@ -8,6 +8,7 @@ mod answer;
 mod backoff;
 pub mod cli;
 mod clock;
+mod doctor;
 pub mod engine;
 mod gateway;
 mod hardware;

@@ -138,6 +138,11 @@ impl Node {
         self.draining.load(Ordering::Relaxed)
     }
 
+    /// Whether any job runs.
+    pub fn is_busy(&self) -> bool {
+        self.models.iter().any(|served| served.running() > 0)
+    }
+
     /// Waits until no job runs. `false` if one still does when the time is over.
     pub async fn idle_within(&self, limit: Duration) -> bool {
         let every_model = async {

@@ -85,10 +85,14 @@ async fn serve(node: &Arc<Node>, joined: Joined, stop: &CancellationToken) {
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            tokio::time::timeout(CLOSE_TIMEOUT, connection).await.unwrap_or(Ok(()))
-        }
+        // What still runs when the time to finish is over is cut off.
+        () = stop.cancelled() => match node.is_busy() {
+            true => Ok(()),
+            false => {
+                connection.as_mut().graceful_shutdown();
+                tokio::time::timeout(CLOSE_TIMEOUT, connection.as_mut()).await.unwrap_or(Ok(()))
+            }
+        },
     };
     drop(connected);
     match ended {

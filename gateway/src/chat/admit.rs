@@ -91,13 +91,25 @@ pub async fn admit(gateway: &Gateway, caller: Arc<Caller>, request: Incoming) ->
     })?;
     let body_sha256 = Hash::of(&body);
     let received_micros = clock::unix_micros();
-    Ok(Admitted { request_id, caller, wish, body, body_sha256, model, hold, permit, job: JobId::fresh(), received_micros })
+    Ok(Admitted {
+        request_id,
+        caller,
+        wish,
+        body,
+        body_sha256,
+        model,
+        hold,
+        permit,
+        job: JobId::fresh(),
+        received_micros,
+    })
 }
 
 fn understand(gateway: &Gateway, body: &Bytes) -> Result<(Wish, Arc<ModelSeats>), ApiError> {
     let request = ChatRequest::parse(body)?;
     let snapshot = gateway.fleet.snapshot();
-    let model = snapshot.model(&request.model).ok_or_else(|| ApiError::UnknownModel(request.model.clone().into_owned()))?;
+    let model =
+        snapshot.model(&request.model).ok_or_else(|| ApiError::UnknownModel(request.model.clone().into_owned()))?;
     if model.seats.is_empty() {
         return Err(ApiError::NoProvider(request.model.into_owned()));
     }
@@ -105,7 +117,8 @@ fn understand(gateway: &Gateway, body: &Bytes) -> Result<(Wish, Arc<ModelSeats>)
         return Err(unsupported.into());
     }
     let context = model.entry.context_length;
-    let per_choice = request.max_tokens.unwrap_or(context).min(model.entry.max_completion_tokens.unwrap_or(context)).min(context);
+    let per_choice =
+        request.max_tokens.unwrap_or(context).min(model.entry.max_completion_tokens.unwrap_or(context)).min(context);
     let body_tokens = u32::try_from(body.len()).unwrap_or(u32::MAX);
     let wish = Wish {
         stream: request.stream,

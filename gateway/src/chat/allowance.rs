@@ -67,14 +67,14 @@ impl Allowances {
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = || {
             Arc::new(Allowance {
-                account: account.clone(),
+                account: *account,
                 id: OnceLock::new(),
                 left: AtomicI64::new(0),
                 reserving: AsyncMutex::new(()),
                 last_used: AtomicU64::new(0),
             })
         };
-        accounts.entry(account.clone()).or_insert_with(fresh).clone()
+        accounts.entry(*account).or_insert_with(fresh).clone()
     }
 
     /// Holds money for a job: from memory where there is enough, otherwise by one reservation in the database.
@@ -105,7 +105,8 @@ impl Allowances {
             let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
             // An entry that nobody else refers to and that holds nothing need not be remembered.
             accounts.retain(|_, a| Arc::strong_count(a) > 1 || a.left.load(Ordering::Acquire) > 0);
-            let idle = |a: &Allowance| now.saturating_sub(a.last_used.load(Ordering::Relaxed)) > IDLE.as_millis() as u64;
+            let idle =
+                |a: &Allowance| now.saturating_sub(a.last_used.load(Ordering::Relaxed)) > IDLE.as_millis() as u64;
             accounts.values().filter(|a| everything || idle(a)).cloned().collect()
         };
         for allowance in candidates {
@@ -115,10 +116,8 @@ impl Allowances {
                 allowance.left.fetch_add(left, Ordering::AcqRel);
                 continue;
             }
-            if let Err(error) = self.store.give_back(id, NanoUsd::from_nanos(left)).await {
-                // Unknown whether it went through: leave it in the ledger's allowance, where the reaper finds it.
-                return Err(error);
-            }
+            // On an error it is unknown whether it went through: what is left in the ledger goes back after this replica's end.
+            self.store.give_back(id, NanoUsd::from_nanos(left)).await?;
         }
         Ok(())
     }

@@ -65,7 +65,9 @@ impl Keyring {
     pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Arc<Caller>, ApiError> {
         let hash = bearer(headers).map(|key| <[u8; 32]>::from(Sha256::digest(key))).ok_or(ApiError::InvalidKey)?;
         let epoch = self.epoch.load(Ordering::Acquire);
-        if let Some(known) = self.cache.get(&hash).filter(|known| known.epoch == epoch && known.since.elapsed() < LIFETIME) {
+        if let Some(known) =
+            self.cache.get(&hash).filter(|known| known.epoch == epoch && known.since.elapsed() < LIFETIME)
+        {
             return known.caller.ok_or(ApiError::InvalidKey);
         }
         let caller = self.look_up(&hash).await?;

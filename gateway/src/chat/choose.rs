@@ -62,7 +62,9 @@ fn no_provider(job: &Admitted) -> ApiError {
 }
 
 fn can_serve(seat: &Seat, wish: &Wish, tried: &[ProviderId]) -> bool {
-    seat.tunnel.is_open() && wish.parameters.missing_from(seat.supported).is_empty() && !tried.contains(&seat.tunnel.provider)
+    seat.tunnel.is_open()
+        && wish.parameters.missing_from(seat.supported).is_empty()
+        && !tried.contains(&seat.tunnel.provider)
 }
 
 /// Takes a slot of the best seat that has one.
@@ -90,7 +92,10 @@ fn route(gateway: &Gateway, job: &Admitted, attempt: u32, seat: Taken) -> Routed
     let now = clock::unix_secs();
     let wish = &job.wish;
     let max_prompt_tokens = wish.max_prompt_tokens.min(seat.context_length);
-    let ceiling = seat.ask.cost(max_prompt_tokens, wish.max_completion_tokens).map_or(job.hold.amount(), |c| c.min(job.hold.amount()));
+    let ceiling = seat
+        .ask
+        .cost(max_prompt_tokens, wish.max_completion_tokens)
+        .map_or(job.hold.amount(), |c| c.min(job.hold.amount()));
     let ticket = Ticket {
         replica: gateway.replica.to_string(),
         allowance: job.hold.allowance().to_string(),

@@ -82,7 +82,9 @@ impl ApiError {
             Self::BodyTooSlow | Self::ClientTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::UnknownModel(_) | Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::InsufficientQuota => StatusCode::TOO_MANY_REQUESTS,
-            Self::NoProvider(_) | Self::AllBusy | Self::Overloaded | Self::BooksUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoProvider(_) | Self::AllBusy | Self::Overloaded | Self::BooksUnavailable => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::ProviderFailed => StatusCode::BAD_GATEWAY,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
         }

@@ -13,8 +13,10 @@ use crate::domain::settlement::Counted;
 pub struct Meter {
     prompt: PromptCount,
     tokens: u32,
-    /// The engine's own total, where it corrects the running count.
+    /// The engine's own total, where the running count is only of chunks because the engine tells no ids.
     total: Option<u32>,
+    /// Whether the engine tells token ids.
+    has_ids: bool,
     hash: Sha256,
     finish_reason: String,
     receipt: Option<String>,
@@ -44,6 +46,7 @@ impl Meter {
             prompt: PromptCount::default(),
             tokens: 0,
             total: None,
+            has_ids: false,
             hash: Sha256::new(),
             finish_reason: String::new(),
             receipt: None,
@@ -58,10 +61,15 @@ impl Meter {
             FrameKind::Prompt => self.prompt = PromptCount::from_bytes(&frame.payload).ok_or(MeterError::OutOfPlace)?,
             FrameKind::Delta | FrameKind::Progress | FrameKind::Body => self.advance(frame, ticket)?,
             FrameKind::End => {
-                self.total = Some(frame.tokens).filter(|total| *total <= ticket.max_completion_tokens);
+                if self.has_ids && frame.tokens != self.tokens {
+                    return Err(MeterError::Count);
+                }
+                self.total = Some(frame.tokens.min(ticket.max_completion_tokens));
                 self.finish_reason = short_text(&frame.payload);
             }
-            FrameKind::Receipt => self.receipt = Some(String::from_utf8(frame.payload.to_vec()).map_err(|_| MeterError::OutOfPlace)?),
+            FrameKind::Receipt => {
+                self.receipt = Some(String::from_utf8(frame.payload.to_vec()).map_err(|_| MeterError::OutOfPlace)?)
+            }
             FrameKind::Error => {}
             FrameKind::Ticket | FrameKind::Request | FrameKind::Voucher => return Err(MeterError::OutOfPlace),
         }
@@ -76,6 +84,7 @@ impl Meter {
         if frame.tokens > ticket.max_completion_tokens {
             return Err(MeterError::AboveTicket);
         }
+        self.has_ids |= !frame.ids.is_empty();
         if new > 0 {
             self.first_token_us.get_or_insert_with(clock::unix_micros);
         }
@@ -123,7 +132,13 @@ mod tests {
     use bytes::Bytes;
 
     fn frame(kind: FrameKind, tokens: u32, ids: usize, payload: &'static str) -> Frame {
-        Frame { kind, choice: 0, tokens, ids: Bytes::from(vec![0; 4 * ids]), payload: Bytes::from_static(payload.as_bytes()) }
+        Frame {
+            kind,
+            choice: 0,
+            tokens,
+            ids: Bytes::from(vec![0; 4 * ids]),
+            payload: Bytes::from_static(payload.as_bytes()),
+        }
     }
 
     #[test]
@@ -134,7 +149,12 @@ mod tests {
             payload: Bytes::copy_from_slice(&PromptCount { prompt_tokens: 7, cached_tokens: 2 }.to_bytes()),
             ..frame(FrameKind::Prompt, 0, 0, "")
         };
-        for frame in [prompt, frame(FrameKind::Delta, 1, 1, "a"), frame(FrameKind::Delta, 3, 2, "bc"), frame(FrameKind::End, 3, 0, "stop")] {
+        for frame in [
+            prompt,
+            frame(FrameKind::Delta, 1, 1, "a"),
+            frame(FrameKind::Delta, 3, 2, "bc"),
+            frame(FrameKind::End, 3, 0, "stop"),
+        ] {
             meter.count(&frame, &ticket).expect("in order");
         }
         let (counted, receipt) = meter.finish(&ticket, None);
@@ -152,6 +172,9 @@ mod tests {
         let delta = |tokens, ids| frame(FrameKind::Delta, tokens, ids, "x");
         assert_eq!(count(&[delta(2, 1)]), Err(MeterError::Count), "two tokens with one id");
         assert_eq!(count(&[delta(2, 0), delta(1, 0)]), Err(MeterError::Count), "fewer than before");
+        let end = |tokens| frame(FrameKind::End, tokens, 0, "stop");
+        assert_eq!(count(&[delta(1, 1), end(2)]), Err(MeterError::Count), "more at the end than arrived");
+        assert_eq!(count(&[delta(1, 0), end(2)]), Ok(()), "an engine without ids counts at the end");
         assert_eq!(count(&[delta(201, 0)]), Err(MeterError::AboveTicket));
         assert_eq!(count(&[frame(FrameKind::Voucher, 0, 0, "")]), Err(MeterError::OutOfPlace));
         assert_eq!(count(&[frame(FrameKind::Prompt, 0, 0, "short")]), Err(MeterError::OutOfPlace));

@@ -18,6 +18,7 @@ use super::error::ApiError;
 use super::meter::Meter;
 use crate::domain::ids::ProviderId;
 use crate::fleet::job::{JobStream, OpenError};
+use crate::fleet::seat::Seat;
 
 /// Providers that are tried for one request.
 const MAX_ATTEMPTS: u32 = 3;
@@ -28,7 +29,8 @@ const STALL: Duration = Duration::from_secs(30);
 
 /// A job after its last provider has spoken: nothing more will come, but the tail has not been sent.
 pub struct Relayed {
-    /// Every attempt that a provider accepted, in order.
+    /// Every attempt that a ticket was sent for, in order: also those that were declined, because a ticket without a
+    /// settlement could be presented with a receipt later.
     pub attempts: Vec<Attempt>,
     /// How it ended.
     pub ending: Ending,
@@ -89,7 +91,7 @@ pub async fn relay(gateway: &Gateway, job: &Admitted, client: &mut Client) -> Re
         };
         tried.push(routed.seat.tunnel.provider.clone());
         let (attempt, outcome) = attempt(job, client, routed).await;
-        attempts.extend(attempt);
+        attempts.push(attempt);
         let ending = match outcome {
             Outcome::Busy => continue,
             Outcome::Declined | Outcome::Broken if !client.has_begun() => {
@@ -108,43 +110,60 @@ pub async fn relay(gateway: &Gateway, job: &Admitted, client: &mut Client) -> Re
     Relayed { attempts, ending: Ending::Failed(error) }
 }
 
-/// One provider's try. No attempt is returned where it never accepted.
-async fn attempt(job: &Admitted, client: &mut Client, routed: Routed) -> (Option<Attempt>, Outcome) {
+/// One provider's try.
+async fn attempt(job: &Admitted, client: &mut Client, routed: Routed) -> (Attempt, Outcome) {
     let Routed { seat, ticket, ticket_text } = routed;
     let mut meter = Meter::start();
-    let opening = tokio::time::timeout(FIRST_FRAME_WITHIN, seat.tunnel.open_job(CHAT_PATH, &ticket_text, &job.body));
-    let opened = tokio::select! {
-        opened = opening => opened,
-        () = client.gone() => return (None, Outcome::ClientGone),
-    };
-    let mut stream = match opened {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return (None, declined(&ticket, error)),
-        Err(_) => {
-            warn!(provider = %ticket.provider, job = %ticket.job, "provider did not accept in time");
-            return (None, Outcome::Declined);
+    let outcome = match open(job, client, &seat, &ticket, &ticket_text).await {
+        Ok(mut stream) => {
+            let outcome = pass_on(job, client, &ticket, &mut stream, &mut meter).await;
+            if !matches!(outcome, Outcome::Complete(_)) {
+                stream.cancel();
+            }
+            outcome
         }
+        Err(outcome) => outcome,
     };
-    let outcome = pass_on(job, client, &ticket, &mut stream, &mut meter).await;
     let broke_off = match outcome {
         Outcome::Complete(_) => None,
         Outcome::ClientGone => Some("client_gone"),
         Outcome::ClientTooSlow => Some("client_too_slow"),
-        Outcome::Busy | Outcome::Declined | Outcome::Refused(_) | Outcome::Broken => Some("provider_failed"),
+        Outcome::Busy | Outcome::Declined | Outcome::Refused(_) => Some("declined"),
+        Outcome::Broken => Some("provider_failed"),
     };
-    if broke_off.is_some() {
-        stream.cancel();
-    }
     // An answer that broke off is paid for as far as it got: the client has it, or left while it was being made.
     // Where it has nothing and an error or another provider's answer comes instead, it pays nothing.
     let charged = !matches!(outcome, Outcome::Broken) || client.has_begun();
-    (Some(Attempt { ticket, ticket_text, meter, broke_off, charged }), outcome)
+    (Attempt { ticket, ticket_text, meter, broke_off, charged }, outcome)
+}
+
+/// Hands the job to the provider, and waits until it accepts.
+async fn open(
+    job: &Admitted,
+    client: &mut Client,
+    seat: &Seat,
+    ticket: &Ticket,
+    ticket_text: &str,
+) -> Result<JobStream, Outcome> {
+    let opening = tokio::time::timeout(FIRST_FRAME_WITHIN, seat.tunnel.open_job(CHAT_PATH, ticket_text, &job.body));
+    let opened = tokio::select! {
+        opened = opening => opened,
+        () = client.gone() => return Err(Outcome::ClientGone),
+    };
+    match opened {
+        Ok(opened) => opened.map_err(|error| declined(ticket, error)),
+        Err(_) => {
+            warn!(provider = %ticket.provider, job = %ticket.job, "provider did not accept in time");
+            Err(Outcome::Declined)
+        }
+    }
 }
 
 fn declined(ticket: &Ticket, error: OpenError) -> Outcome {
     let (provider, job) = (&ticket.provider, &ticket.job);
     match error {
-        OpenError::Refused { status: http::StatusCode::BAD_REQUEST, body: Some(body) } => match understood(&body.error) {
+        OpenError::Refused { status: http::StatusCode::BAD_REQUEST, body: Some(body) } => match understood(&body.error)
+        {
             Some(invalid) => Outcome::Refused(invalid),
             None => {
                 warn!(provider, job, code = body.error.code.as_deref(), "provider refused the job");
@@ -175,7 +194,13 @@ fn understood(error: &lumbung_openapi::error::ErrorObject) -> Option<InvalidRequ
 }
 
 /// Passes frames on until the end. Returns with the last word; the tail is not sent here.
-async fn pass_on(job: &Admitted, client: &mut Client, ticket: &Ticket, stream: &mut JobStream, meter: &mut Meter) -> Outcome {
+async fn pass_on(
+    job: &Admitted,
+    client: &mut Client,
+    ticket: &Ticket,
+    stream: &mut JobStream,
+    meter: &mut Meter,
+) -> Outcome {
     let (mut body, mut ended) = (None, false);
     loop {
         let patience = if meter.first_token_us.is_none() { FIRST_FRAME_WITHIN } else { STALL };
@@ -202,12 +227,20 @@ async fn pass_on(job: &Admitted, client: &mut Client, ticket: &Ticket, stream: &
 }
 
 /// Does what one frame, already counted, is for.
-fn take(job: &Admitted, client: &mut Client, frame: Frame, body: &mut Option<Bytes>, ended: &mut bool) -> Result<(), Outcome> {
+fn take(
+    job: &Admitted,
+    client: &mut Client,
+    frame: Frame,
+    body: &mut Option<Bytes>,
+    ended: &mut bool,
+) -> Result<(), Outcome> {
     match frame.kind {
-        FrameKind::Delta if job.wish.stream && !frame.payload.is_empty() => client.stream(frame.payload).map_err(|error| match error {
-            PushError::ClientGone => Outcome::ClientGone,
-            PushError::Full => Outcome::ClientTooSlow,
-        }),
+        FrameKind::Delta if job.wish.stream && !frame.payload.is_empty() => {
+            client.stream(frame.payload).map_err(|error| match error {
+                PushError::ClientGone => Outcome::ClientGone,
+                PushError::Full => Outcome::ClientTooSlow,
+            })
+        }
         FrameKind::Body if !job.wish.stream && body.is_none() => {
             *body = Some(frame.payload);
             Ok(())

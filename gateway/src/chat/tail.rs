@@ -103,13 +103,15 @@ mod tests {
     fn tails_are_what_clients_expect() {
         let end = stream_end(&HEAD, Some(Usage::of(3, 1, 2)));
         let text = std::str::from_utf8(&end).expect("text");
-        let chunk = text.strip_prefix("data: ").and_then(|t| t.strip_suffix("\n\ndata: [DONE]\n\n")).expect("two events");
+        let chunk =
+            text.strip_prefix("data: ").and_then(|t| t.strip_suffix("\n\ndata: [DONE]\n\n")).expect("two events");
         let chunk: ChatCompletionChunk = serde_json::from_str(chunk).expect("a chunk");
         assert!(chunk.choices.is_empty());
         assert_eq!(chunk.usage.flatten(), Some(Usage::of(3, 1, 2)));
         assert_eq!(&stream_end(&HEAD, None)[..], DONE);
 
-        let whole = whole(br#"{"id":"x","object":"chat.completion","created":1,"model":"m","choices":[]"#, Usage::of(3, 0, 2));
+        let whole =
+            whole(br#"{"id":"x","object":"chat.completion","created":1,"model":"m","choices":[]"#, Usage::of(3, 0, 2));
         let whole: ChatCompletion = serde_json::from_slice(&whole).expect("a completion");
         assert_eq!(whole.usage.map(|u| u.total_tokens), Some(5));
     }

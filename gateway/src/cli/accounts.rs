@@ -85,7 +85,13 @@ pub(super) async fn accounts(action: Accounts, store: &Store) -> anyhow::Result<
                 let balance = store.account_balance(&account.id).await?;
                 let state = if account.closed_at_us.is_some() { "closed" } else { "open" };
                 let spendable = format!("${}", balance.spendable);
-                rows.push([account.id.to_string(), time(account.created_at_us), state.into(), spendable, account.name.clone()]);
+                rows.push([
+                    account.id.to_string(),
+                    time(account.created_at_us),
+                    state.into(),
+                    spendable,
+                    account.name.clone(),
+                ]);
                 list.push(json!({ "account": account, "balance": balance }));
             }
             Report::new(table(["ACCOUNT", "OPENED", "STATE", "SPENDABLE", "NAME"], rows), list)
@@ -145,5 +151,8 @@ pub(super) async fn credit(action: Credit, store: &Store) -> anyhow::Result<Repo
     let Credit::Add { account, usd, promotional, reference } = action;
     let kind = if promotional { CreditKind::Promotional } else { CreditKind::Paid };
     let balance = store.add_credit(&account, usd, kind, &reference).await?;
-    Report::new(format!("{account} can spend ${}", balance.spendable), json!({ "account": account, "balance": balance }))
+    Report::new(
+        format!("{account} can spend ${}", balance.spendable),
+        json!({ "account": account, "balance": balance }),
+    )
 }

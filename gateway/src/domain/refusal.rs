@@ -5,6 +5,9 @@ use lumbung_openapi::ticket::Ticket;
 
 use super::ids::ProviderId;
 
+/// Claims are kept word for word, and a provider could pad them: ours have some 200 bytes.
+const MAX_CLAIMS_BYTES: usize = 2048;
+
 /// Why a receipt is never to be paid. The text is for the provider's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Refusal {
@@ -51,6 +54,16 @@ impl Refusal {
             Self::AnotherReceipt => "another_receipt",
             Self::Released => "released",
         }
+    }
+
+    /// Reads claims and judges them by the ticket alone, as [`Refusal::of`] does.
+    pub fn of_text(ticket: &Ticket, provider: &ProviderId, claims: &str) -> Result<ReceiptClaims, Self> {
+        if claims.len() > MAX_CLAIMS_BYTES {
+            return Err(Self::Malformed);
+        }
+        let claims = serde_json::from_str(claims).map_err(|_| Self::Malformed)?;
+        Self::of(ticket, provider, &claims)?;
+        Ok(claims)
     }
 
     /// Judges claims by the ticket alone: whoever signed them, whatever the books say, whatever the time.
@@ -126,6 +139,16 @@ mod tests {
         let strict = Ticket { digests: vec!["sha256:a".into()], ..ticket.clone() };
         assert_eq!(Refusal::of(&strict, &provider, &claims()), Ok(()));
         assert_eq!(Refusal::of(&strict, &provider, &weights), Err(Refusal::DigestNotAccepted));
+    }
+
+    #[test]
+    fn claims_are_json_of_a_reasonable_length() {
+        let (ticket, provider) = ticket();
+        let text = serde_json::to_string(&claims()).expect("JSON");
+        assert_eq!(Refusal::of_text(&ticket, &provider, &text), Ok(claims()));
+        let padded = text + &" ".repeat(MAX_CLAIMS_BYTES);
+        assert_eq!(Refusal::of_text(&ticket, &provider, &padded), Err(Refusal::Malformed));
+        assert_eq!(Refusal::of_text(&ticket, &provider, "{}"), Err(Refusal::Malformed));
     }
 
     #[test]

@@ -113,7 +113,8 @@ mod tests {
 
     #[test]
     fn a_join_is_good_once_here_and_in_time() {
-        let (doorman, other) = (Doorman::new(vec![HERE.into()]).expect("entropy"), Doorman::new(vec![HERE.into()]).expect("entropy"));
+        let (doorman, other) =
+            (Doorman::new(vec![HERE.into()]).expect("entropy"), Doorman::new(vec![HERE.into()]).expect("entropy"));
         let key = SigningKey::from_seed(&[1; 32]);
         let token = join(&key, HERE, doorman.challenge(1000).challenge);
         assert_eq!(doorman.admit(&token, 1001).map(|id| id.to_string()), Ok(key.public().thumbprint()));

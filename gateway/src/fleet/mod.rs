@@ -91,7 +91,8 @@ impl Snapshot {
 
     /// Every model of the catalogue once, with who serves it.
     pub fn models(&self) -> Vec<&Arc<ModelSeats>> {
-        let mut models: Vec<_> = self.models.iter().filter(|(name, seats)| **name == seats.entry.id.as_str()).map(|(_, s)| s).collect();
+        let mut models: Vec<_> =
+            self.models.iter().filter(|(name, seats)| **name == seats.entry.id.as_str()).map(|(_, s)| s).collect();
         models.sort_by(|a, b| a.entry.id.as_str().cmp(b.entry.id.as_str()));
         models
     }
@@ -233,7 +234,12 @@ fn make_seat(
     let standing = standings.get(&member.tunnel.provider).copied().unwrap_or(Standing::Newcomer);
     let known_digest = entry.digests.is_empty() || entry.digests.contains(&offer.weights_digest);
     let fair_ask = !offer.ask.is_negative() && offer.ask.is_within(&entry.reference);
-    if offer.model != entry.id.as_str() || standing == Standing::Banned || !known_digest || !fair_ask || offer.slots == 0 {
+    if offer.model != entry.id.as_str()
+        || standing == Standing::Banned
+        || !known_digest
+        || !fair_ask
+        || offer.slots == 0
+    {
         return None;
     }
     Some(Arc::new(Seat {

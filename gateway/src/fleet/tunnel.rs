@@ -51,7 +51,10 @@ pub enum OfferError {
 impl Tunnel {
     /// Turns the roles round on an upgraded connection. The second value drives the connection and must be polled
     /// until it ends, which is the end of the tunnel.
-    pub async fn open<IO>(provider: ProviderId, io: IO) -> Result<(Arc<Self>, impl Future<Output = Result<(), h2::Error>>), h2::Error>
+    pub async fn open<IO>(
+        provider: ProviderId,
+        io: IO,
+    ) -> Result<(Arc<Self>, impl Future<Output = Result<(), h2::Error>>), h2::Error>
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -95,7 +98,8 @@ impl Tunnel {
         if response.status() != StatusCode::OK {
             return Err(OfferError::Malformed(format!("status {}", response.status())));
         }
-        let body = collect(response.into_body(), MAX_OFFER).await?.ok_or_else(|| OfferError::Malformed("too large".into()))?;
+        let body =
+            collect(response.into_body(), MAX_OFFER).await?.ok_or_else(|| OfferError::Malformed("too large".into()))?;
         serde_json::from_slice(&body).map_err(|error| OfferError::Malformed(error.to_string()))
     }
 

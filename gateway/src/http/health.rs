@@ -35,7 +35,10 @@ pub async fn spec(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
 
 /// No such route: the endpoints of OpenAI's that are not offered are named.
 pub async fn not_found(method: Method, uri: Uri) -> ApiError {
-    ApiError::NotFound(format!("There is no endpoint '{method} {}' here. GET /openapi.json lists those that are.", uri.path()))
+    ApiError::NotFound(format!(
+        "There is no endpoint '{method} {}' here. GET /openapi.json lists those that are.",
+        uri.path()
+    ))
 }
 
 /// There is such a route, but not for this method.

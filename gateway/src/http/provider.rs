@@ -63,7 +63,10 @@ pub async fn tunnel(State(shared): State<Arc<Shared>>, request: Request) -> Resp
 
 async fn admit(shared: &Shared, headers: &HeaderMap) -> Result<(ProviderId, Standing), TunnelRefusal> {
     let wants_tunnel = headers.get(UPGRADE).is_some_and(|value| value == TUNNEL_PROTOCOL);
-    let join = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| value.strip_prefix(JOIN_SCHEME));
+    let join = headers
+        .get(AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.strip_prefix(JOIN_SCHEME));
     let (true, Some(join)) = (wants_tunnel, join) else { return Err(TunnelRefusal::NotATunnel) };
     if !shared.gateway.fleet.has_room() || !shared.gateway.is_admitting() {
         return Err(TunnelRefusal::Full);
@@ -82,8 +85,9 @@ async fn admit(shared: &Shared, headers: &HeaderMap) -> Result<(ProviderId, Stan
 /// Takes signed receipts, and says what became of each.
 pub async fn receipts(State(shared): State<Arc<Shared>>, request: Request) -> Result<Json<ReceiptVerdicts>, Response> {
     let body = read_body(request.into_body(), shared.max_body).await.map_err(IntoResponse::into_response)?;
-    let batch: ReceiptBatch = serde_json::from_slice(&body)
-        .map_err(|error| refuse(StatusCode::BAD_REQUEST, "malformed_batch", &format!("not a batch of receipts: {error}")))?;
+    let batch: ReceiptBatch = serde_json::from_slice(&body).map_err(|error| {
+        refuse(StatusCode::BAD_REQUEST, "malformed_batch", &format!("not a batch of receipts: {error}"))
+    })?;
     let verdicts = shared.desk.take(&batch).await.map_err(|error| match error {
         crate::fleet::receipts::DeskError::Signature(error) => {
             refuse(StatusCode::UNAUTHORIZED, "bad_signature", &format!("the batch is not signed properly: {error}"))
@@ -117,7 +121,11 @@ impl IntoResponse for TunnelRefusal {
                 refuse(status, "join_refused", &error.to_string())
             }
             Self::Banned => refuse(StatusCode::FORBIDDEN, "provider_banned", "the operator has banned this provider"),
-            Self::Full => refuse(StatusCode::SERVICE_UNAVAILABLE, "fleet_full", "this gateway takes no more tunnels at this moment"),
+            Self::Full => refuse(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "fleet_full",
+                "this gateway takes no more tunnels at this moment",
+            ),
             Self::BooksUnavailable => ApiError::BooksUnavailable.into_response(),
         };
         if response.status() == StatusCode::SERVICE_UNAVAILABLE {

@@ -15,7 +15,13 @@ use tracing::{debug, warn};
 const HEAD_WITHIN: Duration = Duration::from_secs(15);
 
 /// Serves until told to stop, then lets what is running end within `drain`.
-pub async fn serve(listener: TcpListener, router: Router, max_connections: usize, stop: CancellationToken, drain: Duration) {
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    max_connections: usize,
+    stop: CancellationToken,
+    drain: Duration,
+) {
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(30));

@@ -29,7 +29,9 @@ async fn keep_lease(gateway: &Gateway, length: Duration) {
         match gateway.lease.renew().await {
             Ok(true) => {}
             // Its allowances may be gone: nothing more may be spent from them.
-            Ok(false) => warn!("the lease on the books was lost; nothing is admitted until this gateway is started again"),
+            Ok(false) => {
+                warn!("the lease on the books was lost; nothing is admitted until this gateway is started again")
+            }
             Err(error) => warn!(%error, "lease not renewed"),
         }
     }

@@ -13,6 +13,8 @@ use crate::domain::posting::{LedgerId, Posting, PostingKind};
 
 /// What every API key begins with.
 const KEY_PREFIX: &str = "sk-lumbung-";
+/// The most that is credited at once: far from where 64 bits end.
+const MAX_CREDIT: NanoUsd = NanoUsd::from_nanos(1_000_000_000_000_000_000);
 /// How much of a key is shown again, so that people can tell their keys apart.
 const SHOWN: usize = KEY_PREFIX.len() + 4;
 
@@ -130,7 +132,7 @@ impl Store {
     }
 
     /// Adds credit. `reference` says what for (a payment's id); the same one twice is a `Conflict`, an empty one is not
-    /// compared. Fails with `Invalid` for an amount that is not above zero.
+    /// compared. Fails with `Invalid` for an amount that is not above zero, or above a billion dollars.
     pub async fn add_credit(
         &self,
         id: &AccountId,
@@ -138,16 +140,15 @@ impl Store {
         kind: CreditKind,
         reference: &str,
     ) -> Result<Balance> {
-        if amount <= NanoUsd::ZERO {
-            return Err(StoreError::Invalid("credit must be above zero"));
+        if amount <= NanoUsd::ZERO || amount > MAX_CREDIT {
+            return Err(StoreError::Invalid("credit must be above zero, and a billion dollars at most"));
         }
         let kind = match kind {
             CreditKind::Paid => PostingKind::CreditPaid,
             CreditKind::Promotional => PostingKind::CreditPromotional,
         };
-        let posting =
-            Posting::from_source(kind, reference, LedgerId::outside(), [(LedgerId::credit(*id), amount)])
-                .ok_or(StoreError::Invalid("more money than 64 bits hold"))?;
+        let posting = Posting::from_source(kind, reference, LedgerId::outside(), [(LedgerId::credit(*id), amount)])
+            .ok_or(StoreError::Invalid("more money than 64 bits hold"))?;
         let add = async || {
             let mut tx = self.writer.begin().await?;
             ledger::add_credit(&mut tx, &LedgerId::credit(*id), amount).await?;

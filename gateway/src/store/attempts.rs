@@ -115,7 +115,7 @@ pub(super) async fn write(
                 .bind(i64::from(charge.tokens.prompt))
                 .bind(counted.map_or(0, |c| i64::from(c.cached_tokens.min(charge.tokens.prompt))))
                 .bind(i64::from(charge.tokens.completion))
-                .bind(ticket.ceiling.nanos())
+                .bind(ticket.ceiling.nanos().max(0))
                 .bind(charge.amount.nanos())
                 .bind(charge.fee.nanos())
                 .bind(counted.map(|c| c.delivered_sha256.to_string()))

@@ -11,7 +11,8 @@ use crate::domain::ids::ModelId;
 impl Store {
     /// The catalogue, by id.
     pub async fn models(&self) -> Result<Vec<CatalogueModel>> {
-        let select = "SELECT id, aliases, digests, context_length, max_completion_tokens, prompt_price, completion_price,
+        let select =
+            "SELECT id, aliases, digests, context_length, max_completion_tokens, prompt_price, completion_price,
                              created_at FROM models ORDER BY id";
         sqlx::query(select).fetch_all(&self.reader).await?.iter().map(model).collect()
     }

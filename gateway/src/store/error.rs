@@ -90,14 +90,15 @@ impl From<sqlx::Error> for StoreError {
                 | sqlx::Error::ColumnNotFound(_)
                 | sqlx::Error::Decode(_)
                 | sqlx::Error::TypeNotFound { .. } => Self::Corrupt(format!("unexpected shape ({error})").into()),
+                sqlx::Error::Configuration(_) => Self::Invalid("the database's URL cannot be used"),
                 _ => Self::Unavailable(error),
             };
         };
         if database.is_unique_violation() || database.is_foreign_key_violation() {
             return Self::Conflict("it is in the books already, or what it belongs to is not".into());
         }
-        if database.is_check_violation() {
-            return Self::Corrupt("a rule of the books would be broken".into());
+        if database.is_check_violation() || database.code().as_deref() == Some("22003") {
+            return Self::Invalid("a balance would be below zero or beyond what the books can hold");
         }
         // Postgres: serialization failure, deadlock, lock timeout. SQLite: busy (5), locked (6), busy snapshot (517).
         match database.code().as_deref() {

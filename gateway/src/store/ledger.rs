@@ -58,7 +58,7 @@ async fn queue(connection: &mut AnyConnection, entries: &[(&str, &LedgerId, Nano
     Ok(())
 }
 
-/// Adds `amount` to an account's credit, which exists as long as its account does.
+/// Adds `amount`, zero or more, to an account's credit, which exists as long as its account does.
 pub(super) async fn add_credit(connection: &mut AnyConnection, credit: &LedgerId, amount: NanoUsd) -> Result<()> {
     let add = "UPDATE ledger_accounts SET balance = balance + $2 WHERE id = $1";
     let done = sqlx::query(add).bind(credit.as_str()).bind(amount.nanos()).execute(connection).await?;

@@ -20,11 +20,13 @@ mod signing_keys;
 mod sql;
 mod withheld;
 
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
+use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AnyConnection, AnyPool, ConnectOptions, Executor, Row};
 
 pub use accounts::{AccountRecord, Balance, CreditKind, KeyRecord};
@@ -69,6 +71,7 @@ impl Store {
         let dialect = if url.starts_with("sqlite:") { Dialect::Sqlite } else { Dialect::Postgres };
         let (writer, reader) = match dialect {
             Dialect::Sqlite => {
+                create_private(url)?;
                 let writer = sqlite_pool(1).connect_with(options(url, "mode=rwc")?).await?;
                 let reader = sqlite_pool(SQLITE_READERS).connect_with(options(url, "mode=rw")?).await?;
                 (writer, reader)
@@ -126,6 +129,17 @@ async fn bump_epoch(connection: &mut AnyConnection) -> Result<()> {
 async fn lock(connection: &mut AnyConnection, counter: &'static str) -> Result<()> {
     sqlx::query("UPDATE counters SET value = value + 1 WHERE name = $1").bind(counter).execute(connection).await?;
     Ok(())
+}
+
+/// Makes the file before SQLite does: it holds the signing keys, so nobody but its owner may read it. (SQLite gives its
+/// other files the same mode.)
+fn create_private(url: &str) -> Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let file = SqliteConnectOptions::from_str(url)?.get_filename().to_owned();
+    match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(sqlx::Error::Io(error).into()),
+        _ => Ok(()),
+    }
 }
 
 fn options(url: &str, parameters: &str) -> Result<AnyConnectOptions> {

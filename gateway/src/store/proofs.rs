@@ -65,8 +65,7 @@ fn add(receipt: &mut JobReceipt, row: &AnyRow) -> Result<()> {
 /// The way from a leaf to the signed root.
 fn proof(jws: String, leaves: String, index: i64) -> Result<InclusionProof> {
     let damaged = || StoreError::corrupt("a batch of leaves is malformed");
-    let leaves: Vec<Hash> =
-        leaves.split(' ').map(|leaf| leaf.parse().map_err(|_| damaged())).collect::<Result<_>>()?;
+    let leaves: Vec<Hash> = leaves.split(' ').map(|leaf| leaf.parse().map_err(|_| damaged())).collect::<Result<_>>()?;
     let index = usize::try_from(index).ok().filter(|index| *index < leaves.len()).ok_or_else(damaged)?;
     Ok(InclusionProof { jws, index, path: inclusion_path(&leaves, index) })
 }

@@ -53,7 +53,8 @@ impl Store {
         let mut offered: BTreeMap<AttemptKey, Offered<'_>> = BTreeMap::new();
         let mut again = Vec::new();
         for (index, (receipt, ticket)) in batch.receipts.iter().zip(tickets).enumerate() {
-            match ticket.as_ref().map_err(|refusal| *refusal).and_then(|ticket| judge(provider, receipt, ticket)) {
+            let judge = |ticket| Refusal::of_text(ticket, provider, &receipt.claims).map(|claims| (ticket, claims));
+            match ticket.as_ref().map_err(|refusal| *refusal).and_then(judge) {
                 Err(refusal) => verdicts[index] = Some(refused(refusal)),
                 Ok((ticket, claims)) => match offered.get(&attempt_key(ticket)) {
                     Some(first) if first.receipt == receipt => again.push((index, first.index)),
@@ -78,13 +79,10 @@ impl Store {
     }
 
     /// One turn: decides what can be decided, leaving out what changed meanwhile.
-    async fn try_commit(
-        &self,
-        batch: &ReceiptBatch,
-        open: &[&Offered<'_>],
-    ) -> Result<Vec<(usize, ReceiptVerdict)>> {
+    async fn try_commit(&self, batch: &ReceiptBatch, open: &[&Offered<'_>]) -> Result<Vec<(usize, ReceiptVerdict)>> {
         let findings = self.look_up(open).await?;
-        let (mut verdicts, mut attach, mut alone) = (Vec::new(), Vec::new(), BTreeMap::<&str, Vec<&Offered<'_>>>::new());
+        let (mut verdicts, mut attach, mut alone) =
+            (Vec::new(), Vec::new(), BTreeMap::<&str, Vec<&Offered<'_>>>::new());
         for (offered, finding) in open.iter().zip(findings) {
             match finding {
                 Finding::Decided(verdict) => verdicts.push((offered.index, verdict)),
@@ -180,16 +178,6 @@ impl Store {
 
 fn refused(refusal: Refusal) -> ReceiptVerdict {
     ReceiptVerdict::Refused { reason: refusal.to_string() }
-}
-
-fn judge<'a>(
-    provider: &ProviderId,
-    receipt: &Receipt,
-    ticket: &'a Ticket,
-) -> std::result::Result<(&'a Ticket, ReceiptClaims), Refusal> {
-    let claims = receipt.parse_claims().map_err(|_| Refusal::Malformed)?;
-    Refusal::of(ticket, provider, &claims)?;
-    Ok((ticket, claims))
 }
 
 /// What there is to do with a receipt whose attempt is settled.
@@ -302,7 +290,8 @@ async fn correct(
     let batch = attempts::sign(connection, clock, now_us, &records, keys).await?;
     let (mut postings, mut refunds) = (Vec::new(), BTreeMap::<AccountId, NanoUsd>::new());
     for (index, correction) in corrections.iter().enumerate() {
-        let update = "UPDATE attempts SET prompt_tokens = $3, completion_tokens = $4, charge = $5, fee = $6, record = $7,
+        let update =
+            "UPDATE attempts SET prompt_tokens = $3, completion_tokens = $4, charge = $5, fee = $6, record = $7,
                       batch = $8, batch_index = $9 WHERE job = $1 AND attempt = $2";
         sqlx::query(update)
             .bind(correction.ticket.job.as_str())

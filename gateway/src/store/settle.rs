@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use lumbung_openapi::money::NanoUsd;
-use lumbung_openapi::receipt::ReceiptClaims;
 use lumbung_openapi::ticket::Ticket;
 use sqlx::{AnyConnection, Row};
 
@@ -125,10 +124,7 @@ fn new_attempt(settlement: &Settlement, charge: Charge) -> NewAttempt<'_> {
 
 /// Whether claims that came with the answer can ever be paid: others are as good as none.
 fn is_acceptable(ticket: &Ticket, claims: &str) -> bool {
-    let (Ok(claims), Ok(provider)) = (serde_json::from_str::<ReceiptClaims>(claims), ticket.provider.parse()) else {
-        return false;
-    };
-    Refusal::of(ticket, &provider, &claims).is_ok()
+    ticket.provider.parse().is_ok_and(|provider| Refusal::of_text(ticket, &provider, claims).is_ok())
 }
 
 /// A replica's row, locked until the transaction ends.

@@ -113,7 +113,8 @@ async fn read(connection: &mut AnyConnection) -> Result<Option<SigningKeys>> {
             _ => settlements.push((id, Arc::new(SigningKey::from_seed(&secret)))),
         }
     }
-    let (Some((ticket_kid, ticket)), Some((settlement_kid, settlement))) = (tickets.first(), settlements.first()) else {
+    let (Some((ticket_kid, ticket)), Some((settlement_kid, settlement))) = (tickets.first(), settlements.first())
+    else {
         return Ok(None);
     };
     Ok(Some(SigningKeys {

@@ -27,7 +27,8 @@ async fn keys(network: &Network) -> Value {
 
 async fn tokens_and_dollars_agree(books: Books) {
     let network = Setup::new(books).start().await;
-    let provider = network.scripted(json!([{"match": "*", "reply": "one two three four five", "prompt_tokens": 11}])).await;
+    let provider =
+        network.scripted(json!([{"match": "*", "reply": "one two three four five", "prompt_tokens": 11}])).await;
     let client = network.client("1").await;
     let keys = serde_json::from_value(keys(&network).await).expect("a key set");
     let cost = price().cost(11, 5).expect("a small cost");
@@ -91,7 +92,10 @@ async fn choices_and_limits_are_charged_as_delivered() {
     assert_eq!(three.choices.len(), 3);
     assert_eq!(three.usage.map(|u| u.completion_tokens), Some(60));
     let short = client.ask("x", json!({"max_tokens": 4})).await;
-    assert_eq!((short.choices[0].finish_reason.as_str(), short.usage.map(|u| u.completion_tokens)), ("length", Some(4)));
+    assert_eq!(
+        (short.choices[0].finish_reason.as_str(), short.usage.map(|u| u.completion_tokens)),
+        ("length", Some(4))
+    );
     let cost = price().cost(3, 60).and_then(|a| a.checked_add(price().cost(3, 4)?)).expect("a small cost");
     network.balance_becomes(&client.account, usd("1").checked_sub(cost).expect("enough")).await;
     network.finish().await;
@@ -106,7 +110,9 @@ async fn an_account_is_never_overdrawn() {
     let asking: Vec<_> = (0..40)
         .map(|_| {
             let client = client.clone();
-            tokio::spawn(async move { client.post(Client::body("x", json!({"max_tokens": 100})).to_string()).await.status().as_u16() })
+            tokio::spawn(async move {
+                client.post(Client::body("x", json!({"max_tokens": 100})).to_string()).await.status().as_u16()
+            })
         })
         .collect();
     let mut served = 0;

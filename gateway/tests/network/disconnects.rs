@@ -7,7 +7,6 @@ use lumbung_openapi::money::TokenPrice;
 use serde_json::json;
 
 use crate::support::client::Client;
-use crate::support::process::wait_until;
 use crate::support::provider::Provider;
 use crate::support::{ASK, Books, Setup, usd};
 
@@ -56,15 +55,25 @@ async fn a_client_that_leaves_without_streaming_pays_for_what_had_arrived() {
 
 /// The charge is the price of a number of tokens between what was surely delivered and what was generated,
 /// and the provider's receipt, once acknowledged, does not change it.
-async fn check_charge(network: &crate::support::Network, client: &Client, provider: &Provider, generated: u64, at_least: u32) {
+async fn check_charge(
+    network: &crate::support::Network,
+    client: &Client,
+    provider: &Provider,
+    generated: u64,
+    at_least: u32,
+) {
     let price = TokenPrice { prompt: usd(ASK.0), completion: usd(ASK.1) };
-    wait_until("the job is charged", Duration::from_secs(10), async || network.balance(&client.account).await < usd("1")).await;
-    let balance = network.balance(&client.account).await;
+    let balance = network.charged(&client.account, usd("1")).await;
     let charge = usd("1").checked_sub(balance).expect("less than a dollar");
-    let tokens = (0..=5000).find(|tokens| price.cost(7, *tokens) == Some(charge)).expect("a charge for a whole number of tokens");
+    let tokens = (0..=5000)
+        .find(|tokens| price.cost(7, *tokens) == Some(charge))
+        .expect("a charge for a whole number of tokens");
     assert!(u64::from(tokens) <= generated && tokens >= at_least, "{tokens} charged, {generated} generated");
     let log = network.gateway.log();
-    assert!(log.contains("client_gone") && log.contains(&format!("completion_tokens={tokens}")), "the access log says the same");
+    assert!(
+        log.contains("client_gone") && log.contains(&format!("completion_tokens={tokens}")),
+        "the access log says the same"
+    );
     provider.receipts_acknowledged().await;
     assert_eq!(network.balance(&client.account).await, balance);
 }

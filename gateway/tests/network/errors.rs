@@ -66,10 +66,12 @@ async fn hostile_bodies_are_refused_by_name() {
 #[tokio::test]
 async fn who_may_not_is_told_why() {
     let network = Setup::new(Books::Sqlite).with_model("lumbung/idle", 1000).start().await;
-    let _provider = network.scripted(json!([
-        {"match": "too long", "error": "invalid"},
-        {"match": "*", "reply": "ok"}
-    ])).await;
+    let _provider = network
+        .scripted(json!([
+            {"match": "too long", "error": "invalid"},
+            {"match": "*", "reply": "ok"}
+        ]))
+        .await;
     let client = network.client("1").await;
     let hello = || Client::body("hello", json!({})).to_string();
 
@@ -80,7 +82,10 @@ async fn who_may_not_is_told_why() {
 
     let poor = network.client("0").await;
     let response = poor.post(hello()).await;
-    assert_eq!((response.status().as_u16(), &response.headers()["x-should-retry"]), (429, &"false".parse().expect("a value")));
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["x-should-retry"]),
+        (429, &"false".parse().expect("a value"))
+    );
     assert_eq!(response.json::<Value>().await.expect("JSON")["error"]["code"], "insufficient_quota");
 
     let idle = client.post(Client::body("x", json!({"model": "lumbung/idle"})).to_string()).await;
@@ -108,11 +113,13 @@ async fn when_every_slot_is_taken_requests_wait_in_line() {
     let network = Setup::new(Books::Sqlite).with_gateway_flag("--queue-length", "3").start().await;
     let script = json!([{"match": "*", "tokens": 10, "delay_ms_per_token": 50}]);
     let _provider = network.provider(ProviderSetup::scripted(script).slots(1)).await;
-    let client = std::sync::Arc::new(network.client("1").await);
+    let client = std::sync::Arc::new(network.client("100").await);
     let mut asking = Vec::new();
     for _ in 0..4 {
         let client = client.clone();
-        asking.push(tokio::spawn(async move { client.post(Client::body("x", json!({})).to_string()).await.status().as_u16() }));
+        asking.push(tokio::spawn(async move {
+            client.post(Client::body("x", json!({})).to_string()).await.status().as_u16()
+        }));
         tokio::time::sleep(Duration::from_millis(40)).await;
     }
     let (status, error) = refused(&client, Client::body("one too many", json!({})).to_string()).await;

@@ -16,7 +16,8 @@ fn price() -> TokenPrice {
 
 async fn gateway_dies(books: Books) {
     let mut network = Setup::new(books).start().await;
-    let provider = network.scripted(json!([{"match": "*", "tokens": 5000, "prompt_tokens": 7, "delay_ms_per_token": 10}])).await;
+    let provider =
+        network.scripted(json!([{"match": "*", "tokens": 5000, "prompt_tokens": 7, "delay_ms_per_token": 10}])).await;
     let client = network.client("1").await;
     let mut events = client.open("x", json!({"max_tokens": 400})).await.bytes_stream();
     for _ in 0..20 {
@@ -28,10 +29,12 @@ async fn gateway_dies(books: Books) {
     network.restart_gateway().await;
     network.serves(crate::support::MODEL).await; // the provider came back by itself
 
+    let balance = network.charged(&client.account, usd("1")).await;
     provider.receipts_acknowledged().await;
-    let balance = network.balance(&client.account).await;
     let charge = usd("1").checked_sub(balance).expect("no more than there was");
-    let tokens = (0..=400).find(|tokens| price().cost(7, *tokens) == Some(charge)).expect("a whole number of tokens, within the ceiling");
+    let tokens = (0..=400)
+        .find(|tokens| price().cost(7, *tokens) == Some(charge))
+        .expect("a whole number of tokens, within the ceiling");
     assert!(tokens >= 15, "{tokens} tokens were charged");
     network.check_books().await;
 
@@ -129,13 +132,14 @@ async fn a_second_gateway_on_the_same_books_refuses_to_start() {
 #[tokio::test]
 async fn a_stopping_gateway_finishes_what_it_has_begun() {
     let mut network = Setup::new(Books::Sqlite).start().await;
-    let _provider = network.scripted(json!([{"match": "*", "tokens": 100, "prompt_tokens": 7, "delay_ms_per_token": 10}])).await;
+    let _provider =
+        network.scripted(json!([{"match": "*", "tokens": 100, "prompt_tokens": 7, "delay_ms_per_token": 10}])).await;
     let client = network.client("1").await;
     let stream = client.open("x", json!({})).await;
     network.gateway.signal("TERM");
     let streamed = read(stream).await;
     assert_eq!((streamed.done, streamed.usage.map(|u| u.completion_tokens)), (true, Some(100)));
-    network.gateway.terminate(Duration::from_secs(40)).await;
+    network.gateway.stops(Duration::from_secs(40)).await;
     let charge = price().cost(7, 100).expect("a small cost");
     assert_eq!(network.balance(&client.account).await, usd("1").checked_sub(charge).expect("enough"));
     let account = network.store.account_balance(&client.account).await.expect("a balance");

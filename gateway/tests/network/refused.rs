@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use lumbung_openapi::jws::{HmacKey, SigningKey};
-use lumbung_openapi::provider::{CHALLENGE_PATH, Challenge, JOIN_SCHEME, JOIN_TYP, JoinClaims, RECEIPTS_PATH, TUNNEL_PATH, TUNNEL_PROTOCOL};
+use lumbung_openapi::provider::{
+    CHALLENGE_PATH, Challenge, JOIN_SCHEME, JOIN_TYP, JoinClaims, RECEIPTS_PATH, TUNNEL_PATH, TUNNEL_PROTOCOL,
+};
 use lumbung_openapi::receipt::{Receipt, ReceiptBatch, ReceiptClaims, ReceiptVerdict, ReceiptVerdicts};
 use lumbung_openapi::ticket::{TICKET_TYP, Ticket};
 use serde_json::json;
 
+use crate::support::process::wait_until;
 use crate::support::{Books, Network, Setup, usd};
 
 async fn join(network: &Network, key: &SigningKey, aud: &str) -> String {
@@ -64,18 +67,26 @@ async fn receipts_that_are_not_in_order() {
     let provider = network.scripted(json!([{"match": "*", "tokens": 10, "prompt_tokens": 5}])).await;
     let client = network.client("1").await;
     let answer = client.ask("x", json!({"max_tokens": 50})).await;
-    provider.receipts_acknowledged().await;
-    let balance = network.balance(&client.account).await;
+    let balance = network.charged(&client.account, usd("1")).await;
+    wait_until("the provider has signed", Duration::from_secs(10), async || {
+        !client.receipt(&answer.id).await["attempts"][0]["proof"].is_null()
+    })
+    .await;
     let shown = client.receipt(&answer.id).await;
     let genuine: Receipt = serde_json::from_value(shown["attempts"][0]["receipt"].clone()).expect("a receipt");
     let key = SigningKey::from_seed(&provider.seed());
     let sign = |receipt: &Receipt| ReceiptBatch::sign(&key, vec![receipt.clone()], 1);
 
     for _ in 0..2 {
-        assert_eq!(offer(&network, &sign(&genuine)).await, Ok(vec![ReceiptVerdict::Committed]), "offered again, acknowledged again");
+        assert_eq!(
+            offer(&network, &sign(&genuine)).await,
+            Ok(vec![ReceiptVerdict::Committed]),
+            "offered again, acknowledged again"
+        );
     }
     let mut changed = sign(&genuine);
-    changed.receipts[0].claims = changed.receipts[0].claims.replace("\"completion_tokens\":10", "\"completion_tokens\":11");
+    changed.receipts[0].claims =
+        changed.receipts[0].claims.replace("\"completion_tokens\":10", "\"completion_tokens\":11");
     assert_ne!(changed.receipts[0], genuine);
     assert_eq!(offer(&network, &changed).await, Err(401), "one bit changed after signing");
 
@@ -89,7 +100,10 @@ async fn receipts_that_are_not_in_order() {
     assert!(is_refused(offer(&network, &sign(&ticketless)).await), "without a ticket");
 
     let stranger = SigningKey::from_seed(&[77; 32]);
-    assert!(is_refused(offer(&network, &ReceiptBatch::sign(&stranger, vec![genuine.clone()], 1)).await), "of another provider");
+    assert!(
+        is_refused(offer(&network, &ReceiptBatch::sign(&stranger, vec![genuine.clone()], 1)).await),
+        "of another provider"
+    );
 
     let claims: ReceiptClaims = serde_json::from_str(&genuine.claims).expect("claims");
     let greedy = ReceiptClaims { completion_tokens: 51, ..claims.clone() };
@@ -110,8 +124,8 @@ async fn receipts_that_are_not_in_order() {
 
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(network.balance(&client.account).await, balance, "none of it moved money");
-    let record: serde_json::Value = serde_json::from_str(shown["attempts"][0]["record"].as_str().expect("text")).expect("JSON");
+    let record: serde_json::Value =
+        serde_json::from_str(shown["attempts"][0]["record"].as_str().expect("text")).expect("JSON");
     assert_eq!(record["completion_tokens"], 10);
-    assert!(balance < usd("1"));
     network.finish().await;
 }

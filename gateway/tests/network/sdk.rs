@@ -26,7 +26,10 @@ async fn network() -> (Network, crate::support::provider::Provider) {
 
 async fn run(mut command: Command, network: &Network, rich: &Client, poor: &Client) {
     command.env("BASE_URL", format!("{}/v1", network.base)).env("API_KEY", &rich.key).env("POOR_KEY", &poor.key);
-    command.env("MODEL", MODEL).env("IDLE_MODEL", IDLE).env("QUESTIONS", folder("../provider-runtime/models/questions.json"));
+    command
+        .env("MODEL", MODEL)
+        .env("IDLE_MODEL", IDLE)
+        .env("QUESTIONS", folder("../provider-runtime/models/questions.json"));
     let output = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("it runs");
     let said = format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}");

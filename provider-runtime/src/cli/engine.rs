@@ -3,10 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+#[cfg(feature = "mistral")]
+use std::num::NonZeroUsize;
+
+use anyhow::Context;
 use clap::{Args, ValueEnum};
+use reqwest::Url;
 
 use crate::engine::Engine;
+#[cfg(feature = "mistral")]
+use crate::engine::mistral::{LoadOptions, MistralEngine, ModelSource};
+use crate::engine::openai::{OpenAiEngine, Upstream, parse_parameters, usual_parameters};
 use crate::engine::scripted::ScriptedEngine;
 
 /// What answers.
@@ -32,9 +39,29 @@ pub struct EngineArgs {
     /// The model's id in the gateway's catalogue. Default: the folder's or file's name, or the Hugging Face id.
     #[arg(long, env = "LUMBUNG_PROVIDER_MODEL_ID")]
     pub model_id: Option<String>,
-    /// Jobs at a time.
-    #[arg(long, env = "LUMBUNG_PROVIDER_SLOTS", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub slots: u32,
+    /// Jobs at a time. Default: what suits the embedded engine, 4 for others.
+    #[arg(long, env = "LUMBUNG_PROVIDER_SLOTS", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub slots: Option<u32>,
+    /// Base address of the OpenAI-compatible server.
+    #[arg(long, env = "LUMBUNG_PROVIDER_UPSTREAM", value_name = "URL", default_value = "http://127.0.0.1:8000/v1")]
+    pub upstream: Url,
+    /// The model's name at that server. Default: the name in --model.
+    #[arg(long, env = "LUMBUNG_PROVIDER_UPSTREAM_MODEL")]
+    pub upstream_model: Option<String>,
+    /// API key for that server.
+    #[arg(long, env = "LUMBUNG_PROVIDER_UPSTREAM_KEY", hide_env_values = true)]
+    pub upstream_key: Option<String>,
+    /// OpenAI's parameters that the server honours, by name. Default: those of text that vLLM, SGLang, llama.cpp and
+    /// Ollama share; add `n` and `logit_bias` for a server that has them.
+    #[arg(long, env = "LUMBUNG_PROVIDER_UPSTREAM_SUPPORTS", value_delimiter = ',', value_name = "NAMES")]
+    pub upstream_supports: Vec<String>,
+    /// Tokens of prompt and completion together that the server was started with. Default: what the server says of
+    /// itself (vLLM and SGLang do).
+    #[arg(long, env = "LUMBUNG_PROVIDER_CONTEXT_LENGTH", value_parser = clap::value_parser!(u32).range(1..))]
+    pub context_length: Option<u32>,
+    /// The quantization that the server runs, as OpenRouter names them: bf16, fp8, int4 …
+    #[arg(long, env = "LUMBUNG_PROVIDER_QUANTIZATION", default_value = "unknown")]
+    pub quantization: String,
     /// Script of the scripted engine.
     #[arg(long, env = "LUMBUNG_PROVIDER_SCRIPT", value_name = "FILE")]
     pub script: Option<PathBuf>,
@@ -51,20 +78,68 @@ impl EngineArgs {
     pub async fn load(&self) -> anyhow::Result<Arc<dyn Engine>> {
         match self.engine {
             EngineKind::Mistral => self.load_mistral().await,
-            EngineKind::Openai => bail!("not yet"),
-            EngineKind::Scripted => {
-                let script = self.script.as_deref().context("--script is missing: the scripted engine's answers")?;
-                Ok(Arc::new(ScriptedEngine::load(script)?))
-            }
+            EngineKind::Openai => Ok(Arc::new(self.sidecar().await?)),
+            EngineKind::Scripted => Ok(Arc::new(self.script()?)),
         }
     }
 
+    /// The engine that asks another server.
+    pub async fn sidecar(&self) -> anyhow::Result<OpenAiEngine> {
+        let model = self.upstream_model.clone().or_else(|| self.model.clone());
+        let mut upstream = Upstream {
+            base: self.upstream.clone(),
+            model: model.context("--upstream-model is missing: the model's name at the server")?,
+            key: self.upstream_key.clone(),
+            supported: match self.upstream_supports.as_slice() {
+                [] => usual_parameters(),
+                names => parse_parameters(names).context("--upstream-supports")?,
+            },
+            context_length: self.context_length.unwrap_or(0),
+            quantization: self.quantization.clone(),
+        };
+        if self.context_length.is_none() {
+            upstream.context_length = OpenAiEngine::new(upstream.clone())?.ask_context_length().await?;
+        }
+        OpenAiEngine::new(upstream)
+    }
+
+    /// The engine that answers from a script.
+    pub fn script(&self) -> anyhow::Result<ScriptedEngine> {
+        ScriptedEngine::load(self.script.as_deref().context("--script is missing: the scripted engine's answers")?)
+    }
+
+    /// The model of the embedded engine, as it was named.
+    #[cfg(feature = "mistral")]
+    pub fn source(&self) -> anyhow::Result<ModelSource> {
+        let model = self.model.as_deref().context("--model is missing: a folder, a .gguf file, or a Hugging Face id")?;
+        Ok(model.parse()?)
+    }
+
+    #[cfg(feature = "mistral")]
     async fn load_mistral(&self) -> anyhow::Result<Arc<dyn Engine>> {
-        bail!(
-            "this program was built without the embedded engine (feature `mistral`); build it with the feature, or use --engine openai"
-        )
+        let options = self.slots.and_then(|slots| NonZeroUsize::new(slots as usize));
+        let options = options.map_or_else(LoadOptions::default, |slots| LoadOptions { slots });
+        Ok(Arc::new(Box::pin(MistralEngine::load(self.source()?, options)).await?))
+    }
+
+    #[cfg(not(feature = "mistral"))]
+    async fn load_mistral(&self) -> anyhow::Result<Arc<dyn Engine>> {
+        anyhow::bail!("{WITHOUT_MISTRAL}")
+    }
+
+    /// Jobs at a time: as many as the engine runs at once, if the operator does not say.
+    pub fn slots(&self) -> u32 {
+        self.slots.unwrap_or(match self.engine {
+            #[cfg(feature = "mistral")]
+            EngineKind::Mistral => LoadOptions::default().slots.get() as u32,
+            _ => 4,
+        })
     }
 }
+
+/// What to do about a program without the embedded engine.
+#[cfg(not(feature = "mistral"))]
+pub const WITHOUT_MISTRAL: &str = "this program was built without the embedded engine; build it with the feature `mistral` (on by default), or name another with --engine openai";
 
 /// A path's last part without `.gguf`; anything else as it is.
 fn name_of(model: &str) -> String {

@@ -1,9 +1,11 @@
 //! The command line. The only place that reads the environment.
 
+mod doctor;
 mod engine;
 mod serve;
 mod status;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -30,15 +32,17 @@ struct Common {
     /// How logs are written to standard error.
     #[arg(long, global = true, env = "LUMBUNG_PROVIDER_LOG", value_enum, default_value_t = LogFormat::Console)]
     log: LogFormat,
-    /// Which logs are written: a level, or directives such as `info,lumbung_provider=debug`.
-    #[arg(long, global = true, env = "LUMBUNG_PROVIDER_LOG_LEVEL", default_value = "info")]
-    log_level: String,
+    /// Which logs are written: a level, or directives such as `info,lumbung_provider=debug`. Default: what RUST_LOG says, or info.
+    #[arg(long, global = true, env = "LUMBUNG_PROVIDER_LOG_LEVEL")]
+    log_level: Option<String>,
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Join a gateway and serve until told to stop (SIGTERM or Ctrl-C: finish what runs; a second time: at once).
     Serve(Box<serve::ServeArgs>),
+    /// Look at this machine, the model and the gateway, and say what to do about what prevents serving.
+    Doctor(Box<doctor::DoctorArgs>),
     /// Print this provider's id, making its key if there is none.
     Identity,
     /// Print what a provider that uses this data directory does.
@@ -74,6 +78,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let data_dir = cli.common.data_dir;
     match cli.command {
         Command::Serve(args) => block_on(serve::run(*args, data_dir))?,
+        Command::Doctor(args) => block_on(doctor::run(*args, data_dir))?,
         Command::Identity => {
             serve::create_data_dir(&data_dir)?;
             println!("{}", Identity::open(&data_dir)?.id);
@@ -93,8 +98,12 @@ fn block_on<F: Future>(future: F) -> anyhow::Result<F::Output> {
 }
 
 fn start_logs(common: &Common) {
-    let filter = EnvFilter::try_new(&common.log_level).unwrap_or_else(|_| EnvFilter::new("info"));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let level = common.log_level.clone().or_else(|| std::env::var("RUST_LOG").ok());
+    let filter = level.and_then(|level| EnvFilter::try_new(level).ok()).unwrap_or_else(|| EnvFilter::new("info"));
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match common.log {
         LogFormat::Console => logs.init(),
         LogFormat::Json => logs.json().flatten_event(true).init(),

@@ -32,7 +32,7 @@ const LAST_OFFER_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct GatewayArgs {
     /// The gateway, as https://host[:port].
     #[arg(long, env = "LUMBUNG_PROVIDER_GATEWAY", value_name = "URL")]
-    pub gateway: String,
+    pub gateway: Option<String>,
     /// Allow http:// to hosts other than this one.
     #[arg(long, env = "LUMBUNG_PROVIDER_INSECURE_HTTP")]
     pub insecure_http: bool,
@@ -44,7 +44,8 @@ pub struct GatewayArgs {
 impl GatewayArgs {
     /// The gateway and a client for it.
     pub fn open(&self) -> anyhow::Result<Gateway> {
-        let address = GatewayAddress::parse(&self.gateway, self.insecure_http)?;
+        let url = self.gateway.as_deref().context("--gateway is missing: the gateway's address, https://host")?;
+        let address = GatewayAddress::parse(url, self.insecure_http)?;
         Gateway::new(address, self.gateway_ca.as_deref())
     }
 }
@@ -90,7 +91,7 @@ pub async fn run(args: ServeArgs, data_dir: PathBuf) -> anyhow::Result<ExitCode>
         Journal::open(&data_dir).with_context(|| format!("cannot open the journal in {}", data_dir.display()))?;
 
     let price = TokenPrice { prompt: args.ask_prompt, completion: args.ask_completion };
-    let served = Served::new(model_id.clone(), price, engine, args.engine.slots);
+    let served = Served::new(model_id.clone(), price, engine, args.engine.slots());
     let hardware = Hardware::detect().summary();
     let node =
         Arc::new(Node::new(identity.id.clone(), gateway, journal, vec![served], args.region.clone(), hardware));
@@ -98,7 +99,7 @@ pub async fn run(args: ServeArgs, data_dir: PathBuf) -> anyhow::Result<ExitCode>
         provider = identity.id,
         gateway = node.gateway.address.origin(),
         model = model_id,
-        slots = args.engine.slots,
+        slots = args.engine.slots(),
         receipts = node.journal.backlog().len(),
         "serving"
     );

@@ -12,12 +12,13 @@ mod sse;
 
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use async_trait::async_trait;
 use http::{HeaderValue, header};
 use lumbung_openapi::parameter::{Parameter, ParameterSet};
 use lumbung_openapi::provider::Resume;
 use reqwest::{Client, Url, redirect};
+use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::{Engine, EngineError, EngineModel, Generation, Job};
@@ -51,6 +52,16 @@ pub struct OpenAiEngine {
     client: Client,
     upstream: Upstream,
     describe: EngineModel,
+}
+
+/// A model that the server lists.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Listed {
+    /// Its name.
+    pub id: String,
+    /// Tokens of prompt and completion together; vLLM and SGLang tell it.
+    #[serde(default)]
+    pub max_model_len: Option<u32>,
 }
 
 /// Parameters that vLLM, SGLang, llama.cpp and Ollama all honour. `n` and `logit_bias` are not among them: a server that
@@ -103,21 +114,36 @@ impl OpenAiEngine {
         Ok(Self { client, upstream, describe })
     }
 
-    /// The names of the models that the server lists.
-    pub async fn list_models(&self) -> Result<Vec<String>, String> {
-        #[derive(serde::Deserialize)]
+    /// The server's address.
+    pub fn base(&self) -> &Url {
+        &self.upstream.base
+    }
+
+    /// The model's name there.
+    pub fn model(&self) -> &str {
+        &self.upstream.model
+    }
+
+    /// The models that the server lists.
+    pub async fn list_models(&self) -> Result<Vec<Listed>, String> {
+        #[derive(Deserialize)]
         struct List {
-            data: Vec<Entry>,
-        }
-        #[derive(serde::Deserialize)]
-        struct Entry {
-            id: String,
+            data: Vec<Listed>,
         }
         let request = self.client.get(endpoint(&self.upstream.base, "models")).timeout(Duration::from_secs(10));
         let response = self.authorized(request).send().await.map_err(|error| causes(&error))?;
         let response = response.error_for_status().map_err(|error| causes(&error))?;
         let list: List = response.json().await.map_err(|error| causes(&error))?;
-        Ok(list.data.into_iter().map(|entry| entry.id).collect())
+        Ok(list.data)
+    }
+
+    /// The context that the server was started with, where it tells.
+    pub async fn ask_context_length(&self) -> anyhow::Result<u32> {
+        let hint = "give the context that the server was started with, in tokens, by --context-length";
+        let models = self.list_models().await.map_err(|why| anyhow!("{} cannot be asked: {why}; {hint}", self.base()))?;
+        let listed = models.into_iter().find(|listed| listed.id == self.upstream.model);
+        let context = listed.and_then(|listed| listed.max_model_len).filter(|length| *length > 0);
+        context.with_context(|| format!("{} does not tell its context; {hint}", self.base()))
     }
 
     fn authorized(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {

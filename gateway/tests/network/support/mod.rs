@@ -74,22 +74,16 @@ impl Setup {
             Books::Sqlite => None,
             Books::Postgres => Some(fresh_postgres().await),
         };
-        let url = database_url.clone().unwrap_or_else(|| format!("sqlite:{}", folder.path().join("books.db").display()));
+        let url =
+            database_url.clone().unwrap_or_else(|| format!("sqlite:{}", folder.path().join("books.db").display()));
         let store = Store::open(&url).await.expect("the books open");
         for (id, context_length) in &self.models {
             store.upsert_model(&catalogue_model(id, *context_length)).await.expect("the catalogue takes a model");
         }
         let base = format!("http://127.0.0.1:{}", free_port());
         let gateway = start_gateway(&base, folder.path(), database_url.as_deref(), &self.gateway_flags);
-        let network = Network {
-            store,
-            gateway,
-            base,
-            folder,
-            database_url,
-            gateway_flags: self.gateway_flags,
-            finished: false,
-        };
+        let network =
+            Network { store, gateway, base, folder, database_url, gateway_flags: self.gateway_flags, finished: false };
         network.ready().await;
         network
     }
@@ -124,7 +118,10 @@ impl Network {
         let account = self.store.create_account("test").await.expect("an account").id;
         let credit = usd(dollars);
         if credit > NanoUsd::ZERO {
-            self.store.add_credit(&account, credit, CreditKind::Paid, "test").await.expect("credit");
+            self.store
+                .add_credit(&account, credit, CreditKind::Paid, &format!("payment of {account}"))
+                .await
+                .expect("credit");
         }
         let (_, secret) = self.store.create_key(&account, "test").await.expect("a key");
         Client::new(self.base.clone(), secret, account)
@@ -133,6 +130,13 @@ impl Network {
     /// What an account has left.
     pub async fn balance(&self, account: &AccountId) -> NanoUsd {
         self.store.account_balance(account).await.expect("a balance").spendable
+    }
+
+    /// Waits until something has been charged; what is left then.
+    pub async fn charged(&self, account: &AccountId, before: NanoUsd) -> NanoUsd {
+        wait_until("the account is charged", Duration::from_secs(10), async || self.balance(account).await < before)
+            .await;
+        self.balance(account).await
     }
 
     /// Waits until an account has so much left: settlements take a moment.
@@ -175,7 +179,8 @@ impl Network {
     pub async fn finish(mut self) {
         self.finished = true;
         self.check_books().await;
-        self.gateway.terminate(Duration::from_secs(40)).await;
+        self.gateway.signal("TERM");
+        self.gateway.stops(Duration::from_secs(40)).await;
         self.check_books().await;
     }
 }
@@ -191,7 +196,11 @@ impl Drop for Network {
 fn start_gateway(base: &str, folder: &std::path::Path, database_url: Option<&str>, flags: &[String]) -> Process {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_lumbung-gateway"));
     command.arg("serve").args(["--listen", base.trim_start_matches("http://")]).args(flags);
-    command.env_remove("DATABASE_URL").env_remove("REDIS_URL").env("LUMBUNG_DATA_DIR", folder).env("LUMBUNG_LEASE_SECS", "3");
+    command
+        .env_remove("DATABASE_URL")
+        .env_remove("REDIS_URL")
+        .env("LUMBUNG_DATA_DIR", folder)
+        .env("LUMBUNG_LEASE_SECS", "5");
     command.env("RUST_LOG", std::env::var("LUMBUNG_TEST_LOG").unwrap_or_else(|_| "info".into()));
     if let Some(url) = database_url {
         command.env("DATABASE_URL", url);
@@ -213,10 +222,14 @@ fn catalogue_model(id: &str, context_length: u32) -> CatalogueModel {
 
 /// A database of its own on the server that `make test` has started.
 async fn fresh_postgres() -> String {
-    let server = std::env::var("LUMBUNG_TEST_POSTGRES").expect("LUMBUNG_TEST_POSTGRES is not set: run through `make test`");
+    let server =
+        std::env::var("LUMBUNG_TEST_POSTGRES").expect("LUMBUNG_TEST_POSTGRES is not set: run through `make test`");
     let name = format!("net_{}", ulid::Ulid::generate().to_string().to_lowercase());
     let mut connection = sqlx::PgConnection::connect(&server).await.expect("the test server answers");
-    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut connection).await.expect("a database");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}")))
+        .execute(&mut connection)
+        .await
+        .expect("a database");
     let (server, _) = server.rsplit_once('/').expect("a URL with a database");
     format!("{server}/{name}")
 }

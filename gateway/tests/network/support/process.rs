@@ -18,7 +18,8 @@ impl Process {
         let output = log.as_ref().map(|path| File::options().create(true).append(true).open(path).expect("a log file"));
         let output = output.map_or_else(Stdio::inherit, Stdio::from);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(output).spawn();
-        let child = child.unwrap_or_else(|error| panic!("{name} does not start ({error}): build the workspace's programs first"));
+        let child = child
+            .unwrap_or_else(|error| panic!("{name} does not start ({error}): build the workspace's programs first"));
         Self { name, child, log }
     }
 
@@ -34,18 +35,15 @@ impl Process {
 
     /// Sends a signal by its name.
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").args([&format!("-{name}"), &self.id().to_string()]).status().expect("kill runs");
+        let status =
+            Command::new("kill").args([&format!("-{name}"), &self.id().to_string()]).status().expect("kill runs");
         assert!(status.success(), "kill -{name} {}", self.name);
     }
 
-    /// SIGTERM; the process must end by itself.
-    pub async fn terminate(&mut self, within: Duration) {
-        if self.child.try_wait().expect("a child").is_some() {
-            return;
-        }
-        self.signal("TERM");
+    /// Waits for an orderly end.
+    pub async fn stops(&mut self, within: Duration) {
         let name = self.name;
-        wait_until(&format!("{name} stops on SIGTERM"), within, async || self.child.try_wait().expect("a child").is_some()).await;
+        wait_until(&format!("{name} stops"), within, async || self.child.try_wait().expect("a child").is_some()).await;
         let status = self.child.wait().expect("a child");
         assert!(status.success(), "{name} ended with {status}");
     }
@@ -69,7 +67,8 @@ impl Process {
             .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
             .filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
             .collect();
-        let tables = ["tcp", "tcp6", "udp", "udp6"].map(|table| (table, std::fs::read_to_string(format!("/proc/net/{table}"))));
+        let tables =
+            ["tcp", "tcp6", "udp", "udp6"].map(|table| (table, std::fs::read_to_string(format!("/proc/net/{table}"))));
         let mut listening = Vec::new();
         for (table, text) in tables {
             for line in text.unwrap_or_default().lines().skip(1) {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::Value;
 
 use super::process::{Process, wait_until};
@@ -41,11 +42,8 @@ impl ProviderSetup {
     }
 
     pub fn slots(mut self, slots: u32) -> Self {
-        self.flags.extend(["--slots".to_owned(), slots.to_string()]);
-        if let Some(at) = self.flags.iter().position(|flag| flag == "--slots") {
-            self.flags[at + 1] = slots.to_string();
-            self.flags.truncate(self.flags.len() - 2);
-        }
+        let at = self.flags.iter().position(|flag| flag == "--slots").expect("a scripted provider's slots");
+        self.flags[at + 1] = slots.to_string();
         self
     }
 
@@ -98,13 +96,13 @@ impl Provider {
     pub fn restart(&mut self) {
         self.process.kill();
         let _ = std::fs::remove_file(self.path().join("status.json"));
-        self.process = start(&self.flags, &self.base, &self.path().to_owned());
+        self.process = start(&self.flags, &self.base, self.path());
     }
 
     /// Its identity's seed, for tests that act as this provider.
     pub fn seed(&self) -> [u8; 32] {
-        let bytes = std::fs::read(self.path().join("identity.key")).expect("an identity");
-        bytes.try_into().expect("a seed of 32 bytes")
+        let text = std::fs::read_to_string(self.path().join("identity.key")).expect("an identity");
+        BASE64_URL_SAFE_NO_PAD.decode(text.trim()).expect("base64url").try_into().expect("a seed of 32 bytes")
     }
 }
 

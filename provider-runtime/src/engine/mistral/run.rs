@@ -10,7 +10,7 @@ use mistralrs::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::choice::Choice;
-use crate::engine::{EngineError, Event};
+use crate::engine::Event;
 
 /// A panic on mistralrs' thread ends every sequence on it; the next request starts a new thread, once the old one is gone.
 const ATTEMPTS: usize = 2;

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::chunk::{Chunk, ChunkChoice, UpstreamUsage, finish_reason};
-use super::sse::SseReader;
+use super::sse::{SseError, SseReader};
 use crate::engine::{EngineError, Event, FinishReason, Tokens};
 use crate::gateway::causes;
 
@@ -29,13 +29,6 @@ struct ChoiceState {
     reason: Option<FinishReason>,
 }
 
-/// What one event of the stream comes to.
-#[derive(Debug)]
-enum Step {
-    Events(Vec<Event>),
-    Done,
-}
-
 impl Reading {
     /// For so many choices of so many tokens at most.
     pub fn new(choices: u32, limit: u32) -> Self {
@@ -47,80 +40,75 @@ impl Reading {
         }
     }
 
-    /// Reads to the end. An error of the channel means that nobody listens any more, which needs no answer.
+    /// Reads to the end.
     pub async fn run(mut self, response: Response, events: &mpsc::Sender<Event>) {
-        let result = self.read(response, events).await;
-        let last = match result {
-            Ok(()) => self.last_events(),
-            Err(error) => vec![Event::Failed(error)],
+        let last = match self.read(response, events).await {
+            Ok(()) => self.last_event(),
+            Err(error) => Some(Event::Failed(error)),
         };
-        for event in last {
-            if events.send(event).await.is_err() {
-                return;
-            }
+        if let Some(last) = last {
+            // Where nobody listens any more, nobody is to be told.
+            let _ = events.send(last).await;
         }
     }
 
     async fn read(&mut self, mut response: Response, events: &mpsc::Sender<Event>) -> Result<(), EngineError> {
         let mut sse = SseReader::default();
-        let mut give_up = None;
+        let mut give_up_at: Option<Instant> = None;
         loop {
-            let part = match give_up {
+            let part = match give_up_at {
                 None => response.chunk().await,
+                Some(at) if at <= Instant::now() => return Ok(()),
                 Some(at) => tokio::time::timeout_at(at, response.chunk()).await.unwrap_or(Ok(None)),
             };
-            let part = part.map_err(|error| EngineError::Failed(causes(&error)));
             let mut data = Vec::new();
             let is_end = match part {
-                // A connection that breaks after the last word takes nothing away.
-                Err(_) if self.is_complete() => true,
-                Err(error) => return Err(error),
-                Ok(None) => {
-                    data.extend(sse.finish().map_err(failed)?);
-                    true
-                }
                 Ok(Some(bytes)) => {
                     sse.push(&bytes, |event| data.push(event)).map_err(failed)?;
                     false
                 }
+                Ok(None) => {
+                    data.extend(sse.finish().map_err(failed)?);
+                    true
+                }
+                // A connection that breaks after the last word takes nothing away.
+                Err(_) if self.is_complete() => true,
+                Err(error) => return Err(EngineError::Failed(causes(&error))),
             };
+            let (mut new, mut is_done) = (Vec::new(), is_end);
             for event in data {
-                match self.take(&event)? {
-                    Step::Done => return Ok(()),
-                    Step::Events(new) => {
-                        for event in new {
-                            events.send(event).await.map_err(failed)?;
-                        }
-                    }
+                is_done |= self.take(&event, &mut new)?;
+            }
+            for event in new {
+                if events.send(event).await.is_err() {
+                    return Ok(());
                 }
             }
-            if is_end {
+            if is_done {
                 return Ok(());
             }
-            if give_up.is_none() && self.is_complete() {
-                give_up = Some(Instant::now() + USAGE_TIMEOUT);
+            if give_up_at.is_none() && self.is_complete() {
+                give_up_at = Some(Instant::now() + USAGE_TIMEOUT);
             }
         }
     }
 
-    fn take(&mut self, data: &str) -> Result<Step, EngineError> {
+    /// Takes one event's data. Returns whether it is the last.
+    fn take(&mut self, data: &str, events: &mut Vec<Event>) -> Result<bool, EngineError> {
         let data = data.trim();
         if data == "[DONE]" {
-            // Some servers say why an answer ended only by this.
-            self.choices.iter_mut().filter(|choice| choice.tokens > 0).for_each(|choice| {
-                choice.reason.get_or_insert(FinishReason::Stop);
-            });
-            return Ok(Step::Done);
+            self.finish_by_done(events);
+            return Ok(true);
         }
         if data.is_empty() {
-            return Ok(Step::Events(Vec::new()));
+            return Ok(false);
         }
-        let chunk: Chunk =
-            serde_json::from_str(data).map_err(|error| EngineError::Failed(format!("a chunk is malformed: {error}")))?;
+        let chunk: Chunk = serde_json::from_str(data)
+            // The error's own text may quote the answer.
+            .map_err(|error| EngineError::Failed(format!("a chunk is malformed at column {}", error.column())))?;
         if chunk.error.is_some() || chunk.object.as_deref() == Some("error") {
             return Err(EngineError::Failed("the server broke off with an error".into()));
         }
-        let mut events = Vec::new();
         if let Some(usage) = chunk.usage {
             self.usage = usage;
             if let Some(prompt) = usage.prompt().filter(|_| !self.is_prompt_told) {
@@ -129,9 +117,19 @@ impl Reading {
             }
         }
         for choice in chunk.choices.into_iter().flatten() {
-            self.take_choice(choice, &mut events)?;
+            self.take_choice(choice, events)?;
         }
-        Ok(Step::Events(events))
+        Ok(false)
+    }
+
+    /// Some servers say that an answer ended only by this.
+    fn finish_by_done(&mut self, events: &mut Vec<Event>) {
+        for (index, choice) in self.choices.iter_mut().enumerate() {
+            if choice.reason.is_none() && choice.tokens > 0 {
+                choice.reason = Some(FinishReason::Stop);
+                events.push(Event::Finish { choice: index as u8, reason: FinishReason::Stop });
+            }
+        }
     }
 
     fn take_choice(&mut self, chunk: ChunkChoice, events: &mut Vec<Event>) -> Result<(), EngineError> {
@@ -176,14 +174,17 @@ impl Reading {
     }
 
     /// What is left to say when the stream has ended.
-    fn last_events(&self) -> Vec<Event> {
+    fn last_event(&self) -> Option<Event> {
         if !self.is_complete() {
-            return vec![Event::Failed(EngineError::Failed("the server's stream ended before the answer".into()))];
+            let why = "the server's stream ended before the answer was complete";
+            return Some(Event::Failed(EngineError::Failed(why.into())));
         }
-        Vec::new()
+        let counted = self.choices.iter().fold(0, |sum: u32, choice| sum.saturating_add(choice.tokens));
+        let told = self.usage.completion().filter(|told| *told > 0 && *told != counted)?;
+        Some(Event::Total(told))
     }
 }
 
-fn failed(error: impl std::fmt::Display) -> EngineError {
+fn failed(error: SseError) -> EngineError {
     EngineError::Failed(error.to_string())
 }

@@ -95,7 +95,8 @@ async fn delays_and_breaks_are_as_written() {
     assert!(matches!(events.last(), Some(Event::Failed(EngineError::Failed(_)))));
     assert!(begun.elapsed() >= Duration::from_millis(160), "the fourth token comes 3 × 20 ms after the first");
 
-    let frozen = play(r#"[{"match":"*","tokens":10,"freeze_after":4}]"#, &ask(""), 100);
+    let question = ask("");
+    let frozen = play(r#"[{"match":"*","tokens":10,"freeze_after":4}]"#, &question, 100);
     assert!(tokio::time::timeout(Duration::from_millis(200), frozen).await.is_err());
     let busy = play(r#"[{"match":"*","error":"busy"}]"#, &ask(""), 100).await;
     assert!(matches!(busy, Err(EngineError::Busy)));

@@ -1,63 +1,17 @@
-//! One provider process and one gateway: joining, jobs, refusals, receipts, stopping.
-
-mod support;
+//! Jobs: answers streamed and whole, refusals, failures, cancellation.
 
 use std::time::Duration;
 
 use bytes::BytesMut;
 use lumbung_openapi::frame::{self, Frame, FrameKind, PromptCount};
 use lumbung_openapi::merkle::Hash;
-use lumbung_openapi::receipt::{Receipt, ReceiptClaims, ReceiptVerdict};
-use lumbung_openapi::reply::{ChatCompletion, ChatCompletionChunk};
+use lumbung_openapi::receipt::{Receipt, ReceiptClaims};
+use lumbung_openapi::reply::ChatCompletion;
 
-use support::gateway::TestGateway;
-use support::provider::{Provider, scripted};
-use support::tunnel::{Tunnel, client_bytes, sign, usd};
-
-const SCRIPT: &str = r#"{
-    "weights_digest": "sha256:abc", "quantization": "int4", "context_length": 4096,
-    "rules": [
-        {"match": "slowly", "tokens": 100000, "delay_ms_per_token": 5, "prompt_tokens": 9},
-        {"match": "briefly", "tokens": 60, "delay_ms_per_token": 20, "prompt_tokens": 9},
-        {"match": "freeze", "tokens": 10, "freeze_after": 3},
-        {"match": "fail", "tokens": 10, "fail_after": 3, "prompt_tokens": 9},
-        {"match": "break", "error": "failed"},
-        {"match": "die", "tokens": 10, "die_after": 3},
-        {"match": "*", "reply": "Padi masuk lumbung.", "prompt_tokens": 9, "cached_tokens": 4}
-    ]
-}"#;
-
-fn request(text: &str, more: &str) -> String {
-    format!(r#"{{"model":"test/model","messages":[{{"role":"user","content":"{text}"}}]{more}}}"#)
-}
-
-fn streamed(text: &str) -> String {
-    request(text, r#","stream":true"#)
-}
-
-async fn joined() -> (TestGateway, Provider, Tunnel) {
-    let gateway = TestGateway::start().await;
-    let provider = scripted(&gateway.url(), SCRIPT).with("--slots", "2").start();
-    let tunnel = gateway.tunnel().await;
-    (gateway, provider, tunnel)
-}
-
-fn of_kind(frames: &[Frame], kind: FrameKind) -> Vec<&Frame> {
-    frames.iter().filter(|frame| frame.kind == kind).collect()
-}
-
-fn chunks(bytes: &[u8]) -> Vec<ChatCompletionChunk> {
-    let text = std::str::from_utf8(bytes).unwrap();
-    text.split_terminator("\n\n").map(|event| serde_json::from_str(&event["data: ".len()..]).unwrap()).collect()
-}
-
-fn text_of(chunks: &[ChatCompletionChunk]) -> String {
-    chunks.iter().filter_map(|chunk| chunk.choices[0].delta.content.as_deref()).collect()
-}
-
-fn claims_of(receipt: &Receipt) -> ReceiptClaims {
-    receipt.parse_claims().unwrap()
-}
+use super::support::gateway::{TestGateway, now};
+use super::support::provider::scripted;
+use super::support::tunnel::{client_bytes, sign, usd, with};
+use super::{SCRIPT, chunks, claims_of, joined, of_kind, request, streamed, text_of};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_joins_for_this_gateway_and_says_what_it_offers() {
@@ -168,14 +122,14 @@ async fn a_ticket_that_does_not_fit_is_refused() {
     let request = streamed("hello");
     let good = tunnel.ticket(&request);
     let bad = [
-        ("another provider's", support::tunnel::with(&good, |t| t.provider = "someone".into())),
-        ("another model's", support::tunnel::with(&good, |t| t.model = "other/model".into())),
-        ("other weights", support::tunnel::with(&good, |t| t.digests = vec!["sha256:def".into()])),
-        ("a lower prompt price", support::tunnel::with(&good, |t| t.price.prompt = usd("0.049"))),
-        ("a lower completion price", support::tunnel::with(&good, |t| t.price.completion = usd("0.099"))),
-        ("too late", support::tunnel::with(&good, |t| t.start_by = support::gateway::now() - 10)),
-        ("another request's", support::tunnel::with(&good, |t| t.request_sha256 = Hash::of(b"else"))),
-        ("a continuation", support::tunnel::with(&good, |t| t.first_token = 5)),
+        ("another provider's", with(&good, |t| t.provider = "someone".into())),
+        ("another model's", with(&good, |t| t.model = "other/model".into())),
+        ("other weights", with(&good, |t| t.digests = vec!["sha256:def".into()])),
+        ("a lower prompt price", with(&good, |t| t.price.prompt = usd("0.049"))),
+        ("a lower completion price", with(&good, |t| t.price.completion = usd("0.099"))),
+        ("too late", with(&good, |t| t.start_by = now() - 10)),
+        ("another request's", with(&good, |t| t.request_sha256 = Hash::of(b"else"))),
+        ("a continuation", with(&good, |t| t.first_token = 5)),
     ];
     for (what, ticket) in bad {
         assert_eq!(tunnel.send(&sign(&ticket), &request).await.refused(), (400, "bad_ticket".into()), "{what}");
@@ -187,13 +141,13 @@ async fn a_ticket_that_does_not_fit_is_refused() {
     assert_eq!(tunnel.send_frames(backwards.freeze()).await.refused(), (400, "bad_ticket".into()));
     assert_eq!(tunnel.send_frames((&[99; 40][..]).into()).await.refused(), (400, "bad_ticket".into()));
 
-    let fits = support::tunnel::with(&good, |t| {
+    let fits = with(&good, |t| {
         t.digests = vec!["sha256:def".into(), "sha256:abc".into()];
         t.price.completion = usd("0.11");
     });
     tunnel.send(&sign(&fits), &request).await.begun().all().await;
-    let status = provider.status_when("counted", |status| status["jobs"]["refused"] == 11).await;
-    assert_eq!(status["jobs"]["started"], 1);
+    let status = provider.status_when("counted", |status| status["jobs"]["finished"] == 1).await;
+    assert_eq!((&status["jobs"]["started"], &status["jobs"]["refused"]), (&1.into(), &11.into()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -247,58 +201,4 @@ async fn a_cancelled_answer_stops_the_engine_and_keeps_its_receipt() {
     provider.status_when("runs", |status| status["models"]["test/model"]["running"] == 1).await;
     drop(frozen);
     provider.status_when("a frozen one ends too", |status| status["models"]["test/model"]["running"] == 0).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn vouchers_are_taken_while_the_answer_streams_and_the_last_is_kept() {
-    let (gateway, provider, mut tunnel) = joined().await;
-    *gateway.state.verdict.lock().unwrap() = Some(ReceiptVerdict::Pending);
-    let mut stream = tunnel.ask(&streamed("briefly")).await.begun();
-    for number in 0..2000 {
-        let mut voucher = BytesMut::new();
-        let text = format!("voucher-{number}-{}", "x".repeat(500));
-        frame::encode(&mut voucher, FrameKind::Voucher, 0, 0, &[], text.as_bytes());
-        let sent = tokio::time::timeout(Duration::from_secs(5), stream.request.send(voucher.freeze())).await;
-        sent.expect("1 MB of vouchers do not fill the stream's window").unwrap();
-    }
-    let frames = stream.all().await;
-    assert_eq!(frames.last().unwrap().kind, FrameKind::Receipt);
-    gateway.receipts_of(1).await;
-    let journal = std::fs::read_to_string(provider.data_dir().join("receipts.jsonl")).unwrap();
-    assert!(journal.contains("\"voucher\":\"voucher-1999-"), "the last one");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn receipts_are_offered_until_they_are_acknowledged_even_after_kill_9() {
-    let gateway = TestGateway::start().await;
-    let start = || scripted(&gateway.url(), SCRIPT);
-    *gateway.state.receipts_status.lock().unwrap() = Some(http::StatusCode::INTERNAL_SERVER_ERROR);
-    let mut provider = start().start();
-    let mut tunnel = gateway.tunnel().await;
-    let first = tunnel.ask(&streamed("hello")).await.begun().all().await;
-    provider.status_when("kept", |status| status["receipts_unacknowledged"] == 1).await;
-    // The second one is on its way to the disk when the process dies.
-    let second = tunnel.ask(&request("hello", "")).await.begun().all().await;
-    tokio::time::sleep(Duration::from_millis(20)).await;
-    provider.kill();
-    assert!(gateway.receipts().is_empty());
-
-    *gateway.state.receipts_status.lock().unwrap() = None;
-    *gateway.state.verdict.lock().unwrap() = Some(ReceiptVerdict::Pending);
-    let provider = start().in_the_place_of(&provider).start();
-    let offered = gateway.receipts_of(4).await;
-    let mut expected = [&first, &second].map(|frames| frames.last().unwrap().payload.to_vec());
-    let mut claims: Vec<Vec<u8>> = offered.iter().map(|receipt| receipt.claims.clone().into_bytes()).collect();
-    claims.sort();
-    claims.dedup();
-    expected.sort();
-    assert_eq!(claims, expected, "both, and again while they are pending");
-    provider.status_when("still kept", |status| status["receipts_unacknowledged"] == 2).await;
-
-    *gateway.state.verdict.lock().unwrap() = Some(ReceiptVerdict::Refused { reason: "too late".into() });
-    provider.status_when("a refusal settles it as well", |status| status["receipts_unacknowledged"] == 0).await;
-    let count = gateway.receipts().len();
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    assert_eq!(gateway.receipts().len(), count, "nothing is offered any more");
-    assert!(provider.log().contains("too late"));
 }

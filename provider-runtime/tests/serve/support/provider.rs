@@ -23,25 +23,26 @@ pub struct Provider {
 pub struct Start {
     dir: Arc<TempDir>,
     args: Vec<String>,
+    script: Option<String>,
 }
 
 /// A provider that answers from this script.
 pub fn scripted(gateway: &str, script: &str) -> Start {
-    let dir = Arc::new(tempfile::tempdir().unwrap());
-    let path = dir.path().join("script.json");
-    fs::write(&path, script).unwrap();
-    let script = path.to_str().unwrap().to_owned();
-    Start { dir, args: vec!["--engine".into(), "scripted".into(), "--script".into(), script] }.with("--gateway", gateway)
+    Start::new("scripted", Some(script.to_owned())).with("--gateway", gateway)
 }
 
 /// A provider that passes jobs on to a server beside it.
 pub fn sidecar(gateway: &str, upstream: &str) -> Start {
-    let dir = Arc::new(tempfile::tempdir().unwrap());
-    let start = Start { dir, args: vec!["--engine".into(), "openai".into()] };
-    start.with("--upstream", upstream).with("--upstream-model", "upstream-name").with("--gateway", gateway)
+    let start = Start::new("openai", None).with("--upstream-model", "upstream-name").with("--context-length", "4096");
+    start.with("--upstream", upstream).with("--gateway", gateway)
 }
 
 impl Start {
+    fn new(engine: &str, script: Option<String>) -> Self {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        Self { dir, args: vec!["--engine".into(), engine.into()], script }
+    }
+
     pub fn with(mut self, name: &str, value: &str) -> Self {
         self.args.extend([name.to_owned(), value.to_owned()]);
         self
@@ -56,10 +57,14 @@ impl Start {
     pub fn start(self) -> Provider {
         let data_dir = self.dir.path().join("data");
         let log = fs::OpenOptions::new().append(true).create(true).open(self.dir.path().join("log")).unwrap();
-        let child = Command::new(PROGRAM)
-            .arg("serve")
-            .args(["--model-id", "test/model"])
-            .args(self.args)
+        let mut command = Command::new(PROGRAM);
+        command.args(["serve", "--model-id", "test/model"]).args(self.args);
+        if let Some(script) = self.script {
+            let path = self.dir.path().join("script.json");
+            fs::write(&path, script).unwrap();
+            command.arg("--script").arg(path);
+        }
+        let child = command
             .env("LUMBUNG_PROVIDER_DATA_DIR", &data_dir)
             .env("LUMBUNG_PROVIDER_LOG_LEVEL", "info,lumbung_provider=debug")
             .stdin(Stdio::null())

@@ -7,10 +7,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::serve::ListenerExt;
 use axum::{Json, Router};
 use http::{HeaderMap, StatusCode, header};
 use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper::rt::Executor;
 use lumbung_openapi::error::{ErrorBody, ErrorObject};
 use lumbung_openapi::jws;
 use lumbung_openapi::provider::{
@@ -37,7 +38,7 @@ pub struct GatewayState {
     /// Signed joins: who, and what they claim.
     pub joins: Mutex<Vec<(String, JoinClaims)>>,
     tunnels: Mutex<Vec<Tunnel>>,
-    connections: Mutex<Vec<JoinHandle<()>>>,
+    connections: Connections,
     /// Every batch that verified.
     pub batches: Mutex<Vec<Vec<Receipt>>>,
     /// What becomes of receipts; committed if not set.
@@ -64,6 +65,8 @@ impl TestGateway {
             .route(TUNNEL_PATH, get(tunnel))
             .route(RECEIPTS_PATH, post(receipts))
             .with_state(state.clone());
+        // Nagle's algorithm would hold back every second write by 40 ms.
+        let listener = listener.tap_io(|stream| stream.set_nodelay(true).unwrap());
         let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self { address, state, server }
     }
@@ -79,14 +82,14 @@ impl TestGateway {
 
     /// Breaks every tunnel, as a gateway does that dies.
     pub fn break_tunnels(&self) {
-        self.state.connections.lock().unwrap().drain(..).for_each(|connection| connection.abort());
+        self.state.connections.abort();
     }
 
     /// Goes away: the port refuses, the tunnels break.
     pub async fn stop(self) -> SocketAddr {
+        self.break_tunnels();
         self.server.abort();
         let _ = self.server.await;
-        self.state.connections.lock().unwrap().drain(..).for_each(|connection| connection.abort());
         eventually("the port is free", async || TcpStream::connect(self.address).await.err()).await;
         self.address
     }
@@ -99,6 +102,24 @@ impl TestGateway {
     /// Waits for so many receipts.
     pub async fn receipts_of(&self, count: usize) -> Vec<Receipt> {
         eventually("receipts are offered", async || Some(self.receipts()).filter(|all| all.len() >= count)).await
+    }
+}
+
+/// The tasks that tunnels consist of: they break when all of them end.
+#[derive(Clone, Default)]
+struct Connections(Arc<Mutex<Vec<JoinHandle<()>>>>);
+
+impl Connections {
+    fn abort(&self) {
+        self.0.lock().unwrap().drain(..).for_each(|task| task.abort());
+    }
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Executor<F> for Connections {
+    fn execute(&self, future: F) {
+        self.0.lock().unwrap().push(tokio::spawn(async move {
+            future.await;
+        }));
     }
 }
 
@@ -119,15 +140,12 @@ async fn tunnel(State(state): State<Arc<GatewayState>>, headers: HeaderMap, mut 
     state.joins.lock().unwrap().push((key.thumbprint(), claims));
 
     let upgrade = hyper::upgrade::on(&mut request);
-    let accepted = state.clone();
-    let connection = tokio::spawn(async move {
-        let io = TokioIo::new(TokioIo::new(upgrade.await.unwrap()));
-        let client = http2::Builder::new(TokioExecutor::new()).handshake(io).await;
-        let (sender, connection) = client.unwrap();
-        accepted.tunnels.lock().unwrap().push(Tunnel::new(sender, key.thumbprint()));
+    let connections = state.connections.clone();
+    connections.clone().execute(async move {
+        let (sender, connection) = http2::handshake(connections, upgrade.await.unwrap()).await.unwrap();
+        state.tunnels.lock().unwrap().push(Tunnel::new(sender, key.thumbprint()));
         let _ = connection.await;
     });
-    state.connections.lock().unwrap().push(connection);
     let switch = [
         (header::CONNECTION.as_str(), "upgrade"),
         (header::UPGRADE.as_str(), TUNNEL_PROTOCOL),

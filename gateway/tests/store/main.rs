@@ -1,0 +1,17 @@
+//! The books, on both databases: every test runs on a SQLite file and on Postgres, each in a database of its own, and
+//! ends with a check of the books.
+
+mod accounts;
+mod allowances;
+mod check;
+mod crash;
+mod lease;
+mod network;
+mod operator;
+mod proofs;
+mod random;
+mod receipts;
+mod settle;
+mod speed;
+mod support;
+mod withheld;

@@ -1,0 +1,59 @@
+//! `lumbung-provider doctor`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::engine::{EngineArgs, EngineKind};
+use super::serve::GatewayArgs;
+use crate::doctor::{EnginePatient, Level, Patient, Report, examine};
+
+/// The same options as `serve`, as far as they matter here.
+#[derive(Args)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    gateway: GatewayArgs,
+    #[command(flatten)]
+    engine: EngineArgs,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints what was found. Exit code 1 if something prevents serving.
+pub async fn run(args: DoctorArgs, data_dir: PathBuf) -> anyhow::Result<ExitCode> {
+    let patient = Patient {
+        data_dir,
+        gateway: args.gateway.gateway.is_some().then(|| args.gateway.open()),
+        engine: match args.engine.engine {
+            EngineKind::Mistral => EnginePatient::Embedded(args.engine.model.clone()),
+            EngineKind::Openai => EnginePatient::Sidecar(args.engine.sidecar().await),
+            EngineKind::Scripted => EnginePatient::Script(args.engine.script().map(drop)),
+        },
+    };
+    let report = examine(&patient).await;
+    match args.json {
+        true => println!("{}", serde_json::to_string_pretty(&report)?),
+        false => print_for_people(&report),
+    }
+    Ok(if report.can_serve { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn print_for_people(report: &Report) {
+    for finding in &report.findings {
+        let mark = match finding.level {
+            Level::Ok => "ok",
+            Level::Warning => "warning",
+            Level::Problem => "PROBLEM",
+        };
+        println!("{mark:8} {:10} {}", finding.check, finding.found);
+        if !finding.advice.is_empty() {
+            println!("{:19} → {}", "", finding.advice);
+        }
+    }
+    match report.can_serve {
+        true => println!("\nThis machine can serve."),
+        false => println!("\nThis machine cannot serve yet."),
+    }
+}

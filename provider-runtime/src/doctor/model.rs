@@ -1,0 +1,187 @@
+//! The model: whether its files are there and say what serving needs; for a sidecar, whether the server has it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::gguf;
+use super::{Finding, exists, gibibytes};
+use crate::engine::openai::OpenAiEngine;
+use crate::hardware::Hardware;
+
+/// Looks at a model for the embedded engine.
+pub fn examine(named: Option<&str>, hardware: &Hardware) -> Vec<Finding> {
+    let Some(named) = named else {
+        return vec![Finding::problem("model", "none is named", "name one: --model <folder, .gguf file or Hugging Face id>")];
+    };
+    let path = Path::new(named);
+    if path.is_dir() {
+        return folder(path, hardware);
+    }
+    if path.is_file() {
+        return gguf_file(path, hardware);
+    }
+    vec![match named.split_once('/') {
+        Some((owner, name)) if !owner.is_empty() && !owner.starts_with(['.', '~']) && !name.contains('/') => {
+            Finding::ok("model", format!("'{named}' will be downloaded from Hugging Face if it is not in its cache"))
+        }
+        _ => Finding::problem("model", format!("there is no '{named}'"), "give the path of a folder or .gguf file"),
+    }]
+}
+
+fn folder(path: &Path, hardware: &Hardware) -> Vec<Finding> {
+    let at = path.display();
+    let config = json(&path.join("config.json"));
+    if config.is_none() {
+        let advice = "name the folder that holds config.json, tokenizer.json and *.safetensors, or a .gguf file itself";
+        return vec![Finding::problem("model", format!("{at} has no readable config.json"), advice)];
+    }
+    let weights: Vec<PathBuf> = fs::read_dir(path)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"))
+        .collect();
+    if weights.is_empty() {
+        let advice = "download the weights as well (a git clone without git-lfs leaves them out)";
+        return vec![Finding::problem("model", format!("{at} has no .safetensors files"), advice)];
+    }
+    let size = size_of(&weights);
+    let context = config.as_ref().and_then(|config| {
+        let text = config.get("text_config").unwrap_or(config);
+        text["max_position_embeddings"].as_u64()
+    });
+    let has_tokenizer = json(&path.join("tokenizer.json")).is_some();
+    let has_template = exists(&path.join("chat_template.jinja"))
+        || exists(&path.join("chat_template.json"))
+        || json(&path.join("tokenizer_config.json")).is_some_and(|config| !config["chat_template"].is_null());
+    let mut findings = vec![fits(at.to_string(), size, hardware)];
+    findings.extend(parts(has_tokenizer, has_template, context));
+    findings
+}
+
+fn gguf_file(path: &Path, hardware: &Hardware) -> Vec<Finding> {
+    let at = path.display();
+    match gguf::read(path) {
+        Err(error) => {
+            vec![Finding::problem("model", format!("{at} cannot be read as GGUF: {error}"), "download the file again")]
+        }
+        Ok(head) => {
+            let mut findings = vec![fits(at.to_string(), size_of(&[path.to_owned()]), hardware)];
+            findings.extend(parts(head.has_tokenizer, head.has_template, head.context_length));
+            findings
+        }
+    }
+}
+
+fn fits(at: String, size: u64, hardware: &Hardware) -> Finding {
+    let found = format!("{at}, {} of weights", gibibytes(size));
+    if size < 1 << 16 {
+        return Finding::problem("model", found, "these are no weights; a git clone without git-lfs leaves such stubs");
+    }
+    match hardware.gpus.is_empty() && size > hardware.memory_available {
+        true => Finding::problem(
+            "model",
+            format!("{found}, more than the {} of memory that are free", gibibytes(hardware.memory_available)),
+            "take a smaller model or quantization, or stop other programs",
+        ),
+        false => Finding::ok("model", found),
+    }
+}
+
+fn parts(has_tokenizer: bool, has_template: bool, context: Option<u64>) -> Vec<Finding> {
+    vec![
+        match has_tokenizer {
+            true => Finding::ok("tokenizer", "found"),
+            false => Finding::problem("tokenizer", "none that can be read", "download the model's tokenizer.json"),
+        },
+        match has_template {
+            true => Finding::ok("template", "found"),
+            false => Finding::problem("template", "none", "a base model cannot chat: take the instruct or chat version"),
+        },
+        match context {
+            Some(tokens) => Finding::ok("context", format!("{tokens} tokens")),
+            None => Finding::warning("context", "the files do not say how long a conversation may be", "see the log of serve"),
+        },
+    ]
+}
+
+fn size_of(files: &[PathBuf]) -> u64 {
+    files.iter().filter_map(|file| fs::metadata(file).ok()).map(|file| file.len()).sum()
+}
+
+fn json(path: &Path) -> Option<Value> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+/// Looks at a server beside this process.
+pub async fn examine_sidecar(engine: &anyhow::Result<OpenAiEngine>) -> Finding {
+    let engine = match engine {
+        Ok(engine) => engine,
+        Err(error) => return Finding::problem("upstream", format!("{error:#}"), "correct the options of --engine openai"),
+    };
+    let (base, model) = (engine.base(), engine.model());
+    match engine.list_models().await {
+        Err(error) => Finding::problem(
+            "upstream",
+            format!("{base} does not list its models: {error}"),
+            "start the server, and check --upstream and --upstream-key",
+        ),
+        Ok(models) if models.iter().any(|listed| listed.id == model) => {
+            Finding::ok("upstream", format!("{base} has '{model}'"))
+        }
+        Ok(models) => {
+            let names: Vec<&str> = models.iter().take(8).map(|listed| listed.id.as_str()).collect();
+            Finding::problem(
+                "upstream",
+                format!("{base} has no '{model}', but {}", names.join(", ")),
+                "name one of those by --upstream-model",
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Level;
+
+    fn machine() -> Hardware {
+        Hardware { memory_available: 1 << 20, ..Default::default() }
+    }
+
+    fn levels(findings: &[Finding]) -> Vec<(&'static str, Level)> {
+        findings.iter().map(|finding| (finding.check, finding.level)).collect()
+    }
+
+    #[test]
+    fn a_folder_is_looked_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, bytes: &[u8]| fs::write(dir.path().join(name), bytes).unwrap();
+        let look = || examine(dir.path().to_str(), &machine());
+        assert_eq!(levels(&look()), [("model", Level::Problem)]);
+        write("config.json", br#"{"max_position_embeddings":2048}"#);
+        assert!(look()[0].found.contains("safetensors"));
+        write("model.safetensors", &[0; 100]);
+        assert!(look()[0].advice.contains("git-lfs"));
+        write("model.safetensors", &[0; 1 << 17]);
+        let expected = [("model", Level::Ok), ("tokenizer", Level::Problem), ("template", Level::Problem), ("context", Level::Ok)];
+        assert_eq!(levels(&look()), expected);
+        write("tokenizer.json", b"{}");
+        write("tokenizer_config.json", br#"{"chat_template":"x"}"#);
+        assert!(look().iter().all(|finding| finding.level == Level::Ok), "{:?}", look());
+        write("model.safetensors", &[0; 1 << 21]);
+        assert_eq!(look()[0].level, Level::Problem, "it does not fit into 1 MiB");
+    }
+
+    #[test]
+    fn a_name_is_a_path_or_of_the_hub() {
+        let level = |named| examine(Some(named), &machine())[0].level;
+        assert_eq!(level("Qwen/Qwen3-8B"), Level::Ok);
+        assert_eq!(level("./Qwen3-8B"), Level::Problem);
+        assert_eq!(level("Qwen3-8B"), Level::Problem);
+        assert_eq!(examine(None, &machine())[0].level, Level::Problem);
+    }
+}

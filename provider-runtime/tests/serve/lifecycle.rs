@@ -1,0 +1,209 @@
+//! Starting, stopping, losing the gateway; and what the other commands say.
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use lumbung_openapi::frame::FrameKind;
+use serde_json::Value;
+
+use super::support::gateway::TestGateway;
+use super::support::provider::{PROGRAM, scripted};
+use super::support::upstream::{Reply, Upstream};
+use super::{SCRIPT, joined, of_kind, request, streamed};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn told_to_stop_it_finishes_what_runs_and_takes_nothing_new() {
+    let (gateway, mut provider, mut tunnel) = joined().await;
+    let mut running = tunnel.ask(&streamed("briefly")).await.begun();
+    running.next().await.unwrap();
+    provider.signal("TERM");
+    provider.status_when("draining", |status| status["draining"] == true).await;
+    assert!(tunnel.offer().await.draining);
+    assert_eq!(tunnel.ask(&streamed("hello")).await.refused(), (503, "provider_draining".into()));
+    let frames = running.all().await;
+    assert_eq!(of_kind(&frames, FrameKind::End).len(), 1, "what ran is complete");
+    assert!(provider.ended().await.success());
+    assert_eq!(gateway.receipts().len(), 1, "and its receipt was offered before the end");
+    let status = provider.status().unwrap();
+    assert_eq!((&status["receipts_unacknowledged"], &status["connected"]), (&0.into(), &Value::Array(vec![])));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_finish_in_time_is_cut_off_with_its_receipt() {
+    let gateway = TestGateway::start().await;
+    let mut provider = scripted(&gateway.url(), SCRIPT).with("--drain-secs", "1").start();
+    let mut tunnel = gateway.tunnel().await;
+    let mut running = tunnel.ask(&streamed("slowly")).await.begun();
+    running.next().await.unwrap();
+    provider.signal("INT");
+    tokio::spawn(async move { while running.next().await.is_some() {} });
+    assert!(provider.ended().await.success());
+    let receipts = gateway.receipts();
+    assert_eq!(receipts.len(), 1);
+    assert!(receipts[0].parse_claims().unwrap().completion_tokens > 50, "a second's worth at 200 tokens per second");
+    assert_eq!(provider.status().unwrap()["jobs"]["cancelled"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn told_twice_it_stops_at_once() {
+    let (_gateway, mut provider, mut tunnel) = joined().await;
+    let mut running = tunnel.ask(&streamed("slowly")).await.begun();
+    running.next().await.unwrap();
+    provider.signal("TERM");
+    provider.status_when("draining", |status| status["draining"] == true).await;
+    let begun = Instant::now();
+    provider.signal("TERM");
+    assert_eq!(provider.ended().await.code(), Some(1));
+    assert!(begun.elapsed() < Duration::from_secs(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_goes_away_is_dialled_again() {
+    let (gateway, provider, mut tunnel) = joined().await;
+    let running = tunnel.ask(&streamed("slowly")).await.begun();
+    gateway.break_tunnels();
+    provider.status_when("the job is over", |status| status["jobs"]["cancelled"] == 1).await;
+    let mut tunnel = gateway.tunnel().await;
+    tunnel.ask(&streamed("hello")).await.begun().all().await;
+    drop(running);
+
+    let address = gateway.stop().await;
+    provider.status_when("not connected", |status| status["connected"] == Value::Array(vec![])).await;
+    let gateway = TestGateway::start_at(&address.to_string()).await;
+    let mut tunnel = gateway.tunnel().await;
+    tunnel.ask(&streamed("hello")).await.begun().all().await;
+    gateway.receipts_of(1).await;
+    provider.status_when("acknowledged", |status| status["receipts_unacknowledged"] == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_tunnels_are_asked_for_again_in_due_time() {
+    let gateway = TestGateway::start().await;
+    *gateway.state.tunnel_status.lock().unwrap() = Some(StatusCode::UNAUTHORIZED);
+    let provider = scripted(&gateway.url(), SCRIPT).start();
+    provider.status_when("it runs", |status| status["provider"].is_string()).await;
+    *gateway.state.tunnel_status.lock().unwrap() = None;
+    gateway.tunnel().await;
+
+    let banned = TestGateway::start().await;
+    *banned.state.tunnel_status.lock().unwrap() = Some(StatusCode::FORBIDDEN);
+    let provider = scripted(&banned.url(), SCRIPT).start();
+    provider.status_when("it runs", |status| status["provider"].is_string()).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let log = provider.log();
+    assert_eq!(log.matches("refuses this provider: not now").count(), 1, "once, plainly, and not every second: {log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_listens_on_no_port() {
+    let (_gateway, provider, mut tunnel) = joined().await;
+    tunnel.ask(&streamed("hello")).await.begun().all().await;
+    let sockets: HashSet<String> = fs::read_dir(format!("/proc/{}/fd", provider.pid()))
+        .unwrap()
+        .filter_map(|fd| fs::read_link(fd.unwrap().path()).ok())
+        .filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+        .collect();
+    let (mut connected, mut listening) = (0, 0);
+    for table in ["tcp", "tcp6", "udp", "udp6"] {
+        let text = fs::read_to_string(format!("/proc/{}/net/{table}", provider.pid())).unwrap_or_default();
+        for line in text.lines().skip(1) {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            // 0A is LISTEN for TCP; an unconnected UDP socket (07) would take packets from anyone.
+            match (sockets.contains(fields[9]), fields[3]) {
+                (true, "0A" | "07") => listening += 1,
+                (true, _) => connected += 1,
+                (false, _) => {}
+            }
+        }
+    }
+    assert!(connected > 0, "the tunnel is seen, so the tables were read");
+    assert_eq!(listening, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_processes_do_not_share_a_data_directory() {
+    let (gateway, provider, _tunnel) = joined().await;
+    let mut second = scripted(&gateway.url(), SCRIPT).in_the_place_of(&provider).start();
+    assert_eq!(second.ended().await.code(), Some(1));
+    assert!(second.log().contains("another lumbung-provider uses"));
+}
+
+fn run(data_dir: &Path, args: &[&str]) -> Output {
+    Command::new(PROGRAM).arg("--data-dir").arg(data_dir).args(args).output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn identity_and_status_say_what_is_so() {
+    let (_gateway, mut provider, mut tunnel) = joined().await;
+    tunnel.ask(&request("hello", "")).await.begun().all().await;
+    let status = provider.status_when("counted", |status| status["jobs"]["finished"] == 1).await;
+    let dir = provider.data_dir();
+    assert_eq!(text(&run(&dir, &["identity"])).trim(), status["provider"]);
+
+    let told = run(&dir, &["status"]);
+    assert!(told.status.success());
+    assert!(text(&told).contains("connected to replica-1") && text(&told).contains("0 of 2 slots taken"), "{}", text(&told));
+    let json: Value = serde_json::from_slice(&run(&dir, &["status", "--json"]).stdout).unwrap();
+    assert_eq!((&json["pid"], &json["completion_tokens"]), (&provider.pid().into(), &3.into()));
+    provider.kill();
+    let told = run(&dir, &["status"]);
+    assert!(!told.status.success() && text(&told).contains("not running"), "{}", text(&told));
+
+    fs::set_permissions(dir.join("identity.key"), fs::Permissions::from_mode(0o644)).unwrap();
+    let refused = run(&dir, &["identity"]);
+    assert!(!refused.status.success() && text(&refused).contains("chmod 600"), "{}", text(&refused));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_finds_what_prevents_serving() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = dir.path().join("script.json");
+    fs::write(&script, SCRIPT).unwrap();
+    let gateway = TestGateway::start().await;
+    let examine = |args: &[&str]| {
+        let output = run(&dir.path().join("data"), &[&["doctor", "--json"], args].concat());
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output)));
+        assert_eq!(report["can_serve"].as_bool().unwrap(), output.status.success());
+        report
+    };
+    let level = |report: &Value, check: &str| {
+        let findings = report["findings"].as_array().unwrap();
+        let found = findings.iter().find(|finding| finding["check"] == check);
+        found.map_or("not looked at", |finding| finding["level"].as_str().unwrap()).to_owned()
+    };
+    let scripted = ["--engine", "scripted", "--script", script.to_str().unwrap()];
+
+    let healthy = examine(&[&scripted[..], &["--gateway", &gateway.url()]].concat());
+    for check in ["cpu", "memory", "data-dir", "model", "tcp", "gateway", "clock"] {
+        assert_eq!(level(&healthy, check), "ok", "{healthy}");
+    }
+    let upstream = Upstream::start(Reply::Parts(vec![])).await;
+    let sidecar = ["--engine", "openai", "--upstream", &upstream.url(), "--upstream-model"];
+    assert_eq!(level(&examine(&[&sidecar[..], &["upstream-name"]].concat()), "upstream"), "ok", "its context is asked for");
+    let other = examine(&[&sidecar[..], &["other", "--context-length", "9"]].concat());
+    assert_eq!(level(&other, "upstream"), "problem");
+
+    for (what, args, check) in [
+        ("not encrypted", ["--gateway", "http://192.0.2.1:80"], "gateway"),
+        ("not a gateway", ["--gateway", &upstream.url()], "gateway"),
+        ("nobody there", ["--gateway", "http://127.0.0.1:9"], "tcp"),
+        ("no TLS there", ["--gateway", &gateway.url().replace("http:", "https:")], "gateway"),
+        ("no such name", ["--gateway", "https://lumbung.invalid"], "dns"),
+        ("no such script", ["--script", "/nonexistent"], "model"),
+    ] {
+        let scripted = if args[0] == "--script" { &scripted[..2] } else { &scripted[..] };
+        let report = examine(&[scripted, &args].concat());
+        assert_eq!(level(&report, check), "problem", "{what}: {report}");
+        let advice = report["findings"].as_array().unwrap().iter().find(|finding| finding["check"] == check).unwrap();
+        assert!(!advice["advice"].as_str().unwrap().is_empty(), "{what}");
+    }
+}

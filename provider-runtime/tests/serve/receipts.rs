@@ -1,0 +1,65 @@
+//! Receipts: kept, offered, offered again, across deaths.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use lumbung_openapi::frame::{self, FrameKind};
+use lumbung_openapi::receipt::ReceiptVerdict;
+
+use super::support::gateway::TestGateway;
+use super::support::provider::scripted;
+use super::{SCRIPT, joined, request, streamed};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vouchers_are_taken_while_the_answer_streams_and_the_last_is_kept() {
+    let (gateway, provider, mut tunnel) = joined().await;
+    *gateway.state.verdict.lock().unwrap() = Some(ReceiptVerdict::Pending);
+    let mut stream = tunnel.ask(&streamed("briefly")).await.begun();
+    for number in 0..2000 {
+        let mut voucher = BytesMut::new();
+        let text = format!("voucher-{number}-{}", "x".repeat(500));
+        frame::encode(&mut voucher, FrameKind::Voucher, 0, 0, &[], text.as_bytes());
+        let sent = tokio::time::timeout(Duration::from_secs(5), stream.request.send(voucher.freeze())).await;
+        sent.expect("1 MB of vouchers do not fill the stream's window").unwrap();
+    }
+    let frames = stream.all().await;
+    assert_eq!(frames.last().unwrap().kind, FrameKind::Receipt);
+    gateway.receipts_of(1).await;
+    let journal = std::fs::read_to_string(provider.data_dir().join("receipts.jsonl")).unwrap();
+    assert!(journal.contains("\"voucher\":\"voucher-1999-"), "the last one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn receipts_are_offered_until_they_are_acknowledged_even_after_kill_9() {
+    let gateway = TestGateway::start().await;
+    let start = || scripted(&gateway.url(), SCRIPT);
+    *gateway.state.receipts_status.lock().unwrap() = Some(http::StatusCode::INTERNAL_SERVER_ERROR);
+    let mut provider = start().start();
+    let mut tunnel = gateway.tunnel().await;
+    let first = tunnel.ask(&streamed("hello")).await.begun().all().await;
+    provider.status_when("kept", |status| status["receipts_unacknowledged"] == 1).await;
+    // The second one is on its way to the disk when the process dies.
+    let second = tunnel.ask(&request("hello", "")).await.begun().all().await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    provider.kill();
+    assert!(gateway.receipts().is_empty());
+
+    *gateway.state.receipts_status.lock().unwrap() = None;
+    *gateway.state.verdict.lock().unwrap() = Some(ReceiptVerdict::Pending);
+    let provider = start().in_the_place_of(&provider).start();
+    let offered = gateway.receipts_of(4).await;
+    let mut expected = [&first, &second].map(|frames| frames.last().unwrap().payload.to_vec());
+    let mut claims: Vec<Vec<u8>> = offered.iter().map(|receipt| receipt.claims.clone().into_bytes()).collect();
+    claims.sort();
+    claims.dedup();
+    expected.sort();
+    assert_eq!(claims, expected, "both, and again while they are pending");
+    provider.status_when("still kept", |status| status["receipts_unacknowledged"] == 2).await;
+
+    *gateway.state.verdict.lock().unwrap() = Some(ReceiptVerdict::Refused { reason: "too late".into() });
+    provider.status_when("a refusal settles it as well", |status| status["receipts_unacknowledged"] == 0).await;
+    let count = gateway.receipts().len();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(gateway.receipts().len(), count, "nothing is offered any more");
+    assert!(provider.log().contains("too late"));
+}
