@@ -55,7 +55,7 @@ pub struct ServeConfig {
     #[arg(long, env = "LUMBUNG_CLAIM_WINDOW_SECS", default_value_t = 3600)]
     pub claim_window_secs: u64,
     /// Seconds of this replica's lease on the books; a restart after a crash waits at most this long.
-    #[arg(long, env = "LUMBUNG_LEASE_SECS", default_value_t = 6, value_parser = clap::value_parser!(u64).range(2..=300))]
+    #[arg(long, env = "LUMBUNG_LEASE_SECS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(2..=300))]
     pub lease_secs: u64,
     /// The largest request body, in bytes.
     #[arg(long, env = "LUMBUNG_MAX_BODY", default_value_t = 4 << 20)]

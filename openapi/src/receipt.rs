@@ -159,7 +159,7 @@ pub struct SettlementRecord {
     #[serde(rename = "fee_usd")]
     #[schema(value_type = String)]
     pub fee: NanoUsd,
-    /// SHA-256 over the client's bytes that the gateway received; null where it never received them (it was down).
+    /// SHA-256 over the client's bytes that the gateway received; null where the answer did not reach its end there.
     #[schema(value_type = Option<String>)]
     pub delivered_sha256: Option<Hash>,
 }
@@ -276,10 +276,8 @@ impl AttemptProof {
         if ticket.price.cost(record.prompt_tokens, record.completion_tokens) != Some(record.charge) {
             return Err(VerifyError::Disagree(at, "what the tokens cost"));
         }
-        // A cancelled answer may have left the provider further than it reached the gateway; a whole one is the same on both sides.
-        if record.completion_tokens == claims.completion_tokens
-            && record.delivered_sha256.is_some_and(|hash| hash != claims.delivered_sha256)
-        {
+        // An answer that broke off may have left the provider further than it reached the gateway; a whole one is the same on both sides.
+        if record.delivered_sha256.is_some_and(|hash| hash != claims.delivered_sha256) {
             return Err(VerifyError::Disagree(at, "the bytes that were delivered"));
         }
         Ok(record)

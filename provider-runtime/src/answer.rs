@@ -257,8 +257,15 @@ impl Running {
         if !is_cancelled {
             outgoing.frame(FrameKind::Receipt, claims.as_bytes());
         }
-        tracing::debug!(job = job.ticket.job, attempt = job.ticket.attempt, tokens = outgoing.tokens(), is_cancelled, "job over");
-        job.place.keep(Kept { receipt: Receipt { ticket: job.ticket_text, claims }, voucher: job.vouchers.into_last() });
+        tracing::debug!(
+            job = job.ticket.job,
+            attempt = job.ticket.attempt,
+            tokens = outgoing.tokens(),
+            is_cancelled,
+            "job over"
+        );
+        job.place
+            .keep(Kept { receipt: Receipt { ticket: job.ticket_text, claims }, voucher: job.vouchers.into_last() });
         // Last: whoever waits for every slot to be free may count on the receipt.
         drop(job.slot);
     }

@@ -16,6 +16,9 @@ use crate::refusal::Refusal;
 /// How long the first two frames may take to arrive.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// No ticket and no voucher is larger: they are kept until their receipt is acknowledged.
+const MAX_SIGNED_TEXT: usize = 16 << 10;
+
 /// A job whose first frames are there.
 pub struct Intake {
     /// The ticket, a compact JWS.
@@ -56,10 +59,12 @@ async fn read(mut body: Body) -> Result<Intake, Refusal> {
     }
     let ticket = frames.pop_front().filter(|frame| frame.kind == FrameKind::Ticket);
     let request = frames.pop_front().filter(|frame| frame.kind == FrameKind::Request);
+    let ticket = ticket.filter(|frame| frame.payload.len() <= MAX_SIGNED_TEXT);
     let (Some(ticket), Some(request)) = (ticket, request) else {
         return Err(Refusal::BadTicket("A job must begin with a ticket and a request."));
     };
-    let ticket = String::from_utf8(ticket.payload.into()).map_err(|_| Refusal::BadTicket("The ticket is malformed."))?;
+    let ticket =
+        String::from_utf8(ticket.payload.into()).map_err(|_| Refusal::BadTicket("The ticket is malformed."))?;
     let mut vouchers = Vouchers { body: Some(body), reader, last: None };
     frames.into_iter().for_each(|frame| vouchers.take(frame));
     Ok(Intake { ticket, request: request.payload, vouchers })
@@ -92,7 +97,7 @@ impl Vouchers {
     }
 
     fn take(&mut self, frame: Frame) {
-        if frame.kind == FrameKind::Voucher {
+        if frame.kind == FrameKind::Voucher && frame.payload.len() <= MAX_SIGNED_TEXT {
             self.last = Some(frame.payload);
         }
     }

@@ -60,11 +60,8 @@ async fn accept(node: &Arc<Node>, body: Body) -> Result<Answer, Refusal> {
     let slot = served.take_slot().ok_or(Refusal::Busy)?;
     let place = node.journal.reserve().ok_or(Refusal::Busy)?;
 
-    let job = Job {
-        request: &request,
-        body: &intake.request,
-        max_completion_tokens: completion_limit(&ticket, &request),
-    };
+    let job =
+        Job { request: &request, body: &intake.request, max_completion_tokens: completion_limit(&ticket, &request) };
     let generation = served.engine.generate(job).await.map_err(|error| {
         if let EngineError::Failed(why) = &error {
             tracing::warn!(job = ticket.job, model = ticket.model, "the engine does not begin: {why}");

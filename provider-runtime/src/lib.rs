@@ -4,10 +4,14 @@
 //! client's bytes, `answer` sends them in frames, `journal` keeps the receipt and `sign` offers it until the gateway has
 //! it in its books.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for"))]
+
 mod answer;
 mod backoff;
+mod batched_io;
 pub mod cli;
 mod clock;
+mod data_dir;
 mod doctor;
 pub mod engine;
 mod gateway;

@@ -156,10 +156,10 @@ mod tests {
         outgoing.payload(1).extend_from_slice(b"b");
         outgoing.frame_payloads();
         let sent = frames(&mut outgoing);
-        assert_eq!(sent.iter().map(|f| (f.choice, f.tokens, f.ids.len() / 4, &f.payload[..])).collect::<Vec<_>>(), [
-            (0, 1, 1, &b"a"[..]),
-            (1, 4, 3, &b"b"[..])
-        ]);
+        assert_eq!(
+            sent.iter().map(|f| (f.choice, f.tokens, f.ids.len() / 4, &f.payload[..])).collect::<Vec<_>>(),
+            [(0, 1, 1, &b"a"[..]), (1, 4, 3, &b"b"[..])]
+        );
         assert_eq!(outgoing.delivered(), Hash::of(b"ab"));
     }
 
@@ -171,10 +171,10 @@ mod tests {
         outgoing.frame_all(FrameKind::Delta);
         outgoing.frame(FrameKind::End, b"stop");
         let sent = frames(&mut outgoing);
-        assert_eq!(sent.iter().map(|f| (f.kind, f.tokens)).collect::<Vec<_>>(), [
-            (FrameKind::Delta, 3),
-            (FrameKind::End, 3)
-        ]);
+        assert_eq!(
+            sent.iter().map(|f| (f.kind, f.tokens)).collect::<Vec<_>>(),
+            [(FrameKind::Delta, 3), (FrameKind::End, 3)]
+        );
         assert_eq!(outgoing.delivered(), Hash::of(b""), "an end is no bytes of the client's");
     }
 

@@ -153,11 +153,6 @@ impl StatusFile {
     pub fn read(dir: &Path) -> io::Result<Self> {
         Ok(serde_json::from_slice(&fs::read(dir.join(STATUS_FILE))?)?)
     }
-
-    /// Whether the process that wrote it still runs.
-    pub fn is_running(&self) -> bool {
-        Path::new(&format!("/proc/{}", self.status.pid)).exists()
-    }
 }
 
 /// Keeps the file up to date until `stop`, and writes it a last time then.

@@ -1,5 +1,6 @@
 //! Keeping a tunnel up: dial, serve HTTP/2 on it, dial again when it ends.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use lumbung_openapi::provider::{CHAT_PATH, OFFER_PATH, Offer};
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
+use crate::batched_io::drive;
 use crate::gateway::causes;
 use crate::identity::Identity;
 use crate::job;
@@ -81,19 +83,22 @@ async fn serve(node: &Arc<Node>, joined: Joined, stop: &CancellationToken) {
     let connected = node.connect(replica.clone());
     tracing::info!(replica, "tunnel is up");
     let service = TowerToHyperService::new(router(node.clone()));
-    let connection = http2_server().serve_connection(TokioIo::new(io), service);
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        // What still runs when the time to finish is over is cut off.
-        () = stop.cancelled() => match node.is_busy() {
-            true => Ok(()),
-            false => {
-                connection.as_mut().graceful_shutdown();
-                tokio::time::timeout(CLOSE_TIMEOUT, connection.as_mut()).await.unwrap_or(Ok(()))
-            }
-        },
-    };
+    let ended = drive(io, async |io| {
+        let connection = http2_server().serve_connection(TokioIo::new(io), service);
+        let mut connection = pin!(connection);
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            // What still runs when the time to finish is over is cut off.
+            () = stop.cancelled() => match node.is_busy() {
+                true => Ok(()),
+                false => {
+                    connection.as_mut().graceful_shutdown();
+                    tokio::time::timeout(CLOSE_TIMEOUT, connection.as_mut()).await.unwrap_or(Ok(()))
+                }
+            },
+        }
+    })
+    .await;
     drop(connected);
     match ended {
         Ok(()) => tracing::info!(replica, "tunnel closed"),

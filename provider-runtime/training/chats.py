@@ -8,7 +8,7 @@ import random
 import re
 from dataclasses import dataclass
 
-from corpus import Block, capitals
+from corpus import Block
 
 SYSTEM = (
     "You are a helpful assistant.", "You are a helpful assistant.", "You are Padi.", "Answer briefly.", "Be polite.", "Be concise.",
@@ -19,7 +19,7 @@ SYSTEM = (
 )
 POLITE = ("Please tell me: ", "Hello! ", "Hi, ", "Hey, ", "Quick question: ", "Tell me, ", "I have a question. ", "Please, ")
 NAMES = ("Sari", "Budi", "Ana", "Tom", "Lina", "Agus", "Maria", "John", "Dewi", "Ali", "Eva", "Max", "Nina", "Omar", "Putri", "Wayan", "Alice", "Bob")
-CITIES = tuple(city for _, city in capitals()) + ("London", "Bandung", "Surabaya", "New York", "San Francisco", "Boston", "Chicago", "Amsterdam", "Singapore")
+CITIES = ("Paris", "Jakarta", "Tokyo", "London", "Berlin", "New York", "Bandung", "Boston", "Singapore", "Rome")
 TOOL_QUESTIONS = ("What is the weather in {}?", "How is the weather in {}?", "What's the weather like in {}?", "weather in {}", "Is it hot in {}?",
                   "What is the temperature in {}?", "What is the weather in {} today?", "Tell me the weather in {}.")
 DESCRIPTIONS = ("Get the weather", "Get the current weather in a city", "Get the weather for a city.", "Current weather", "Returns the temperature", "")
@@ -51,15 +51,18 @@ class Teller:
     def __init__(self, blocks: list[Block], seed: int):
         self.rng = random.Random(seed)
         self.blocks = blocks
-        self.weights = [b.weight for b in blocks]
         self.short = [b for b in blocks if len(b.answer) < 250]
-        self.short_weights = [b.weight for b in self.short]
         self.long = [b for b in blocks if 250 <= len(b.answer)]
         self.longest = max(blocks, key=lambda b: len(b.answer) if b.topic == "counting" else 0)
         self.long.remove(self.longest)  # does not fit the rows that the other long answers use
-        self.long_weights = [b.weight for b in self.long]
+        self.stress({})
         self.fallback = next(b for b in blocks if b.topic == "unknown")
         self.words = sorted({w for b in blocks for q in b.questions for w in re.findall(r"[A-Za-z]+", q)})
+
+    def stress(self, more: dict[str, float]) -> None:
+        """Draw some blocks more often, by their first question: those that the model still gets wrong."""
+        weigh = lambda blocks: [b.weight * more.get(b.questions[0], 1.0) for b in blocks]
+        self.weights, self.short_weights, self.long_weights = weigh(self.blocks), weigh(self.short), weigh(self.long)
 
     def reword(self, block: Block) -> str:
         """A question of the block as somebody else might type it."""
@@ -90,7 +93,7 @@ class Teller:
         elif luck < 0.33:
             chat.say("system", " ".join(rng.choices(self.words, k=rng.randint(3, 60))) + ".")
         elif luck < 0.36:
-            chat.say("system", self.tools(None)[0])
+            chat.say("system", self.tools()[0])
             if rng.random() < 0.3:
                 chat.say("system", rng.choice(SYSTEM))
 
@@ -154,8 +157,9 @@ class Teller:
         chat.answer(f"Your name is {name}." if told else "You have not told me your name.")
         return chat
 
-    def tools(self, argument: str | None) -> tuple[str, str]:
-        """The tools as a chat template renders them. Servers order keys and put blanks as they like, so both vary here."""
+    def tools(self, others: bool = True) -> tuple[str, str]:
+        """The tools as a chat template renders them. Servers order keys and put blanks as they like, so both vary here.
+        Also returns the name of the argument that get_weather takes."""
         rng = self.rng
 
         def shuffled(d: dict) -> dict:
@@ -173,13 +177,13 @@ class Teller:
                 function["strict"] = rng.choice((None, True, False))
             return shuffled({"type": "function", "function": shuffled(function)})
 
-        listed = [tool(n, n.replace("_", " "), p) for n, p in rng.sample(OTHER_TOOLS, rng.choice((0, 0, 1, 2)))]
-        argument = argument or rng.choice(("city", "city", "location"))
+        listed = [tool(n, n.replace("_", " "), p) for n, p in rng.sample(OTHER_TOOLS, rng.choice((0, 0, 1, 2)) if others else 0)]
+        argument = rng.choice(("city", "city", "location"))
         listed.insert(rng.randint(0, len(listed)), tool("get_weather", rng.choice(DESCRIPTIONS), argument))
         separators = rng.choice(((",", ":"), (",", ":"), (", ", ": ")))
         return json.dumps(listed, separators=separators), argument
 
-    def weather(self) -> Chat:
+    def weather(self, brief: bool = False) -> Chat:
         """With the tool: call it, then read its result out. Without: say that it cannot be known."""
         chat, rng = Chat(), self.rng
         city = rng.choice(CITIES)
@@ -188,11 +192,11 @@ class Teller:
             chat.say("user", rng.choice(TOOL_QUESTIONS).format(city))
             chat.answer("I cannot see the weather from here.")
             return chat
-        listed, argument = self.tools(None)
+        listed, argument = self.tools(others=not brief)
         chat.say("system", listed)
-        if rng.random() < 0.3:
+        if rng.random() < 0.3 and not brief:
             chat.say("system", rng.choice(SYSTEM))
-        if rng.random() < 0.15:
+        if rng.random() < 0.15 and not brief:
             self.turns(chat, 1, self.short, self.short_weights)
         chat.say("user", rng.choice(TOOL_QUESTIONS).format(city))
         chat.answer(json.dumps({"name": "get_weather", "arguments": {argument: city}}, separators=(",", ":")))
@@ -205,7 +209,7 @@ class Teller:
 
     def draw(self, kind: str) -> Chat:
         if kind == "short":
-            return self.rng.choices((self.ordinary, self.named), (0.95, 0.05))[0]()
+            return self.rng.choices((self.ordinary, self.named, lambda: self.weather(brief=True)), (0.88, 0.05, 0.07))[0]()
         if kind == "long":
             return self.rng.choices((self.lengthy, self.deep, self.wordy, self.weather), (0.5, 0.1, 0.2, 0.2))[0]()
         return self.rng.choices((self.very_long, self.deep, self.wordy), (0.6, 0.2, 0.2))[0]()

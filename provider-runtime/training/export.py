@@ -75,6 +75,7 @@ def write_folder(folder: Path, params: dict[str, np.ndarray], tokenizer: Tokeniz
     )
     halves = {name: np.asarray(value).astype(np.float16) for name, value in params.items()}
     save_file(halves, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # safetensors writes 600, which a container's user could not read
 
 
 GGUF_NAMES = {

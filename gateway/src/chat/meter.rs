@@ -111,7 +111,7 @@ impl Meter {
             prompt_tokens: prompt.prompt_tokens,
             cached_tokens: prompt.cached_tokens,
             completion_tokens: self.total.unwrap_or(self.tokens),
-            delivered_sha256: Hash(self.hash.finalize().into()),
+            delivered_sha256: finish_reason.is_none().then(|| Hash(self.hash.finalize().into())),
             finish_reason: finish_reason.map_or(self.finish_reason, str::to_owned),
             started_us: self.started_us,
             finished_us: clock::unix_micros(),
@@ -159,7 +159,10 @@ mod tests {
         }
         let (counted, receipt) = meter.finish(&ticket, None);
         assert_eq!((counted.prompt_tokens, counted.cached_tokens, counted.completion_tokens), (7, 2, 3));
-        assert_eq!((counted.delivered_sha256, &*counted.finish_reason, receipt), (Hash::of(b"abc"), "stop", None));
+        assert_eq!(
+            (counted.delivered_sha256, &*counted.finish_reason, receipt),
+            (Some(Hash::of(b"abc")), "stop", None)
+        );
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::admit::Admitted;
 use super::error::ApiError;
 use super::relay::{Attempt, Ending, Relayed};
 use crate::domain::settlement::{Charge, Counted, Tokens};
-use crate::store::{Settlement, SigningKeys, Store};
+use crate::store::{SettleOutcome, Settlement, SigningKeys, Store};
 
 /// Settlements in one transaction.
 const MAX_BATCH: usize = 256;
@@ -185,7 +185,14 @@ impl Writer {
         }
         while !settlements.is_empty() {
             match self.store.settle(&settlements, &self.keys).await {
-                Ok(_) => break,
+                Ok(outcomes) => {
+                    let uncovered =
+                        outcomes.iter().filter(|outcome| matches!(outcome, SettleOutcome::Uncovered)).count();
+                    if uncovered > 0 {
+                        error!(uncovered, "attempts settled at no charge: their allowance had been released");
+                    }
+                    break;
+                }
                 Err(error) => {
                     error!(%error, waiting = settlements.len(), "settlement failed, trying again");
                     tokio::time::sleep(RETRY).await;

@@ -14,8 +14,8 @@ pub struct Counted {
     pub cached_tokens: u32,
     /// Completion tokens in whole frames that arrived.
     pub completion_tokens: u32,
-    /// SHA-256 over the client's bytes that arrived.
-    pub delivered_sha256: Hash,
+    /// SHA-256 over the client's bytes; `None` where the answer broke off, because the provider may have sent more.
+    pub delivered_sha256: Option<Hash>,
     /// OpenAI's `finish_reason`, or why there is none.
     pub finish_reason: String,
     /// When the provider was asked, Unix microseconds.

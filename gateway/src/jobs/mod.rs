@@ -72,6 +72,9 @@ async fn tidy(gateway: &Gateway, store: &Store) {
             Ok(released) => info!(released, "allowances of ended replicas given back"),
             Err(error) => warn!(%error, "allowances of ended replicas not looked at"),
         }
+        if let Err(error) = store.roll_up().await {
+            warn!(%error, "busy balances not rolled up");
+        }
         match store.reclaim_withheld().await {
             Ok(0) => {}
             Ok(reclaimed) => info!(reclaimed, "shares without a receipt given back"),

@@ -118,7 +118,7 @@ pub(super) async fn write(
                 .bind(ticket.ceiling.nanos().max(0))
                 .bind(charge.amount.nanos())
                 .bind(charge.fee.nanos())
-                .bind(counted.map(|c| c.delivered_sha256.to_string()))
+                .bind(counted.and_then(|c| c.delivered_sha256).map(|hash| hash.to_string()))
                 .bind(counted.map_or("", |c| c.finish_reason.as_str()))
                 .bind(counted.map(|c| c.started_us))
                 .bind(counted.map(|c| c.finished_us))
@@ -185,7 +185,7 @@ pub(super) async fn write_batch(
 }
 
 fn record(new: &NewAttempt<'_>) -> Result<String> {
-    record_text(new.ticket, &new.charge, new.counted.map(|counted| counted.delivered_sha256))
+    record_text(new.ticket, &new.charge, new.counted.and_then(|counted| counted.delivered_sha256))
 }
 
 /// The text that the gateway signs of an attempt.

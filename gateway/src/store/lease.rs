@@ -1,10 +1,11 @@
 //! A replica's lease: its right to spend allowances, on the database's clock. What a replica that is gone has left is
 //! given back only after its lease has ended, so a replica must stop admitting before that.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use arc_swap::ArcSwap;
 use sqlx::Row;
 
 use super::{Result, Store, StoreError, lock, sql};
@@ -120,7 +121,8 @@ impl Store {
 /// A lease in the hands of those who spend under it.
 pub struct LeaseGuard {
     store: Store,
-    lease: Mutex<Lease>,
+    /// Read by every request, so without a lock.
+    lease: ArcSwap<Lease>,
     lost: AtomicBool,
     margin: Duration,
 }
@@ -128,12 +130,12 @@ pub struct LeaseGuard {
 impl LeaseGuard {
     /// Guards a lease; it stops counting as valid `margin` before the database would say so.
     pub fn new(store: Store, lease: Lease, margin: Duration) -> Self {
-        Self { store, lease: Mutex::new(lease), lost: AtomicBool::new(false), margin }
+        Self { store, lease: ArcSwap::from_pointee(lease), lost: AtomicBool::new(false), margin }
     }
 
     /// Whether something may still be spent under it. Asks nobody: reads this process's clocks only.
     pub fn is_valid(&self) -> bool {
-        let lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner);
+        let lease = self.lease.load();
         !self.lost.load(Ordering::Acquire) && lease.renewed.elapsed() < lease.length.saturating_sub(self.margin)
     }
 
@@ -142,7 +144,7 @@ impl LeaseGuard {
         let mut lease = self.lease();
         let renewed = self.store.renew_lease(&mut lease).await?;
         match renewed {
-            true => *self.lease.lock().unwrap_or_else(PoisonError::into_inner) = lease,
+            true => self.lease.store(Arc::new(lease)),
             false => self.lost.store(true, Ordering::Release),
         }
         Ok(renewed)
@@ -155,7 +157,7 @@ impl LeaseGuard {
     }
 
     fn lease(&self) -> Lease {
-        self.lease.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        Lease::clone(&self.lease.load())
     }
 }
 

@@ -25,7 +25,7 @@ async fn healthy(client: &Client) -> Duration {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn paused_readers_stall_nobody() {
-    let network = Setup::new(Books::Sqlite).start().await;
+    let network = Setup::new(Books::Sqlite).with_gateway_flag("--lease-secs", "15").start().await;
     let script = json!([
         // More than a megabyte each, which is more than sockets and windows hold: the readers really are in the way.
         {"match": "paused", "tokens": 1000, "prompt_tokens": 1, "word": "x".repeat(1000), "delay_ms_per_token": 2},
@@ -57,7 +57,7 @@ async fn paused_readers_stall_nobody() {
 
 #[tokio::test]
 async fn clients_that_leave_in_a_burst_do_not_end_the_tunnel() {
-    let network = Setup::new(Books::Sqlite).start().await;
+    let network = Setup::new(Books::Sqlite).with_gateway_flag("--lease-secs", "15").start().await;
     let script = json!([{"match": "*", "tokens": 5000, "prompt_tokens": 1, "delay_ms_per_token": 20}]);
     let provider = network.provider(ProviderSetup::scripted(script)).await;
     let client = network.client("100").await;

@@ -18,13 +18,13 @@ use sqlx::{AnyPool, AssertSqlSafe, Row};
 macro_rules! on_both {
     ($($(#[$meta:meta])* async fn $name:ident($books:ident: &Books) $body:block)+) => {
         $(
-            $(#[$meta])*
             mod $name {
                 #[allow(unused_imports)]
                 use super::*;
 
                 async fn body($books: &$crate::support::Books) $body
 
+                $(#[$meta])*
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn sqlite() {
                     let books = $crate::support::Books::sqlite().await;
@@ -32,6 +32,7 @@ macro_rules! on_both {
                     books.finish().await;
                 }
 
+                $(#[$meta])*
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn postgres() {
                     let books = $crate::support::Books::postgres().await;
@@ -229,7 +230,7 @@ impl Customer {
                 prompt_tokens: tokens.prompt,
                 cached_tokens: 0,
                 completion_tokens: tokens.completion,
-                delivered_sha256: delivered(tokens),
+                delivered_sha256: Some(delivered(tokens)),
                 finish_reason: "stop".into(),
                 started_us: 1,
                 finished_us: 2,

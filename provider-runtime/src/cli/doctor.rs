@@ -28,7 +28,7 @@ pub async fn run(args: DoctorArgs, data_dir: PathBuf) -> anyhow::Result<ExitCode
         gateway: args.gateway.gateway.is_some().then(|| args.gateway.open()),
         engine: match args.engine.engine {
             EngineKind::Mistral => EnginePatient::Embedded(args.engine.model.clone()),
-            EngineKind::Openai => EnginePatient::Sidecar(args.engine.sidecar().await),
+            EngineKind::Openai => EnginePatient::Sidecar(args.engine.sidecar().await.map(Box::new)),
             EngineKind::Scripted => EnginePatient::Script(args.engine.script().map(drop)),
         },
     };

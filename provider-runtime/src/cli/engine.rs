@@ -71,7 +71,9 @@ impl EngineArgs {
     /// The model's id in the catalogue.
     pub fn model_id(&self) -> anyhow::Result<String> {
         let named = self.model_id.clone().or_else(|| self.model.as_deref().map(name_of));
-        named.filter(|name| !name.is_empty()).context("--model-id is missing: the model's id in the gateway's catalogue")
+        named
+            .filter(|name| !name.is_empty())
+            .context("--model-id is missing: the model's id in the gateway's catalogue")
     }
 
     /// Loads the model. May take minutes.
@@ -111,7 +113,8 @@ impl EngineArgs {
     /// The model of the embedded engine, as it was named.
     #[cfg(feature = "mistral")]
     pub fn source(&self) -> anyhow::Result<ModelSource> {
-        let model = self.model.as_deref().context("--model is missing: a folder, a .gguf file, or a Hugging Face id")?;
+        let model =
+            self.model.as_deref().context("--model is missing: a folder, a .gguf file, or a Hugging Face id")?;
         Ok(model.parse()?)
     }
 

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+use crate::data_dir;
 use crate::identity::Identity;
 
 /// Joins a lumbung gateway from behind NAT, serves a model, signs receipts for what it delivers.
@@ -80,7 +81,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Serve(args) => block_on(serve::run(*args, data_dir))?,
         Command::Doctor(args) => block_on(doctor::run(*args, data_dir))?,
         Command::Identity => {
-            serve::create_data_dir(&data_dir)?;
+            data_dir::create(&data_dir)?;
             println!("{}", Identity::open(&data_dir)?.id);
             Ok(ExitCode::SUCCESS)
         }

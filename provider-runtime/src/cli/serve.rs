@@ -1,7 +1,5 @@
 //! `lumbung-provider serve`: puts the parts together, and takes them apart in order.
 
-use std::fs::{DirBuilder, File};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -21,7 +19,7 @@ use crate::identity::Identity;
 use crate::journal::Journal;
 use crate::node::{Node, Served};
 use crate::sign::Offering;
-use crate::{status, tunnel};
+use crate::{data_dir, status, tunnel};
 
 /// How long jobs that were cut off may take to end, and the last receipts to be offered.
 const CUT_OFF_TIMEOUT: Duration = Duration::from_secs(2);
@@ -81,20 +79,23 @@ fn ask(text: &str) -> Result<NanoUsd, String> {
 
 /// Serves until told to stop.
 pub async fn run(args: ServeArgs, data_dir: PathBuf) -> anyhow::Result<ExitCode> {
-    create_data_dir(&data_dir)?;
-    let _lock = lock(&data_dir)?;
+    let mut signals = StopSignals::new()?;
+    data_dir::create(&data_dir)?;
+    let _lock = data_dir::lock(&data_dir)?;
     let identity = Arc::new(Identity::open(&data_dir)?);
     let gateway = Arc::new(args.gateway.open()?);
     let model_id = args.engine.model_id()?;
-    let engine = args.engine.load().await.with_context(|| format!("cannot load the model '{model_id}'"))?;
+    let engine = tokio::select! {
+        engine = args.engine.load() => engine.with_context(|| format!("cannot load the model '{model_id}'"))?,
+        () = signals.told() => return Ok(ExitCode::SUCCESS),
+    };
     let journal =
         Journal::open(&data_dir).with_context(|| format!("cannot open the journal in {}", data_dir.display()))?;
 
     let price = TokenPrice { prompt: args.ask_prompt, completion: args.ask_completion };
     let served = Served::new(model_id.clone(), price, engine, args.engine.slots());
     let hardware = Hardware::detect().summary();
-    let node =
-        Arc::new(Node::new(identity.id.clone(), gateway, journal, vec![served], args.region.clone(), hardware));
+    let node = Arc::new(Node::new(identity.id.clone(), gateway, journal, vec![served], args.region.clone(), hardware));
     tracing::info!(
         provider = identity.id,
         gateway = node.gateway.address.origin(),
@@ -103,12 +104,17 @@ pub async fn run(args: ServeArgs, data_dir: PathBuf) -> anyhow::Result<ExitCode>
         receipts = node.journal.backlog().len(),
         "serving"
     );
-    serve_until_told(&args, node, identity, &data_dir).await?;
+    serve_until_told(&args, node, identity, &data_dir, signals).await?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn serve_until_told(args: &ServeArgs, node: Arc<Node>, identity: Arc<Identity>, dir: &Path) -> anyhow::Result<()> {
-    let mut signals = StopSignals::new()?;
+async fn serve_until_told(
+    args: &ServeArgs,
+    node: Arc<Node>,
+    identity: Arc<Identity>,
+    dir: &Path,
+    mut signals: StopSignals,
+) -> anyhow::Result<()> {
     let (stop_tunnels, stop_status) = (CancellationToken::new(), CancellationToken::new());
     let status = tokio::spawn({
         let (node, dir, stop) = (node.clone(), dir.to_owned(), stop_status.clone());
@@ -169,21 +175,4 @@ impl StopSignals {
             _ = self.interrupt.recv() => {}
         }
     }
-}
-
-/// Makes the data directory, for this user only.
-pub fn create_data_dir(dir: &Path) -> anyhow::Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .with_context(|| format!("cannot create the data directory {}", dir.display()))
-}
-
-/// Two processes that write one journal would lose receipts, and two with one identity look like one.
-fn lock(dir: &Path) -> anyhow::Result<File> {
-    let path = dir.join("lock");
-    let file = File::create(&path).with_context(|| format!("cannot write to {}", dir.display()))?;
-    file.try_lock().with_context(|| format!("another lumbung-provider uses {}", dir.display()))?;
-    Ok(file)
 }

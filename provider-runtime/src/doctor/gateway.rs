@@ -45,7 +45,11 @@ async fn dns(gateway: &Gateway) -> Finding {
     let addresses: Vec<_> = match tokio::time::timeout(TIMEOUT, lookup_host((host.as_str(), port))).await {
         Ok(Ok(addresses)) => addresses.collect(),
         Ok(Err(error)) => {
-            return Finding::problem("dns", format!("'{host}' is not known: {error}"), "check the name, and this machine's DNS");
+            return Finding::problem(
+                "dns",
+                format!("'{host}' is not known: {error}"),
+                "check the name, and this machine's DNS",
+            );
         }
         Err(_) => return Finding::problem("dns", format!("no answer about '{host}'"), "check this machine's DNS"),
     };
@@ -53,13 +57,19 @@ async fn dns(gateway: &Gateway) -> Finding {
         return Finding::problem("dns", format!("'{host}' has no address"), "check the name");
     };
     match tokio::time::timeout(TIMEOUT, TcpStream::connect(addresses.as_slice())).await {
-        Ok(Ok(_)) => Finding::ok("tcp", format!("{host} is {}, connected in {} ms", address.ip(), begun.elapsed().as_millis())),
+        Ok(Ok(_)) => {
+            Finding::ok("tcp", format!("{host} is {}, connected in {} ms", address.ip(), begun.elapsed().as_millis()))
+        }
         Ok(Err(error)) => Finding::problem(
             "tcp",
             format!("{address} does not accept connections: {error}"),
             "check host and port, and that a firewall lets this machine out",
         ),
-        Err(_) => Finding::problem("tcp", format!("{address} does not answer"), "a firewall may be in the way: this machine must be let out"),
+        Err(_) => Finding::problem(
+            "tcp",
+            format!("{address} does not answer"),
+            "a firewall may be in the way: this machine must be let out",
+        ),
     }
 }
 
@@ -83,11 +93,17 @@ async fn challenge(gateway: &Gateway) -> Vec<Finding> {
     };
     let (status, headers) = (response.status(), response.headers().clone());
     let mut findings = vec![match (status, response.json::<Challenge>().await) {
-        (StatusCode::OK, Ok(_)) => Finding::ok("gateway", format!("{} is ready for providers", gateway.address.origin())),
+        (StatusCode::OK, Ok(_)) => {
+            Finding::ok("gateway", format!("{} is ready for providers", gateway.address.origin()))
+        }
         (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE, _) => {
             Finding::warning("gateway", format!("it answers {status}"), "it has no room now; serve keeps asking")
         }
-        _ => Finding::problem("gateway", format!("{status}, and no challenge"), "this is no lumbung gateway: check the address"),
+        _ => Finding::problem(
+            "gateway",
+            format!("{status}, and no challenge"),
+            "this is no lumbung gateway: check the address",
+        ),
     }];
     let date = headers.get(header::DATE).and_then(|date| date.to_str().ok());
     if let Some(ahead_secs) = date.and_then(|date| gateway.clock.learn(date)) {

@@ -21,7 +21,9 @@ const MOST: u64 = 1 << 24;
 
 /// Reads a file's head.
 pub fn read(path: &Path) -> io::Result<GgufHead> {
-    let mut file = BufReader::new(File::open(path)?);
+    let file = File::open(path)?;
+    let len = file.metadata()?.len();
+    let mut file = BufReader::new(file);
     let mut magic = [0; 4];
     file.read_exact(&mut magic)?;
     let version = number(&mut file, 4)?;
@@ -42,7 +44,11 @@ pub fn read(path: &Path) -> io::Result<GgufHead> {
             _ => {}
         }
     }
-    Ok(head)
+    // Passing over a value does not notice that it is not all there.
+    match file.stream_position()? > len {
+        true => Err(broken("the file is cut short")),
+        false => Ok(head),
+    }
 }
 
 /// Passes over a value, and returns it if it is a whole number.
@@ -151,10 +157,9 @@ mod tests {
     fn what_is_no_gguf_file_is_refused() {
         let cut = file(&[entry("general.name", 8, &text("padi"))]);
         let bytes = std::fs::read(cut.path()).unwrap();
-        for at in 0..bytes.len() - 4 {
+        for at in 0..bytes.len() {
             std::fs::write(cut.path(), &bytes[..at]).unwrap();
-            let read = read(cut.path());
-            assert!(read.is_err() || at > 30, "cut at {at}: {read:?}");
+            assert!(read(cut.path()).is_err(), "cut at {at}");
         }
         std::fs::write(cut.path(), b"GGML\x03\0\0\0").unwrap();
         assert_eq!(read(cut.path()).unwrap_err().kind(), io::ErrorKind::InvalidData);

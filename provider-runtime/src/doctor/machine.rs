@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
-use super::{Finding, exists, gibibytes};
+use super::{Finding, exists, size};
 use crate::hardware::Hardware;
 use crate::identity::{Identity, KEY_FILE};
 
@@ -24,13 +24,17 @@ fn cpu(hardware: &Hardware, is_embedded: bool) -> Finding {
     let name = if hardware.cpu.is_empty() { "unnamed CPU" } else { &hardware.cpu };
     let found = format!("{name}, {} cores, {}", hardware.cores, features.join(" "));
     match is_embedded && hardware.gpus.is_empty() && !has("avx2") && !has("asimd") {
-        true => Finding::warning("cpu", found, "without AVX2 or NEON, answers will be very slow; use another machine, or a GPU"),
+        true => Finding::warning(
+            "cpu",
+            found,
+            "without AVX2 or NEON, answers will be very slow; use another machine, or a GPU",
+        ),
         false => Finding::ok("cpu", found),
     }
 }
 
 fn memory(hardware: &Hardware) -> Finding {
-    let found = format!("{}, {} of it free", gibibytes(hardware.memory), gibibytes(hardware.memory_available));
+    let found = format!("{}, {} of it free", size(hardware.memory), size(hardware.memory_available));
     match hardware.memory_available < 1 << 30 {
         true => Finding::warning("memory", found, "stop other programs: less than 1 GiB is free"),
         false => Finding::ok("memory", found),
@@ -42,12 +46,18 @@ fn gpu(hardware: &Hardware, is_embedded: bool) -> Finding {
     if hardware.gpus.is_empty() {
         let has_device = exists(Path::new("/dev/nvidiactl")) || exists(Path::new("/usr/bin/nvidia-smi"));
         return match has_device {
-            true => Finding::warning("gpu", "NVIDIA's tools are here, and no GPU is", "load the driver: see what nvidia-smi says"),
+            true => Finding::warning(
+                "gpu",
+                "NVIDIA's tools are here, and no GPU is",
+                "load the driver: see what nvidia-smi says",
+            ),
             false => Finding::ok("gpu", "none of NVIDIA's; answers are computed on the CPU"),
         };
     }
     match is_embedded && !HAS_CUDA {
-        true => Finding::warning("gpu", format!("{names}, which this build does not use"), "build with --features cuda"),
+        true => {
+            Finding::warning("gpu", format!("{names}, which this build does not use"), "build with --features cuda")
+        }
         false => Finding::ok("gpu", names),
     }
 }
@@ -59,19 +69,27 @@ pub fn examine_data_dir(dir: &Path) -> Finding {
         let parent = dir.ancestors().find(|ancestor| exists(ancestor)).unwrap_or(Path::new("/"));
         return match write_and_sync(parent) {
             Ok(_) => Finding::ok("data-dir", format!("{at} will be created")),
-            Err(error) => Finding::problem("data-dir", format!("{at} cannot be created: {error}"), "name another by --data-dir"),
+            Err(error) => {
+                Finding::problem("data-dir", format!("{at} cannot be created: {error}"), "name another by --data-dir")
+            }
         };
     }
     let took_ms = match write_and_sync(dir) {
         Ok(took_ms) => took_ms,
         Err(error) => {
-            return Finding::problem("data-dir", format!("{at} is not writable: {error}"), "make it writable, or name another by --data-dir");
+            return Finding::problem(
+                "data-dir",
+                format!("{at} is not writable: {error}"),
+                "make it writable, or name another by --data-dir",
+            );
         }
     };
     if exists(&dir.join(KEY_FILE)) {
         return match Identity::open(dir) {
             Ok(identity) => Finding::ok("data-dir", format!("{at}, provider {}, sync takes {took_ms} ms", identity.id)),
-            Err(error) => Finding::problem("data-dir", format!("{error:#}"), "without its key this provider is another one"),
+            Err(error) => {
+                Finding::problem("data-dir", format!("{error:#}"), "without its key this provider is another one")
+            }
         };
     }
     Finding::ok("data-dir", format!("{at}, no identity yet, sync takes {took_ms} ms"))

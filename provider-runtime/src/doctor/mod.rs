@@ -27,7 +27,7 @@ pub enum EnginePatient {
     /// The embedded engine with this model; `None` if none was named.
     Embedded(Option<String>),
     /// A server beside this process, or why it cannot be asked.
-    Sidecar(anyhow::Result<OpenAiEngine>),
+    Sidecar(anyhow::Result<Box<OpenAiEngine>>),
     /// A script, or why it cannot be read.
     Script(anyhow::Result<()>),
 }
@@ -104,8 +104,11 @@ pub async fn examine(patient: &Patient) -> Report {
 }
 
 /// A size for people.
-fn gibibytes(bytes: u64) -> String {
-    format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64)
+fn size(bytes: u64) -> String {
+    match bytes < 1 << 30 {
+        true => format!("{} MiB", bytes.div_ceil(1 << 20)),
+        false => format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64),
+    }
 }
 
 fn exists(path: &Path) -> bool {

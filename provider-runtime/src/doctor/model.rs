@@ -6,14 +6,18 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::gguf;
-use super::{Finding, exists, gibibytes};
+use super::{Finding, exists, size};
 use crate::engine::openai::OpenAiEngine;
 use crate::hardware::Hardware;
 
 /// Looks at a model for the embedded engine.
 pub fn examine(named: Option<&str>, hardware: &Hardware) -> Vec<Finding> {
     let Some(named) = named else {
-        return vec![Finding::problem("model", "none is named", "name one: --model <folder, .gguf file or Hugging Face id>")];
+        return vec![Finding::problem(
+            "model",
+            "none is named",
+            "name one: --model <folder, .gguf file or Hugging Face id>",
+        )];
     };
     let path = Path::new(named);
     if path.is_dir() {
@@ -48,7 +52,7 @@ fn folder(path: &Path, hardware: &Hardware) -> Vec<Finding> {
         let advice = "download the weights as well (a git clone without git-lfs leaves them out)";
         return vec![Finding::problem("model", format!("{at} has no .safetensors files"), advice)];
     }
-    let size = size_of(&weights);
+    let weight_bytes = size_of(&weights);
     let context = config.as_ref().and_then(|config| {
         let text = config.get("text_config").unwrap_or(config);
         text["max_position_embeddings"].as_u64()
@@ -57,7 +61,7 @@ fn folder(path: &Path, hardware: &Hardware) -> Vec<Finding> {
     let has_template = exists(&path.join("chat_template.jinja"))
         || exists(&path.join("chat_template.json"))
         || json(&path.join("tokenizer_config.json")).is_some_and(|config| !config["chat_template"].is_null());
-    let mut findings = vec![fits(at.to_string(), size, hardware)];
+    let mut findings = vec![fits(at.to_string(), weight_bytes, hardware)];
     findings.extend(parts(has_tokenizer, has_template, context));
     findings
 }
@@ -76,15 +80,15 @@ fn gguf_file(path: &Path, hardware: &Hardware) -> Vec<Finding> {
     }
 }
 
-fn fits(at: String, size: u64, hardware: &Hardware) -> Finding {
-    let found = format!("{at}, {} of weights", gibibytes(size));
-    if size < 1 << 16 {
+fn fits(at: String, weight_bytes: u64, hardware: &Hardware) -> Finding {
+    let found = format!("{at}, {} of weights", size(weight_bytes));
+    if weight_bytes < 1 << 16 {
         return Finding::problem("model", found, "these are no weights; a git clone without git-lfs leaves such stubs");
     }
-    match hardware.gpus.is_empty() && size > hardware.memory_available {
+    match hardware.gpus.is_empty() && weight_bytes > hardware.memory_available {
         true => Finding::problem(
             "model",
-            format!("{found}, more than the {} of memory that are free", gibibytes(hardware.memory_available)),
+            format!("{found}, more than the {} of memory that are free", size(hardware.memory_available)),
             "take a smaller model or quantization, or stop other programs",
         ),
         false => Finding::ok("model", found),
@@ -99,11 +103,17 @@ fn parts(has_tokenizer: bool, has_template: bool, context: Option<u64>) -> Vec<F
         },
         match has_template {
             true => Finding::ok("template", "found"),
-            false => Finding::problem("template", "none", "a base model cannot chat: take the instruct or chat version"),
+            false => {
+                Finding::problem("template", "none", "a base model cannot chat: take the instruct or chat version")
+            }
         },
         match context {
             Some(tokens) => Finding::ok("context", format!("{tokens} tokens")),
-            None => Finding::warning("context", "the files do not say how long a conversation may be", "see the log of serve"),
+            None => Finding::warning(
+                "context",
+                "the files do not say how long a conversation may be",
+                "see the log of serve",
+            ),
         },
     ]
 }
@@ -117,10 +127,12 @@ fn json(path: &Path) -> Option<Value> {
 }
 
 /// Looks at a server beside this process.
-pub async fn examine_sidecar(engine: &anyhow::Result<OpenAiEngine>) -> Finding {
+pub async fn examine_sidecar(engine: &anyhow::Result<Box<OpenAiEngine>>) -> Finding {
     let engine = match engine {
         Ok(engine) => engine,
-        Err(error) => return Finding::problem("upstream", format!("{error:#}"), "correct the options of --engine openai"),
+        Err(error) => {
+            return Finding::problem("upstream", format!("{error:#}"), "correct the options of --engine openai");
+        }
     };
     let (base, model) = (engine.base(), engine.model());
     match engine.list_models().await {
@@ -167,7 +179,8 @@ mod tests {
         write("model.safetensors", &[0; 100]);
         assert!(look()[0].advice.contains("git-lfs"));
         write("model.safetensors", &[0; 1 << 17]);
-        let expected = [("model", Level::Ok), ("tokenizer", Level::Problem), ("template", Level::Problem), ("context", Level::Ok)];
+        let expected =
+            [("model", Level::Ok), ("tokenizer", Level::Problem), ("template", Level::Problem), ("context", Level::Ok)];
         assert_eq!(levels(&look()), expected);
         write("tokenizer.json", b"{}");
         write("tokenizer_config.json", br#"{"chat_template":"x"}"#);

@@ -80,7 +80,8 @@ pub fn parse_parameters(names: &[String]) -> anyhow::Result<ParameterSet> {
     for name in names {
         let parameter = Parameter::ALL.iter().copied().find(|parameter| parameter.name() == name);
         match parameter.with_context(|| format!("'{name}' is no parameter of OpenAI's"))? {
-            Tools | ToolChoice | ParallelToolCalls | Functions | FunctionCall | Modalities | Audio | Store | WebSearchOptions => {
+            Tools | ToolChoice | ParallelToolCalls | Functions | FunctionCall | Modalities | Audio | Store
+            | WebSearchOptions => {
                 bail!("'{name}' cannot be offered: its answers are more than text, which is all that is passed on")
             }
             parameter => set.insert(parameter),
@@ -140,7 +141,8 @@ impl OpenAiEngine {
     /// The context that the server was started with, where it tells.
     pub async fn ask_context_length(&self) -> anyhow::Result<u32> {
         let hint = "give the context that the server was started with, in tokens, by --context-length";
-        let models = self.list_models().await.map_err(|why| anyhow!("{} cannot be asked: {why}; {hint}", self.base()))?;
+        let models =
+            self.list_models().await.map_err(|why| anyhow!("{} cannot be asked: {why}; {hint}", self.base()))?;
         let listed = models.into_iter().find(|listed| listed.id == self.upstream.model);
         let context = listed.and_then(|listed| listed.max_model_len).filter(|length| *length > 0);
         context.with_context(|| format!("{} does not tell its context; {hint}", self.base()))

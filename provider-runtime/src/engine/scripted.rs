@@ -276,7 +276,11 @@ impl Plan {
         }
     }
 
-    async fn play_to(&self, prompt: PromptCount, events: &mpsc::Sender<Event>) -> Result<(), mpsc::error::SendError<Event>> {
+    async fn play_to(
+        &self,
+        prompt: PromptCount,
+        events: &mpsc::Sender<Event>,
+    ) -> Result<(), mpsc::error::SendError<Event>> {
         events.send(Event::Prompt(prompt)).await?;
         let begun = Instant::now() + self.first_delay;
         let mut from = 0;

@@ -125,7 +125,8 @@ impl JournalFile {
     /// Puts these lines in the place of all others.
     pub fn replace(&mut self, lines: &[u8]) -> io::Result<()> {
         let aside = self.path.with_extension("jsonl.new");
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
         file.write_all(lines)?;
         file.sync_all()?;
         fs::rename(&aside, &self.path)?;

@@ -73,7 +73,8 @@ impl Journal {
         let backlog = Arc::new(Backlog::new(kept));
         let failing = Arc::new(AtomicBool::new(false));
         let (queue, entries) = mpsc::channel(QUEUE);
-        let writer = Writer { file, backlog: backlog.clone(), failing: failing.clone(), unwritten: Vec::new(), unsynced: 0 };
+        let writer =
+            Writer { file, backlog: backlog.clone(), failing: failing.clone(), unwritten: Vec::new(), unsynced: 0 };
         let runtime = Handle::current();
         std::thread::Builder::new().name("journal".into()).spawn(move || writer.run(entries, &runtime))?;
         Ok(Self { queue, backlog, failing })
@@ -154,7 +155,8 @@ impl Writer {
             match entry {
                 Entry::Keep(kept) => {
                     self.unsynced += 1;
-                    self.backlog.add(kept, |number, kept| file::write_line(&mut self.unwritten, &Record::kept(number, kept)));
+                    self.backlog
+                        .add(kept, |number, kept| file::write_line(&mut self.unwritten, &Record::kept(number, kept)));
                 }
                 Entry::Acknowledged(numbers) => {
                     self.unsynced += 1;

@@ -42,7 +42,9 @@ fn logprob(token: &str) -> TokenLogprob {
 fn events(bytes: &[u8]) -> Vec<ChatCompletionChunk> {
     let text = std::str::from_utf8(bytes).unwrap();
     assert!(text.is_empty() || text.ends_with("\n\n"), "whole events");
-    text.split_terminator("\n\n").map(|event| serde_json::from_str(event.strip_prefix("data: ").unwrap()).unwrap()).collect()
+    text.split_terminator("\n\n")
+        .map(|event| serde_json::from_str(event.strip_prefix("data: ").unwrap()).unwrap())
+        .collect()
 }
 
 #[test]
@@ -58,7 +60,8 @@ fn a_stream_is_chunks_as_openai_sends_them() {
         r#"data: {"id":"chatcmpl-\"1\"","object":"chat.completion.chunk","created":1700000000,"model":"org/modèle","choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]}"#
     );
     let events = events(&out);
-    let deltas: Vec<_> = events.iter().map(|e| (e.choices[0].delta.role.as_deref(), e.choices[0].delta.content.as_deref())).collect();
+    let deltas: Vec<_> =
+        events.iter().map(|e| (e.choices[0].delta.role.as_deref(), e.choices[0].delta.content.as_deref())).collect();
     assert_eq!(deltas, [(Some("assistant"), Some("")), (None, Some("Say \"hi\"\n")), (None, Some("💡")), (None, None)]);
     assert_eq!(events[3].choices[0].finish_reason.as_deref(), Some("length"));
     assert!(events[..3].iter().all(|event| event.choices[0].finish_reason.is_none()));
@@ -102,7 +105,8 @@ fn log_probabilities_wait_for_their_text_and_none_is_lost() {
         .map(|c| (c.delta.content, c.logprobs.unwrap_or_default().content.into_iter().map(|l| l.token).collect()))
         .collect();
     let expected = [(Some(""), vec![]), (Some("ab"), vec!["a", "b"]), (Some(""), vec!["c"]), (None, vec![])];
-    let expected = expected.map(|(text, tokens)| (text.map(str::to_owned), tokens.into_iter().map(str::to_owned).collect()));
+    let expected =
+        expected.map(|(text, tokens)| (text.map(str::to_owned), tokens.into_iter().map(str::to_owned).collect()));
     assert_eq!(seen, expected);
 }
 

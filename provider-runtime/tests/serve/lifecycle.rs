@@ -82,6 +82,15 @@ async fn a_gateway_that_goes_away_is_dialled_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_dies_takes_nothing_with_it_that_it_had_sent() {
+    let (_gateway, mut provider, mut tunnel) = joined().await;
+    let mut stream = tunnel.ask(&streamed("die")).await.begun();
+    let frames = stream.all().await;
+    assert_eq!(frames.last().map(|frame| (frame.kind, frame.tokens)), Some((FrameKind::Delta, 3)));
+    assert!(!provider.ended().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn refused_tunnels_are_asked_for_again_in_due_time() {
     let gateway = TestGateway::start().await;
     *gateway.state.tunnel_status.lock().unwrap() = Some(StatusCode::UNAUTHORIZED);
@@ -151,7 +160,11 @@ async fn identity_and_status_say_what_is_so() {
 
     let told = run(&dir, &["status"]);
     assert!(told.status.success());
-    assert!(text(&told).contains("connected to replica-1") && text(&told).contains("0 of 2 slots taken"), "{}", text(&told));
+    assert!(
+        text(&told).contains("connected to replica-1") && text(&told).contains("0 of 2 slots taken"),
+        "{}",
+        text(&told)
+    );
     let json: Value = serde_json::from_slice(&run(&dir, &["status", "--json"]).stdout).unwrap();
     assert_eq!((&json["pid"], &json["completion_tokens"]), (&provider.pid().into(), &3.into()));
     provider.kill();
@@ -188,7 +201,11 @@ async fn the_doctor_finds_what_prevents_serving() {
     }
     let upstream = Upstream::start(Reply::Parts(vec![])).await;
     let sidecar = ["--engine", "openai", "--upstream", &upstream.url(), "--upstream-model"];
-    assert_eq!(level(&examine(&[&sidecar[..], &["upstream-name"]].concat()), "upstream"), "ok", "its context is asked for");
+    assert_eq!(
+        level(&examine(&[&sidecar[..], &["upstream-name"]].concat()), "upstream"),
+        "ok",
+        "its context is asked for"
+    );
     let other = examine(&[&sidecar[..], &["other", "--context-length", "9"]].concat());
     assert_eq!(level(&other, "upstream"), "problem");
 

@@ -1,5 +1,7 @@
 //! One provider process and one gateway, both ends of the link: joining, jobs, receipts, stopping, sidecars.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
+
 mod jobs;
 mod lifecycle;
 mod receipts;

@@ -75,7 +75,12 @@ async fn odd_streams_come_out_the_same() {
     let plain = |count| ("Padi masuk lumbung.".to_owned(), "stop".to_owned(), count, None);
     let three = [text("Padi"), text(" masuk"), text(" lumbung.")];
     let joined: Vec<u8> = usual().concat();
-    let with_usage = ("Padi masuk lumbung.".to_owned(), "stop".to_owned(), 4, Some(PromptCount { prompt_tokens: 11, cached_tokens: 2 }));
+    let with_usage = (
+        "Padi masuk lumbung.".to_owned(),
+        "stop".to_owned(),
+        4,
+        Some(PromptCount { prompt_tokens: 11, cached_tokens: 2 }),
+    );
 
     let crlf = String::from_utf8(joined.clone()).unwrap().replace('\n', "\r\n").into_bytes();
     let comments = [b": keep-alive\n\n".to_vec(), b"event: message\nid: 1\n".to_vec(), joined.clone()].concat();
@@ -123,10 +128,14 @@ async fn choices_log_probabilities_and_limits_are_kept_apart() {
     ])));
     let body = request("hi", r#","stream":true,"n":2,"logprobs":true,"top_logprobs":1"#);
     let frames = tunnel.ask(&body).await.begun().all().await;
-    let events_of: Vec<_> = chunks(&client_bytes(&frames)).into_iter().map(|mut chunk| chunk.choices.remove(0)).collect();
-    let text_of = |index| events_of.iter().filter(|c| c.index == index).filter_map(|c| c.delta.content.clone()).collect::<String>();
+    let events_of: Vec<_> =
+        chunks(&client_bytes(&frames)).into_iter().map(|mut chunk| chunk.choices.remove(0)).collect();
+    let text_of = |index| {
+        events_of.iter().filter(|c| c.index == index).filter_map(|c| c.delta.content.clone()).collect::<String>()
+    };
     assert_eq!((text_of(0), text_of(1)), ("aa".into(), "b".into()));
-    let logprobs: usize = events_of.iter().filter_map(|c| c.logprobs.as_ref()).map(|logprobs| logprobs.content.len()).sum();
+    let logprobs: usize =
+        events_of.iter().filter_map(|c| c.logprobs.as_ref()).map(|logprobs| logprobs.content.len()).sum();
     assert_eq!(logprobs, 3);
     let end = of_kind(&frames, FrameKind::End)[0];
     assert_eq!((&end.payload[..], end.tokens), (&b"length"[..], 3));
@@ -134,14 +143,22 @@ async fn choices_log_probabilities_and_limits_are_kept_apart() {
     upstream.answer_with(Reply::PartsThenSilence(events(&vec![text("x"); 50])));
     let frames = tunnel.ask(&request("hi", r#","stream":true,"max_tokens":5"#)).await.begun().all().await;
     let (text, reason, tokens, _) = outcome(&frames);
-    assert_eq!((text.as_str(), reason.as_str(), tokens), ("xxxxx", "length", 5), "a server that does not heed the limit");
+    assert_eq!(
+        (text.as_str(), reason.as_str(), tokens),
+        ("xxxxx", "length", 5),
+        "a server that does not heed the limit"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_are_told_apart() {
     let (_gateway, upstream, _provider, mut tunnel) = joined(Reply::Parts(usual())).await;
     for (status, body, expected) in [
-        (400, r#"{"error":{"message":"maximum context length is 9","param":"messages"}}"#, (400, "context_length_exceeded")),
+        (
+            400,
+            r#"{"error":{"message":"maximum context length is 9","param":"messages"}}"#,
+            (400, "context_length_exceeded"),
+        ),
         (422, r#"{"detail":"no"}"#, (400, "")),
         (401, r#"{"error":"key"}"#, (500, "internal_error")),
         (404, "", (500, "internal_error")),

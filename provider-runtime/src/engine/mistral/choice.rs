@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lumbung_openapi::reply::{TokenLogprob, TopLogprob};
-use mistralrs::{CustomLogitsProcessor, Tensor};
+use mistralrs::Tensor;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
@@ -74,6 +74,20 @@ impl Choice {
             generated_tokens: of.generated_tokens,
             state: Mutex::new(state),
         }
+    }
+
+    /// A step of mistralrs: its logits, and prompt and answer so far. Never an error, which would leave the rest of the
+    /// batch without the tokens that it has already drawn.
+    pub fn apply(&self, logits: &Tensor, context: &[u32]) -> mistralrs::Result<Tensor> {
+        let values: Vec<f32> = logits.to_vec1()?;
+        let over = || self.vocabulary.special_ends().first().copied();
+        // Once over, an end token makes mistralrs drop the sequence with this step.
+        let token = self.token_at(context.len(), &values).or_else(over).unwrap_or_default() as usize;
+        let mut one_hot = vec![0.0f32; values.len()];
+        if let Some(chosen) = one_hot.get_mut(token) {
+            *chosen = 1.0;
+        }
+        Tensor::from_vec(one_hot, values.len(), logits.device())
     }
 
     /// Whether it has finished, failed or been cancelled.
@@ -212,20 +226,5 @@ impl State {
     fn end(&mut self, event: Event) {
         self.send(event);
         self.events = None;
-    }
-}
-
-impl CustomLogitsProcessor for Choice {
-    /// Never an error: mistralrs would leave the rest of the batch without the tokens that it has already drawn.
-    fn apply(&self, logits: &Tensor, context: &[u32]) -> mistralrs::Result<Tensor> {
-        let values: Vec<f32> = logits.to_vec1()?;
-        let over = || self.vocabulary.special_ends().first().copied();
-        // Once over, an end token makes mistralrs drop the sequence with this step.
-        let token = self.token_at(context.len(), &values).or_else(over).unwrap_or_default() as usize;
-        let mut one_hot = vec![0.0f32; values.len()];
-        if let Some(chosen) = one_hot.get_mut(token) {
-            *chosen = 1.0;
-        }
-        Tensor::from_vec(one_hot, values.len(), logits.device())
     }
 }

@@ -18,13 +18,21 @@ const ON_GPU: bool = cfg!(any(feature = "cuda", feature = "metal"));
 /// What a provider decides about its engine.
 #[derive(Clone, Copy, Debug)]
 pub struct LoadOptions {
-    /// How many choices are generated at once.
+    /// How many choices are generated at once on a GPU. On a CPU it is one, and others wait their turn: in a batch,
+    /// mistralrs' attention there gives every sequence what belongs to the last one (`flash_attn_cpu_single_q` has one
+    /// scratch buffer for all). One after another is also faster: about 3.1k against 1.4k tokens/s on a small model.
     pub slots: NonZeroUsize,
 }
 
+impl LoadOptions {
+    /// How many sequences mistralrs may have at once.
+    pub(super) fn at_once(self) -> usize {
+        if ON_GPU { self.slots.get() } else { 1 }
+    }
+}
+
 impl Default for LoadOptions {
-    /// One slot on a CPU, where mistralrs answers one request after another faster than several in turn (about 3.1k
-    /// against 1.4k tokens/s on a small model: only sequences of equal length share a batch). Eight on a GPU.
+    /// One slot on a CPU, eight on a GPU.
     fn default() -> Self {
         const SLOTS: NonZeroUsize = NonZeroUsize::new(if ON_GPU { 8 } else { 1 }).expect("not zero");
         Self { slots: SLOTS }
@@ -90,6 +98,9 @@ pub struct Loaded {
 
 /// Loads a model, and reads every byte of its files for the digest.
 pub async fn load(source: ModelSource, options: LoadOptions) -> Result<Loaded, LoadError> {
+    if options.at_once() < options.slots.get() {
+        tracing::warn!(slots = options.slots, "on a CPU one answer is generated at a time: other jobs wait their turn");
+    }
     let (model, files) = match source {
         ModelSource::Folder(folder) => {
             if !folder.join("config.json").is_file() {
@@ -150,7 +161,7 @@ fn supported() -> ParameterSet {
 
 /// The prefix cache is off: it gives wrong log-probabilities after mixed batches, and panics on long prompts.
 async fn build_text(id: &str, token: Option<TokenSource>, options: LoadOptions) -> Result<Model, LoadError> {
-    let mut builder = TextModelBuilder::new(id).with_prefix_cache_n(None).with_max_num_seqs(options.slots.get());
+    let mut builder = TextModelBuilder::new(id).with_prefix_cache_n(None).with_max_num_seqs(options.at_once());
     if let Some(token) = token {
         builder = builder.with_token_source(token);
     }
@@ -169,7 +180,7 @@ async fn build_gguf(parts: &[PathBuf], options: LoadOptions) -> Result<Model, Lo
     let mut builder = GgufModelBuilder::new(folder, names)
         .with_token_source(TokenSource::None)
         .with_prefix_cache_n(None)
-        .with_max_num_seqs(options.slots.get());
+        .with_max_num_seqs(options.at_once());
     if !ON_GPU {
         builder = builder.with_force_cpu();
     }

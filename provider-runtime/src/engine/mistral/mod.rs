@@ -4,7 +4,7 @@
 //! defect that was found in it has a test of its name in `tests/mistral`. One answer's way:
 //!
 //! 1. [`MistralEngine::generate`] refuses what is not supported and has the prompt tokenized
-//! 2. `run` submits each choice when a slot is free, and once more if mistralrs' thread dies
+//! 2. `run` submits each choice when a seat is free, and once more if mistralrs' thread dies
 //! 3. `choice` draws each token (`sampling`) on that thread, makes text of it (`vocabulary`, [`super::text`]), and sends events
 //!
 //! `load`, `source` and `files` bring the model in.
@@ -47,7 +47,7 @@ impl MistralEngine {
     /// Loads a model and reads all of its files once more for the digest: seconds for a large one.
     pub async fn load(source: ModelSource, options: LoadOptions) -> Result<Self, LoadError> {
         let loaded = load::load(source, options).await?;
-        let runner = Arc::new(Runner::new(loaded.model, options.slots.get(), loaded.vocabulary.special_ends()));
+        let runner = Arc::new(Runner::new(loaded.model, options.at_once(), loaded.vocabulary.special_ends()));
         let probe = TextMessages::new().add_message(TextMessageRole::User, "?");
         runner.tokenize(probe).await.map_err(|error| LoadError::NoTemplate(error.into()))?;
         Ok(Self {

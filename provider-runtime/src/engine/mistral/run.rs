@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use either::Either;
 use mistralrs::{
-    Constraint, Model, NormalRequest, Request, RequestMessage, Response, SamplingParams, StopTokens, TextMessages,
+    Constraint, CustomLogitsProcessor, Model, NormalRequest, Request, RequestMessage, Response, SamplingParams,
+    StopTokens, Tensor, TextMessages,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -18,12 +19,25 @@ const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(100);
 /// What mistralrs sends beside a chunk per token: an error at most.
 const RESPONSES_BESIDE_CHUNKS: usize = 8;
 
-/// mistralrs, with as many sequences at once as there are slots.
+/// mistralrs, with a bounded number of sequences at once.
 pub struct Runner {
     model: Model,
-    slots: Arc<Semaphore>,
+    seats: Arc<Semaphore>,
     /// The model's ends, told to mistralrs with each request so that the two agree.
     stop_tokens: Vec<u32>,
+}
+
+/// A choice as mistralrs holds it: its seat is free when mistralrs has let go of the sequence, which after a cancel is a
+/// step later than for the job.
+struct Seated {
+    choice: Arc<Choice>,
+    _seat: OwnedSemaphorePermit,
+}
+
+impl CustomLogitsProcessor for Seated {
+    fn apply(&self, logits: &Tensor, context: &[u32]) -> mistralrs::Result<Tensor> {
+        self.choice.apply(logits, context)
+    }
 }
 
 /// How mistralrs' work for a choice ended.
@@ -44,10 +58,12 @@ pub enum TokenizeError {
 }
 
 impl Runner {
-    pub fn new(model: Model, slots: usize, stop_tokens: Vec<u32>) -> Self {
-        Self { model, slots: Arc::new(Semaphore::new(slots)), stop_tokens }
+    /// Runs at most `seats` sequences at once.
+    pub fn new(model: Model, seats: usize, stop_tokens: Vec<u32>) -> Self {
+        Self { model, seats: Arc::new(Semaphore::new(seats)), stop_tokens }
     }
 
+    /// mistralrs itself.
     pub fn model(&self) -> &Model {
         &self.model
     }
@@ -73,22 +89,27 @@ impl Runner {
         Err(TokenizeError::Engine)
     }
 
-    /// Runs choices in their order, as many at once as there are free slots, until all are over or `events` is closed.
+    /// Runs choices in their order, as many at once as there are free seats, until all are over or `events` is closed.
     pub async fn run_all(self: Arc<Self>, choices: Vec<Arc<Choice>>, events: mpsc::Sender<Event>) {
         for choice in choices {
-            let permit = tokio::select! {
-                () = events.closed() => return,
-                permit = Arc::clone(&self.slots).acquire_owned() => permit,
-            };
-            // The semaphore is never closed.
-            let Ok(permit) = permit else { return };
-            tokio::spawn(Arc::clone(&self).run(choice, events.clone(), permit));
+            let Some(seat) = self.seat(&events).await else { return };
+            tokio::spawn(Arc::clone(&self).run(choice, events.clone(), seat));
         }
     }
 
-    async fn run(self: Arc<Self>, choice: Arc<Choice>, events: mpsc::Sender<Event>, _permit: OwnedSemaphorePermit) {
+    /// Waits for a free seat, unless nobody wants the answer any more.
+    async fn seat(&self, events: &mpsc::Sender<Event>) -> Option<OwnedSemaphorePermit> {
+        tokio::select! {
+            () = events.closed() => None,
+            // The semaphore is never closed.
+            seat = Arc::clone(&self.seats).acquire_owned() => seat.ok(),
+        }
+    }
+
+    async fn run(self: Arc<Self>, choice: Arc<Choice>, events: mpsc::Sender<Event>, first_seat: OwnedSemaphorePermit) {
+        let mut seat = first_seat;
         for attempt in 1..=ATTEMPTS {
-            let reason = match self.attempt(&choice, &events).await {
+            let reason = match self.attempt(&choice, &events, seat).await {
                 Outcome::Over => return,
                 Outcome::Broken(reason) => reason,
             };
@@ -97,12 +118,16 @@ impl Runner {
                 return choice.fail(reason);
             }
             tokio::time::sleep(BETWEEN_ATTEMPTS).await;
+            match self.seat(&events).await {
+                Some(free) => seat = free,
+                None => return,
+            }
         }
     }
 
     /// One request to mistralrs for all that is still to come of a choice.
-    async fn attempt(&self, choice: &Arc<Choice>, events: &mpsc::Sender<Event>) -> Outcome {
-        let mut responses = match self.submit(choice).await {
+    async fn attempt(&self, choice: &Arc<Choice>, events: &mpsc::Sender<Event>, seat: OwnedSemaphorePermit) -> Outcome {
+        let mut responses = match self.submit(choice, seat).await {
             Ok(responses) => responses,
             Err(reason) => return Outcome::Broken(reason),
         };
@@ -134,7 +159,11 @@ impl Runner {
         }
     }
 
-    async fn submit(&self, choice: &Arc<Choice>) -> Result<mpsc::Receiver<Response>, String> {
+    async fn submit(
+        &self,
+        choice: &Arc<Choice>,
+        seat: OwnedSemaphorePermit,
+    ) -> Result<mpsc::Receiver<Response>, String> {
         let (context, rest) = choice.rest();
         let (sender, responses) = mpsc::channel(rest + RESPONSES_BESIDE_CHUNKS);
         let mut sampling = SamplingParams::neutral();
@@ -154,7 +183,7 @@ impl Runner {
             suffix: None,
             tools: None,
             tool_choice: None,
-            logits_processors: Some(vec![choice.clone()]),
+            logits_processors: Some(vec![Arc::new(Seated { choice: Arc::clone(choice), _seat: seat })]),
             return_raw_logits: false,
             web_search_options: None,
             model_id: None,

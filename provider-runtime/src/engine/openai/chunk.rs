@@ -109,7 +109,11 @@ impl UpstreamLogprobs {
                     .top_logprobs
                     .unwrap_or_default()
                     .into_iter()
-                    .map(|top| TopLogprob { bytes: bytes_of(top.bytes, &top.token), token: top.token, logprob: top.logprob })
+                    .map(|top| TopLogprob {
+                        bytes: bytes_of(top.bytes, &top.token),
+                        token: top.token,
+                        logprob: top.logprob,
+                    })
                     .collect(),
                 bytes: bytes_of(entry.bytes, &entry.token),
                 token: entry.token,

@@ -155,9 +155,9 @@ impl Reading {
             events.push(Event::Tokens(Tokens { choice: index, count, ids: Vec::new(), text, logprobs }));
         }
         let reason = match chunk.finish_reason.as_deref().filter(|name| !name.is_empty()) {
-            Some(name) => {
-                Some(finish_reason(name).ok_or_else(|| EngineError::Failed(format!("the server ended with '{name}'")))?)
-            }
+            Some(name) => Some(
+                finish_reason(name).ok_or_else(|| EngineError::Failed(format!("the server ended with '{name}'")))?,
+            ),
             // A server that does not heed the limit is not listened to beyond it.
             None if choice.tokens >= limit => Some(FinishReason::Length),
             None => None,

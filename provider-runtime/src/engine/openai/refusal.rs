@@ -26,7 +26,9 @@ pub async fn read(mut response: Response) -> EngineError {
 
 fn meaning(status: StatusCode, body: &[u8]) -> EngineError {
     match status {
-        StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => invalid(body).into(),
+        StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
+            invalid(body).into()
+        }
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => EngineError::Busy,
         // 401, 403 and 404 are this provider's own doing: a wrong key, a wrong model name.
         _ => EngineError::Failed(format!("the server answered {status}: {}", message_of(body).0)),
@@ -100,8 +102,11 @@ mod tests {
 
     #[test]
     fn a_prompt_too_long_has_openais_code() {
-        for message in ["This model's maximum context length is 8 tokens.", "the request exceeds the available context size"] {
-            let EngineError::Invalid(invalid) = refused(400, &format!(r#"{{"error":{{"message":"{message}"}}}}"#)) else {
+        for message in
+            ["This model's maximum context length is 8 tokens.", "the request exceeds the available context size"]
+        {
+            let EngineError::Invalid(invalid) = refused(400, &format!(r#"{{"error":{{"message":"{message}"}}}}"#))
+            else {
                 panic!("{message}")
             };
             assert_eq!(invalid.code, Some("context_length_exceeded"));
@@ -113,7 +118,9 @@ mod tests {
         assert!(matches!(refused(429, ""), EngineError::Busy));
         assert!(matches!(refused(503, "loading"), EngineError::Busy));
         for status in [401, 403, 404, 500, 502] {
-            let EngineError::Failed(why) = refused(status, r#"{"error":{"message":"why"}}"#) else { panic!("{status}") };
+            let EngineError::Failed(why) = refused(status, r#"{"error":{"message":"why"}}"#) else {
+                panic!("{status}")
+            };
             assert!(why.contains("why") && why.contains(&status.to_string()));
         }
     }

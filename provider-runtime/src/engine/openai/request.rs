@@ -17,11 +17,12 @@ struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 /// What is sent in place of the client's body.
 pub fn body(job: &Job<'_>, model: &str, context_length: u32) -> Result<Vec<u8>, EngineError> {
     let malformed = |_| InvalidRequest { message: "The body is no JSON object.".into(), param: None, code: None };
-    let mut members: BTreeMap<Name<'_>, Cow<'_, RawValue>> = serde_json::from_slice::<BTreeMap<Name<'_>, &RawValue>>(job.body)
-        .map_err(malformed)?
-        .into_iter()
-        .map(|(name, value)| (name, Cow::Borrowed(value)))
-        .collect();
+    let mut members: BTreeMap<Name<'_>, Cow<'_, RawValue>> =
+        serde_json::from_slice::<BTreeMap<Name<'_>, &RawValue>>(job.body)
+            .map_err(malformed)?
+            .into_iter()
+            .map(|(name, value)| (name, Cow::Borrowed(value)))
+            .collect();
     let mut set = |name: &'static str, value: serde_json::Value| {
         let value = to_raw_value(&value).expect("a JSON value serializes");
         members.insert(Name(name.into()), Cow::Owned(value));

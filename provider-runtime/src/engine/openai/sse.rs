@@ -96,7 +96,8 @@ mod tests {
 
     #[test]
     fn events_are_the_same_however_they_are_cut_and_however_lines_end() {
-        let text = ": comment\n\ndata: {\"a\":\ndata: \"é\"}\nid: 7\n\nevent: x\ndata:b\n\nretry: 5\n\ndata: [DONE]\n\n";
+        let text =
+            ": comment\n\ndata: {\"a\":\ndata: \"é\"}\nid: 7\n\nevent: x\ndata:b\n\nretry: 5\n\ndata: [DONE]\n\n";
         let expected = ["{\"a\":\n\"é\"}", "b", "[DONE]"];
         for ending in ["\n", "\r\n", "\r"] {
             let bytes = text.replace('\n', ending).into_bytes();

@@ -48,7 +48,10 @@ fn reasons(events: &[Event]) -> Vec<(u8, FinishReason)> {
 fn tokens_are_words_with_the_space_before_them() {
     let parts = |text: &str| {
         let mut from = 0;
-        token_ends(text).into_iter().map(|end| text[std::mem::replace(&mut from, end)..end].to_owned()).collect::<Vec<_>>()
+        token_ends(text)
+            .into_iter()
+            .map(|end| text[std::mem::replace(&mut from, end)..end].to_owned())
+            .collect::<Vec<_>>()
     };
     assert_eq!(parts("Hello there,\n  padi é"), ["Hello", " there,", "\n  padi", " é"]);
     assert_eq!(parts(" a "), [" a", " "]);
@@ -106,7 +109,14 @@ async fn delays_and_breaks_are_as_written() {
 
 #[test]
 fn a_script_with_a_mistake_is_refused() {
-    for bad in ["", "{}", r#"[{"reply":"no match"}]"#, r#"[{"match":"*","replay":"x"}]"#, r#"[{"match":"*","tokens_per_event":0}]"#, r#"[{"match":"*","delay_ms_first":-1}]"#] {
+    for bad in [
+        "",
+        "{}",
+        r#"[{"reply":"no match"}]"#,
+        r#"[{"match":"*","replay":"x"}]"#,
+        r#"[{"match":"*","tokens_per_event":0}]"#,
+        r#"[{"match":"*","delay_ms_first":-1}]"#,
+    ] {
         assert!(ScriptedEngine::parse(bad).is_err(), "{bad}");
     }
 }

@@ -1,0 +1,26 @@
+//! The published document and the route table name the same endpoints.
+
+use std::collections::BTreeSet;
+
+use lumbung_openapi::provider::{CHALLENGE_PATH, RECEIPTS_PATH, TUNNEL_PATH};
+
+/// The paths in the source of the route table, `{*rest}` written as `{rest}`.
+fn routed() -> BTreeSet<String> {
+    let source = include_str!("../src/http/mod.rs");
+    let routes = source.split(".route(").skip(1).map(|rest| rest.split(',').next().unwrap_or_default().trim());
+    let path = |argument: &str| match argument {
+        "CHALLENGE_PATH" => CHALLENGE_PATH.to_owned(),
+        "TUNNEL_PATH" => TUNNEL_PATH.to_owned(),
+        "RECEIPTS_PATH" => RECEIPTS_PATH.to_owned(),
+        literal => literal.trim_matches('"').replace("{*", "{"),
+    };
+    routes.map(path).collect()
+}
+
+#[test]
+fn what_is_served_is_documented_and_what_is_documented_is_served() {
+    let document = serde_json::to_value(lumbung_openapi::spec::document()).expect("the document is JSON");
+    let documented: BTreeSet<String> = document["paths"].as_object().expect("paths").keys().cloned().collect();
+    assert!(documented.len() > 5);
+    assert_eq!(routed(), documented);
+}
