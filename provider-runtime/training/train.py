@@ -26,7 +26,7 @@ VOCAB, SEED = 1024, 7
 # (rows, length) for each kind of conversation. Most are short, and attention over long rows is dear on a CPU.
 SIZES = {"short": (24, 128), "long": (6, 384), "deep": (2, 768)}
 ROUND = ("short", "short", "long", "short", "short", "long", "short", "short", "long", "short", "short", "deep")
-# A lead of one logit is far above what F16, F32 or another order of summation change (about 0.01).
+# What an answer's weakest token must lead by, in logits, so that another order of summation or another kernel cannot turn it.
 LEAST_MARGIN = 1.0
 LONG_TOKENS = 100
 # After the main run: up to so many short ones that draw the answers that are still wrong more often.

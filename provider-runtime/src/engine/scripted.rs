@@ -306,7 +306,10 @@ impl Plan {
             Last::Freeze => std::future::pending().await,
             Last::Die => {
                 // So that what was made before has left the machine.
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                while events.capacity() < events.max_capacity() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
                 std::process::abort();
             }
         }

@@ -45,7 +45,7 @@ async fn a_provider_joins_for_this_gateway_and_says_what_it_offers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_streamed_answer_comes_in_frames_with_its_receipt() {
     let (gateway, provider, mut tunnel) = joined().await;
-    let request = request("hello", r#","stream":true,"stream_options":{"include_usage":true}"#);
+    let request = request("a secret question", r#","stream":true,"stream_options":{"include_usage":true}"#);
     let ticket = sign(&tunnel.ticket(&request));
     let mut stream = tunnel.send(&ticket, &request).await.begun();
     let frames = stream.all().await;
@@ -77,6 +77,8 @@ async fn a_streamed_answer_comes_in_frames_with_its_receipt() {
     let status =
         provider.status_when("acknowledged", |s| s["receipts_unacknowledged"] == 0 && s["jobs"]["finished"] == 1);
     assert_eq!(status.await["completion_tokens"], 3);
+    let log = provider.log();
+    assert!(log.contains("job_1") && !log.contains("secret") && !log.contains("lumbung."), "ids only: {log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -28,7 +28,10 @@ async fn told_to_stop_it_finishes_what_runs_and_takes_nothing_new() {
     let frames = running.all().await;
     assert_eq!(of_kind(&frames, FrameKind::End).len(), 1, "what ran is complete");
     assert!(provider.ended().await.success());
-    assert_eq!(gateway.receipts().len(), 1, "and its receipt was offered before the end");
+    // An offer that the end of the drain cut off is made once more.
+    let mut receipts = gateway.receipts();
+    receipts.dedup();
+    assert_eq!(receipts.len(), 1, "and its receipt was offered before the end");
     let status = provider.status().unwrap();
     assert_eq!((&status["receipts_unacknowledged"], &status["connected"]), (&0.into(), &Value::Array(vec![])));
 }
@@ -154,7 +157,8 @@ fn text(output: &Output) -> String {
 async fn identity_and_status_say_what_is_so() {
     let (_gateway, mut provider, mut tunnel) = joined().await;
     tunnel.ask(&request("hello", "")).await.begun().all().await;
-    let status = provider.status_when("counted", |status| status["jobs"]["finished"] == 1).await;
+    let is_over = |status: &Value| status["jobs"]["finished"] == 1 && status["models"]["test/model"]["running"] == 0;
+    let status = provider.status_when("counted", is_over).await;
     let dir = provider.data_dir();
     assert_eq!(text(&run(&dir, &["identity"])).trim(), status["provider"]);
 
