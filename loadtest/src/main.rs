@@ -48,8 +48,11 @@ struct RunArgs {
     /// Requests per second over all connections; latency then counts from when a request was due. As fast as possible if absent.
     #[arg(long)]
     rate: Option<f64>,
-    /// Length of the prompt.
-    #[arg(long, default_value_t = 200)]
+    /// The prompt; so many bytes of one word if absent.
+    #[arg(long)]
+    prompt: Option<String>,
+    /// Length of the prompt that is made up.
+    #[arg(long, default_value_t = 200, conflicts_with = "prompt")]
     prompt_bytes: usize,
     /// The most tokens of an answer.
     #[arg(long)]
@@ -86,7 +89,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: RunArgs) -> anyhow::Result<()> {
-    let prompt: String = "padi ".chars().cycle().take(args.prompt_bytes).collect();
+    let prompt = args.prompt.unwrap_or_else(|| "padi ".chars().cycle().take(args.prompt_bytes).collect());
     let mut request = json!({ "model": args.model, "messages": [{ "role": "user", "content": prompt }] });
     if args.mode == Mode::Stream {
         request["stream"] = json!(true);

@@ -23,6 +23,9 @@ const MODEL: &str = "lumbung/scripted";
 /// How long a program may take until it is ready.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a server may be busy with what a load left behind.
+const QUIET_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// What to measure.
 #[derive(Args, Clone, Debug)]
 pub struct MeasureArgs {
@@ -107,7 +110,24 @@ async fn both(args: &MeasureArgs, base_url: &str, key: &str, pid: u32) -> anyhow
         ensure!(report.is_clean(), "not every answer was whole:\n{report}");
         Ok(report)
     };
-    Ok(Pair { completion: load(args.connections, false).await?, stream: load(args.streams, true).await? })
+    let stream = load(args.streams, true).await?;
+    wait_until_quiet(pid).await?;
+    Ok(Pair { completion: load(args.connections, false).await?, stream })
+}
+
+/// What the last load left behind must not be charged to the next.
+async fn wait_until_quiet(pid: u32) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let mut before = process::used_by(pid)?.cpu;
+    while begun.elapsed() < QUIET_TIMEOUT {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let now = process::used_by(pid)?.cpu;
+        if now.saturating_sub(before) <= Duration::from_millis(10) {
+            return Ok(());
+        }
+        before = now;
+    }
+    bail!("the server is still busy {} seconds after the load", QUIET_TIMEOUT.as_secs());
 }
 
 impl Figures {

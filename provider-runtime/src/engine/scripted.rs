@@ -305,11 +305,11 @@ impl Plan {
             Last::Fail => events.send(Event::Failed(EngineError::Failed("the script says so".into()))).await?,
             Last::Freeze => std::future::pending().await,
             Last::Die => {
-                // So that what was made before has left the machine.
-                while events.capacity() < events.max_capacity() {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
+                // So that what was made before has left the machine. In small steps: on a machine that is overloaded
+                // each of them takes longer, and lets others have their turn.
+                for _ in 0..20 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
                 }
-                tokio::time::sleep(Duration::from_millis(100)).await;
                 std::process::abort();
             }
         }

@@ -3,7 +3,8 @@
 //!
 //! A job reserves its place in the queue to the writer before it begins, so keeping its receipt never waits and never
 //! fails. One thread writes what the queue holds at once (so that it survives the process) and syncs in groups (so
-//! that it survives the machine). `file` knows the format, `backlog` what is still to be acknowledged.
+//! that it survives the machine). What a crash can still take is what came during one sync: the gateway has those
+//! receipts from the answers' own last frames, unless it died in the same moment. `file` knows the format, `backlog` what is still to be acknowledged.
 
 mod backlog;
 mod file;

@@ -80,8 +80,8 @@ async fn a_gateway_that_goes_away_is_dialled_again() {
     let gateway = TestGateway::start_at(&address.to_string()).await;
     let mut tunnel = gateway.tunnel().await;
     tunnel.ask(&streamed("hello")).await.begun().all().await;
-    gateway.receipts_of(1).await;
-    provider.status_when("acknowledged", |status| status["receipts_unacknowledged"] == 0).await;
+    let is_settled = |status: &Value| status["jobs"]["finished"] == 2 && status["receipts_unacknowledged"] == 0;
+    provider.status_when("every receipt is acknowledged", is_settled).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

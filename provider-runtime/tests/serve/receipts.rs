@@ -6,6 +6,7 @@ use bytes::BytesMut;
 use lumbung_openapi::frame::{self, FrameKind};
 use lumbung_openapi::receipt::ReceiptVerdict;
 
+use super::support::eventually;
 use super::support::gateway::TestGateway;
 use super::support::provider::scripted;
 use super::{SCRIPT, joined, request, streamed};
@@ -43,9 +44,10 @@ async fn receipts_are_offered_until_they_are_acknowledged_even_after_kill_9() {
     let mut tunnel = gateway.tunnel().await;
     let first = tunnel.ask(&streamed("hello")).await.begun().all().await;
     provider.status_when("kept", |status| status["receipts_unacknowledged"] == 1).await;
-    // The second one is on its way to the disk when the process dies.
     let second = tunnel.ask(&request("hello", "")).await.begun().all().await;
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    let journal = provider.data_dir().join("receipts.jsonl");
+    let is_written = async || (std::fs::read_to_string(&journal).ok()?.lines().count() == 2).then_some(());
+    eventually("both are written, if not synced", is_written).await;
     provider.kill();
     assert!(gateway.receipts().is_empty());
 
