@@ -20,24 +20,29 @@ use crate::fleet::receipts::ReceiptDesk;
 use crate::fleet::{Fleet, FleetLimits};
 use crate::http::{self, Shared};
 use crate::jobs;
-use crate::store::Store;
 use crate::store::lease::LeaseGuard;
+use crate::store::{Bus, Store};
 
 /// Runs a gateway until `stop`, then drains it.
 pub async fn run(books: &BooksConfig, config: &ServeConfig, stop: CancellationToken) -> anyhow::Result<()> {
-    if config.redis_url.is_some() {
-        bail!("REDIS_URL is set, but gateways cannot share a fleet yet: unset it to run a single gateway");
+    if config.redis_url.is_some() && books.database_url.as_deref().is_none_or(|url| url.starts_with("sqlite:")) {
+        bail!("REDIS_URL is set, so several gateways may share the books: DATABASE_URL must name a Postgres database");
     }
     let listener =
         TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
     let bound = listener.local_addr()?;
     let store = Store::open(&books.url()?).await.context("cannot open the books")?;
     let replica = ReplicaId::fresh();
-    let lease = take_lease(&store, &replica, config.lease()).await?;
-    let (shared, writer) = assemble(&store, replica, lease, config, config.origins(bound)).await?;
+    let bus = match &config.redis_url {
+        Some(url) => Some(Arc::new(Bus::open(url, &store, replica).await?)),
+        None => None,
+    };
+    // Without a way to each other, two gateways could not share an account's last dollar.
+    let lease = take_lease(&store, &replica, config.lease(), bus.is_none()).await?;
+    let (shared, writer) = assemble(&store, bus.clone(), replica, lease, config, config.origins(bound)).await?;
     let gateway = shared.gateway.clone();
 
-    let background = jobs::start(gateway.clone(), store.clone(), config.lease());
+    let background = jobs::start(gateway.clone(), store.clone(), bus, config.lease(), stop.clone());
     info!(%bound, %replica, "gateway listens");
     let drain = Duration::from_secs(config.drain_secs);
     let draining = {
@@ -60,15 +65,23 @@ pub async fn run(books: &BooksConfig, config: &ServeConfig, stop: CancellationTo
         warn!(%error, "lease not ended; it runs out by itself");
     }
     writer.abort();
+    if gateway.lease.is_lost() {
+        bail!("the lease on the books was lost while this process did not run; start it again for a new one");
+    }
     info!("gateway stopped");
     Ok(())
 }
 
-/// Takes the lease, waiting for a dead predecessor's to run out, which a living one's does not.
-async fn take_lease(store: &Store, replica: &ReplicaId, length: Duration) -> anyhow::Result<LeaseGuard> {
+/// Takes a lease. Where it must be the only one, waits for a dead predecessor's to run out, which a living one's does not.
+async fn take_lease(
+    store: &Store,
+    replica: &ReplicaId,
+    length: Duration,
+    exclusive: bool,
+) -> anyhow::Result<LeaseGuard> {
     let mut patience = None;
     loop {
-        match store.acquire_lease(replica, length, true).await.context("cannot take the lease on the books")? {
+        match store.acquire_lease(replica, length, exclusive).await.context("cannot take the lease on the books")? {
             // Admission stops a third of the lease before its end: longer than a request takes from admission to its hold.
             Ok(lease) => return Ok(LeaseGuard::new(store.clone(), lease, length / 3)),
             Err(held) => {
@@ -76,7 +89,7 @@ async fn take_lease(store: &Store, replica: &ReplicaId, length: Duration) -> any
                     *patience.get_or_insert_with(|| Instant::now() + Duration::from_secs(held.seconds_left + 1));
                 if Instant::now() >= deadline {
                     bail!(
-                        "another gateway ({}) is running on these books; a second one cannot share them yet",
+                        "another gateway ({}) is running on these books; to share them, all need DATABASE_URL and REDIS_URL",
                         held.by
                     );
                 }
@@ -89,6 +102,7 @@ async fn take_lease(store: &Store, replica: &ReplicaId, length: Duration) -> any
 
 async fn assemble(
     store: &Store,
+    bus: Option<Arc<Bus>>,
     replica: ReplicaId,
     lease: LeaseGuard,
     config: &ServeConfig,
@@ -96,7 +110,7 @@ async fn assemble(
 ) -> anyhow::Result<(Arc<Shared>, tokio::task::JoinHandle<()>)> {
     let keys = store.signing_keys().await.context("cannot read the signing keys")?;
     let (settler, writer) = Settler::start(store.clone(), keys.clone(), config.max_jobs);
-    let allowances = Arc::new(Allowances::new(store.clone(), replica));
+    let allowances = Arc::new(Allowances::new(store.clone(), bus, replica));
     let gateway = Gateway {
         replica,
         keyring: Keyring::new(store.clone(), allowances.clone()),

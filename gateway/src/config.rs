@@ -78,8 +78,8 @@ pub struct ServeConfig {
     /// How logs are written.
     #[arg(long, env = "LUMBUNG_LOG", value_enum, default_value_t = LogFormat::Console)]
     pub log: LogFormat,
-    /// Not supported yet: gateways that share a fleet. Refused rather than ignored.
-    #[arg(long, env = "REDIS_URL", hide = true, hide_env_values = true)]
+    /// Redis, through which several gateways on one Postgres database share accounts: redis://host:port/number, rediss:// for TLS.
+    #[arg(long = "redis", env = "REDIS_URL", hide_env_values = true)]
     pub redis_url: Option<String>,
 }
 

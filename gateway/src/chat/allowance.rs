@@ -1,6 +1,7 @@
 //! Allowances: money that this replica has reserved for an account and may spend without asking the database.
 //!
 //! In the ledger an allowance is an account of its own; its balance is at least what is left here plus every hold.
+//! When the credit is too little, other replicas are asked for what they hold unused, before a request is refused.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -11,7 +12,7 @@ use lumbung_openapi::money::NanoUsd;
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::domain::ids::{AccountId, AllowanceId, ReplicaId};
-use crate::store::{Store, StoreError};
+use crate::store::{Bus, Store, StoreError};
 
 /// What is reserved at a time, unless a request needs more or a tenth of the credit is less.
 const SLICE: NanoUsd = NanoUsd::from_nanos(1_000_000_000);
@@ -21,6 +22,8 @@ const IDLE: Duration = Duration::from_secs(60);
 /// The allowances of one replica.
 pub struct Allowances {
     store: Store,
+    /// The way to the other replicas, if there can be any.
+    bus: Option<Arc<Bus>>,
     replica: ReplicaId,
     started: Instant,
     accounts: Mutex<HashMap<AccountId, Arc<Allowance>>>,
@@ -58,8 +61,8 @@ pub struct Hold {
 
 impl Allowances {
     /// None yet.
-    pub fn new(store: Store, replica: ReplicaId) -> Self {
-        Self { store, replica, started: Instant::now(), accounts: Mutex::default() }
+    pub fn new(store: Store, bus: Option<Arc<Bus>>, replica: ReplicaId) -> Self {
+        Self { store, bus, replica, started: Instant::now(), accounts: Mutex::default() }
     }
 
     /// The allowance of an account, empty at first.
@@ -80,21 +83,48 @@ impl Allowances {
     /// Holds money for a job: from memory where there is enough, otherwise by one reservation in the database.
     pub async fn hold(&self, allowance: &Arc<Allowance>, amount: NanoUsd) -> Result<Hold, HoldError> {
         allowance.last_used.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
-        if allowance.id.get().is_some() && allowance.take(amount) {
-            return Ok(Hold { allowance: allowance.clone(), amount });
+        if !allowance.take(amount) {
+            // Whoever was here before us may have reserved enough for both.
+            let _reserving = allowance.reserving.lock().await;
+            while !allowance.take(amount) {
+                self.reserve(allowance, amount).await?;
+            }
         }
-        let _reserving = allowance.reserving.lock().await;
-        if allowance.id.get().is_some() && allowance.take(amount) {
-            return Ok(Hold { allowance: allowance.clone(), amount }); // whoever was before us reserved enough
+        Ok(Hold { allowance: allowance.clone(), amount })
+    }
+
+    /// Adds at least what is missing to `amount`. Requests that need less may take it before the caller does.
+    async fn reserve(&self, allowance: &Arc<Allowance>, amount: NanoUsd) -> Result<(), HoldError> {
+        if self.try_reserve(allowance, amount).await? {
+            return Ok(());
         }
+        let Some(bus) = &self.bus else { return Err(HoldError::InsufficientCredit) };
+        if self.store.set_aside_elsewhere(&allowance.account, &self.replica).await? == NanoUsd::ZERO {
+            return Err(HoldError::InsufficientCredit);
+        }
+        bus.recall(&allowance.account).await;
+        match self.try_reserve(allowance, amount).await? {
+            true => Ok(()),
+            false => Err(HoldError::InsufficientCredit),
+        }
+    }
+
+    /// One reservation; `false`: the credit is too little.
+    async fn try_reserve(&self, allowance: &Arc<Allowance>, amount: NanoUsd) -> Result<bool, HoldError> {
         let short = amount.nanos() - allowance.left.load(Ordering::Acquire).clamp(0, amount.nanos());
         let reserved = self.store.reserve(&allowance.account, &self.replica, NanoUsd::from_nanos(short), SLICE).await?;
-        let reserved = reserved.ok_or(HoldError::InsufficientCredit)?;
+        let Some(reserved) = reserved else { return Ok(false) };
         allowance.id.get_or_init(|| reserved.allowance);
         allowance.left.fetch_add(reserved.amount.nanos(), Ordering::AcqRel);
-        match allowance.take(amount) {
-            true => Ok(Hold { allowance: allowance.clone(), amount }),
-            false => Err(HoldError::InsufficientCredit), // others spent what was left meanwhile
+        Ok(true)
+    }
+
+    /// Gives back what an account has unused here, because another replica is short of it.
+    pub async fn give_back_of(&self, account: &AccountId) -> Result<(), StoreError> {
+        let known = self.accounts.lock().unwrap_or_else(PoisonError::into_inner).get(account).cloned();
+        match known {
+            Some(allowance) => self.give_back_left(&allowance).await,
+            None => Ok(()),
         }
     }
 
@@ -110,12 +140,15 @@ impl Allowances {
             accounts.values().filter(|a| everything || idle(a)).cloned().collect()
         };
         for allowance in candidates {
-            let Some(id) = allowance.id.get() else { continue };
-            let left = allowance.left.swap(0, Ordering::AcqRel);
-            if left <= 0 {
-                allowance.left.fetch_add(left, Ordering::AcqRel);
-                continue;
-            }
+            self.give_back_left(&allowance).await?;
+        }
+        Ok(())
+    }
+
+    async fn give_back_left(&self, allowance: &Allowance) -> Result<(), StoreError> {
+        let Some(id) = allowance.id.get() else { return Ok(()) };
+        let left = allowance.left.swap(0, Ordering::AcqRel);
+        if left > 0 {
             // On an error it is unknown whether it went through: what is left in the ledger goes back after this replica's end.
             self.store.give_back(id, NanoUsd::from_nanos(left)).await?;
         }
@@ -124,7 +157,11 @@ impl Allowances {
 }
 
 impl Allowance {
+    /// Takes from what is left. Not before something has been reserved: a hold names the ledger account that pays.
     fn take(&self, amount: NanoUsd) -> bool {
+        if self.id.get().is_none() {
+            return false;
+        }
         let take = |left: i64| (left >= amount.nanos()).then(|| left - amount.nanos());
         self.left.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).is_ok()
     }

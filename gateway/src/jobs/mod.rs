@@ -5,36 +5,65 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
-use tracing::{info, warn};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
 
 use crate::chat::Gateway;
-use crate::store::{Store, StoreError};
+use crate::domain::ids::AccountId;
+use crate::store::{Bus, Store, StoreError};
 
 /// How often the books are asked whether keys, models or standings changed: a revoked key works no longer than this.
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
 /// How often unused allowances and unclaimed money are looked for.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
 
-/// Starts all of it; it ends when the handle is aborted.
-pub fn start(gateway: Arc<Gateway>, store: Store, lease: Duration) -> JoinHandle<()> {
+/// Starts all of it; it ends when the handle is aborted. `stop` is cancelled when this gateway cannot go on.
+pub fn start(
+    gateway: Arc<Gateway>,
+    store: Store,
+    bus: Option<Arc<Bus>>,
+    lease: Duration,
+    stop: CancellationToken,
+) -> JoinHandle<()> {
     tokio::spawn(async move {
-        tokio::join!(keep_lease(&gateway, lease), follow(&gateway, &store), tidy(&gateway, &store));
+        tokio::join!(
+            keep_lease(&gateway, lease, &stop),
+            follow(&gateway, &store),
+            tidy(&gateway, &store),
+            answer_recalls(&gateway, bus.as_deref())
+        );
     })
 }
 
-async fn keep_lease(gateway: &Gateway, length: Duration) {
+/// A lost lease ends this gateway, in good order: its allowances may be gone, so it can spend nothing more, and what it
+/// had begun is settled as far as they still cover it. Whoever supervises it starts another.
+async fn keep_lease(gateway: &Gateway, length: Duration, stop: &CancellationToken) {
     let mut tick = ticks(length / 6);
     loop {
         tick.tick().await;
         match gateway.lease.renew().await {
             Ok(true) => {}
-            // Its allowances may be gone: nothing more may be spent from them.
             Ok(false) => {
-                warn!("the lease on the books was lost; nothing is admitted until this gateway is started again")
+                error!("the lease on the books was lost: this gateway stops");
+                return stop.cancel();
             }
             Err(error) => warn!(%error, "lease not renewed"),
         }
     }
+}
+
+/// Gives back what is unused here when another replica is short of it.
+async fn answer_recalls(gateway: &Gateway, bus: Option<&Bus>) {
+    let Some(bus) = bus else { return };
+    bus.serve(|account: AccountId| {
+        let allowances = gateway.allowances.clone();
+        async move {
+            if let Err(error) = allowances.give_back_of(&account).await {
+                warn!(%account, %error, "a recalled allowance was not given back");
+            }
+        }
+    })
+    .await;
 }
 
 async fn follow(gateway: &Gateway, store: &Store) {

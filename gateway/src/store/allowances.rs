@@ -73,6 +73,15 @@ impl Store {
         sql::retrying(|| self.try_give_back(*allowance, &credit, amount)).await
     }
 
+    /// What is set aside of an account's money at other replicas, in use or not.
+    pub async fn set_aside_elsewhere(&self, account: &AccountId, replica: &ReplicaId) -> Result<NanoUsd> {
+        let select = "SELECT CAST(COALESCE(SUM(balance), 0) AS BIGINT) FROM ledger_accounts
+                      WHERE kind = 'allowance' AND owner = $1 AND replica <> $2";
+        let row =
+            sqlx::query(select).bind(account.to_string()).bind(replica.to_string()).fetch_one(&self.reader).await?;
+        Ok(NanoUsd::from_nanos(row.try_get(0)?))
+    }
+
     async fn try_give_back(&self, allowance: AllowanceId, credit: &LedgerId, amount: NanoUsd) -> Result<bool> {
         let allowance = LedgerId::allowance(allowance);
         let mut tx = self.writer.begin().await?;

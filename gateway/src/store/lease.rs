@@ -124,19 +124,32 @@ pub struct LeaseGuard {
     /// Read by every request, so without a lock.
     lease: ArcSwap<Lease>,
     lost: AtomicBool,
+    ended: AtomicBool,
     margin: Duration,
 }
 
 impl LeaseGuard {
     /// Guards a lease; it stops counting as valid `margin` before the database would say so.
     pub fn new(store: Store, lease: Lease, margin: Duration) -> Self {
-        Self { store, lease: ArcSwap::from_pointee(lease), lost: AtomicBool::new(false), margin }
+        Self {
+            store,
+            lease: ArcSwap::from_pointee(lease),
+            lost: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            margin,
+        }
     }
 
     /// Whether something may still be spent under it. Asks nobody: reads this process's clocks only.
     pub fn is_valid(&self) -> bool {
         let lease = self.lease.load();
-        !self.lost.load(Ordering::Acquire) && lease.renewed.elapsed() < lease.length.saturating_sub(self.margin)
+        let is_over = self.lost.load(Ordering::Acquire) || self.ended.load(Ordering::Acquire);
+        !is_over && lease.renewed.elapsed() < lease.length.saturating_sub(self.margin)
+    }
+
+    /// Whether it ended without being [ended](Self::end): this process was frozen or cut off for longer than it ran.
+    pub fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
     }
 
     /// Renews it; call this several times per length. `false`: it is lost for good, and this process must not go on.
@@ -152,7 +165,7 @@ impl LeaseGuard {
 
     /// Ends it: nothing may be spent any more.
     pub async fn end(&self) -> Result<()> {
-        self.lost.store(true, Ordering::Release);
+        self.ended.store(true, Ordering::Release);
         self.store.end_lease(&self.lease()).await
     }
 

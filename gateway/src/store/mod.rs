@@ -6,6 +6,7 @@
 mod accounts;
 mod allowances;
 mod attempts;
+mod bus;
 mod catalogue;
 mod check;
 mod error;
@@ -31,6 +32,7 @@ use sqlx::{AnyConnection, AnyPool, ConnectOptions, Executor, Row};
 
 pub use accounts::{AccountRecord, Balance, CreditKind, KeyRecord};
 pub use allowances::Reserved;
+pub use bus::Bus;
 pub use check::BooksReport;
 pub use error::{StoreError, StoreErrorKind};
 pub use lease::{Lease, LeaseGuard, LeaseHeld};
@@ -89,6 +91,14 @@ impl Store {
     pub async fn close(&self) {
         self.writer.close().await;
         self.reader.close().await;
+    }
+
+    /// A name that only these books have: their first signing key's id, which stays when keys rotate.
+    pub async fn id(&self) -> Result<String> {
+        self.signing_keys().await?; // made when they are first asked for
+        let first = "SELECT id FROM signing_keys ORDER BY created_at, id LIMIT 1";
+        let row = sqlx::query(first).fetch_optional(&self.reader).await?;
+        Ok(row.ok_or(StoreError::Missing("signing key"))?.try_get(0)?)
     }
 
     /// A number that goes up with every change that gateways cache: keys, accounts, the catalogue, providers' standings.

@@ -8,4 +8,5 @@ mod errors;
 mod kills;
 mod refused;
 mod sdk;
+mod shared_books;
 mod streams;

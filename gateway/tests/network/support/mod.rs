@@ -34,6 +34,7 @@ pub enum Books {
 /// A network that is being described.
 pub struct Setup {
     books: Books,
+    redis: Option<String>,
     models: Vec<(String, u32)>,
     gateway_flags: Vec<String>,
 }
@@ -44,9 +45,30 @@ pub struct Network {
     pub gateway: Process,
     pub base: String,
     pub folder: tempfile::TempDir,
-    database_url: Option<String>,
-    gateway_flags: Vec<String>,
+    run: Run,
     finished: bool,
+}
+
+/// How this network's gateways are run.
+struct Run {
+    database_url: Option<String>,
+    redis_url: Option<String>,
+    flags: Vec<String>,
+}
+
+/// One more gateway on the same books. [`Replica::stop`] it before the network is finished.
+pub struct Replica {
+    pub process: Process,
+    pub base: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Replica {
+    /// Ends it in good order.
+    pub async fn stop(mut self) {
+        self.process.signal("TERM");
+        self.process.stops(Duration::from_secs(40)).await;
+    }
 }
 
 pub fn usd(text: &str) -> NanoUsd {
@@ -55,7 +77,7 @@ pub fn usd(text: &str) -> NanoUsd {
 
 impl Setup {
     pub fn new(books: Books) -> Self {
-        Self { books, models: vec![(MODEL.into(), 100_000)], gateway_flags: Vec::new() }
+        Self { books, redis: None, models: vec![(MODEL.into(), 100_000)], gateway_flags: Vec::new() }
     }
 
     pub fn with_model(mut self, id: &str, context_length: u32) -> Self {
@@ -65,6 +87,12 @@ impl Setup {
 
     pub fn with_gateway_flag(mut self, flag: &str, value: &str) -> Self {
         self.gateway_flags.extend([flag.to_owned(), value.to_owned()]);
+        self
+    }
+
+    /// Lets several gateways share the books: [`Network::another_gateway`].
+    pub fn shared(mut self) -> Self {
+        self.redis = Some(std::env::var("LUMBUNG_TEST_REDIS").expect("LUMBUNG_TEST_REDIS: run through `make test`"));
         self
     }
 
@@ -81,30 +109,47 @@ impl Setup {
             store.upsert_model(&catalogue_model(id, *context_length)).await.expect("the catalogue takes a model");
         }
         let base = format!("http://127.0.0.1:{}", free_port());
-        let gateway = start_gateway(&base, folder.path(), database_url.as_deref(), &self.gateway_flags);
-        let network =
-            Network { store, gateway, base, folder, database_url, gateway_flags: self.gateway_flags, finished: false };
+        let run = Run { database_url, redis_url: self.redis, flags: self.gateway_flags };
+        let gateway = run.gateway(&base, folder.path());
+        let network = Network { store, gateway, base, folder, run, finished: false };
         network.ready().await;
         network
     }
 }
 
 impl Network {
+    /// Starts another gateway, which shares the books with the first; ready when this returns.
+    pub async fn another_gateway(&self) -> Replica {
+        let (folder, base) = (tempfile::tempdir().expect("a folder"), format!("http://127.0.0.1:{}", free_port()));
+        let process = self.run.gateway(&base, folder.path());
+        is_ready(&base).await;
+        Replica { process, base, _folder: folder }
+    }
+
     /// A provider of the scripted model; ready when this returns.
     pub async fn scripted(&self, script: Value) -> Provider {
         self.provider(ProviderSetup::scripted(script)).await
     }
 
     pub async fn provider(&self, setup: ProviderSetup) -> Provider {
-        let provider = setup.start(&self.base);
+        self.provider_at(&self.base, setup).await
+    }
+
+    /// A provider that joins another gateway than the first.
+    pub async fn provider_at(&self, base: &str, setup: ProviderSetup) -> Provider {
+        let provider = setup.start(base);
         provider.connected().await;
-        self.serves(&provider.model).await;
+        self.serves_at(base, &provider.model).await;
         provider
     }
 
     /// Waits until someone serves this model.
     pub async fn serves(&self, model: &str) {
-        let url = format!("{}/v1/models", self.base);
+        self.serves_at(&self.base, model).await;
+    }
+
+    async fn serves_at(&self, base: &str, model: &str) {
+        let url = format!("{base}/v1/models");
         wait_until(&format!("{model} is served"), Duration::from_secs(20), async || {
             let Ok(response) = reqwest::get(&url).await else { return false };
             let Ok(list) = response.json::<Value>().await else { return false };
@@ -151,11 +196,7 @@ impl Network {
     }
 
     pub async fn ready(&self) {
-        let url = format!("{}/health/ready", self.base);
-        wait_until("the gateway is ready", Duration::from_secs(30), async || {
-            reqwest::get(&url).await.is_ok_and(|response| response.status() == 200)
-        })
-        .await;
+        is_ready(&self.base).await;
     }
 
     /// Kills the gateway as a power cut would.
@@ -165,7 +206,7 @@ impl Network {
 
     /// Starts it again, on the same port and the same books.
     pub async fn restart_gateway(&mut self) {
-        self.gateway = start_gateway(&self.base, self.folder.path(), self.database_url.as_deref(), &self.gateway_flags);
+        self.gateway = self.run.gateway(&self.base, self.folder.path());
         self.ready().await;
     }
 
@@ -193,19 +234,28 @@ impl Drop for Network {
     }
 }
 
-fn start_gateway(base: &str, folder: &std::path::Path, database_url: Option<&str>, flags: &[String]) -> Process {
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_lumbung-gateway"));
-    command.arg("serve").args(["--listen", base.trim_start_matches("http://")]).args(flags);
-    command
-        .env_remove("DATABASE_URL")
-        .env_remove("REDIS_URL")
-        .env("LUMBUNG_DATA_DIR", folder)
-        .env("LUMBUNG_LEASE_SECS", "5");
-    command.env("RUST_LOG", std::env::var("LUMBUNG_TEST_LOG").unwrap_or_else(|_| "info".into()));
-    if let Some(url) = database_url {
-        command.env("DATABASE_URL", url);
+impl Run {
+    fn gateway(&self, base: &str, folder: &std::path::Path) -> Process {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_lumbung-gateway"));
+        command.arg("serve").args(["--listen", base.trim_start_matches("http://")]).args(&self.flags);
+        command
+            .env_remove("DATABASE_URL")
+            .env_remove("REDIS_URL")
+            .env("LUMBUNG_DATA_DIR", folder)
+            .env("LUMBUNG_LEASE_SECS", "5");
+        command.env("RUST_LOG", std::env::var("LUMBUNG_TEST_LOG").unwrap_or_else(|_| "info".into()));
+        let servers = [("DATABASE_URL", &self.database_url), ("REDIS_URL", &self.redis_url)];
+        command.envs(servers.into_iter().filter_map(|(name, url)| Some((name, url.as_deref()?))));
+        Process::start("gateway", command, Some(folder.join("gateway.log")))
     }
-    Process::start("gateway", command, Some(folder.join("gateway.log")))
+}
+
+async fn is_ready(base: &str) {
+    let url = format!("{base}/health/ready");
+    wait_until("the gateway is ready", Duration::from_secs(30), async || {
+        reqwest::get(&url).await.is_ok_and(|response| response.status() == 200)
+    })
+    .await;
 }
 
 fn catalogue_model(id: &str, context_length: u32) -> CatalogueModel {

@@ -40,6 +40,11 @@ impl Process {
         assert!(status.success(), "kill -{name} {}", self.name);
     }
 
+    /// Whether it has ended by itself, and not in good order.
+    pub fn has_failed(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_some_and(|status| !status.success())
+    }
+
     /// Waits for an orderly end.
     pub async fn stops(&mut self, within: Duration) {
         let name = self.name;
