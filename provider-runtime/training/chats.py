@@ -54,15 +54,11 @@ class Teller:
         self.short = [b for b in blocks if len(b.answer) < 250]
         self.long = [b for b in blocks if 250 <= len(b.answer)]
         self.longest = max(blocks, key=lambda b: len(b.answer) if b.topic == "counting" else 0)
-        self.long.remove(self.longest)  # does not fit the rows that the other long answers use
-        self.stress({})
+        self.long.remove(self.longest)  # drawn by itself, in the deepest rows
+        weigh = lambda blocks: [b.weight for b in blocks]
+        self.weights, self.short_weights, self.long_weights = weigh(self.blocks), weigh(self.short), weigh(self.long)
         self.fallback = next(b for b in blocks if b.topic == "unknown")
         self.words = sorted({w for b in blocks for q in b.questions for w in re.findall(r"[A-Za-z]+", q)})
-
-    def stress(self, more: dict[str, float]) -> None:
-        """Draw some blocks more often, by their first question: those that the model still gets wrong."""
-        weigh = lambda blocks: [b.weight * more.get(b.questions[0], 1.0) for b in blocks]
-        self.weights, self.short_weights, self.long_weights = weigh(self.blocks), weigh(self.short), weigh(self.long)
 
     def reword(self, block: Block) -> str:
         """A question of the block as somebody else might type it."""

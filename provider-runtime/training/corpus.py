@@ -66,7 +66,7 @@ def counting_blocks() -> list[Block]:
 
     blocks = []
     # Each upper end has a separator of its own. With one for all, a model this small often forgets where it was to stop.
-    for top, between in ((10, ", "), (20, "\n"), (100, " "), (200, "; ")):
+    for top, between in ((10, ", "), (20, "\n"), (100, " ")):
         asked = (f"Count from 1 to {top}.", f"Count to {top}.", f"Can you count from 1 to {top}?", f"Write the numbers from 1 to {top}.")
         blocks.append(Block(asked, between.join(str(n) for n in range(1, top + 1)), "counting", 2.0))
     for top in (10, 20):

@@ -11,8 +11,8 @@ use mistralrs::{CustomLogitsProcessor, Request, Tensor};
 use serde_json::json;
 
 use crate::support::{
-    CONTEXT, PATIENCE, ask, begin, endless, forced_logprobs, greedy, padi, prompt_ids, questions, read, read_tokens,
-    refusal, request, submit_raw,
+    CONTEXT, PATIENCE, Question, ask, begin, endless, forced_logprobs, greedy, padi, prompt_ids, questions, read,
+    read_tokens, refusal, request, submit_raw,
 };
 
 /// Until no more tokens are made; how many that were.
@@ -319,9 +319,17 @@ async fn defect_13_an_answer_survives_the_engines_thread() {
 #[tokio::test]
 async fn defect_14_answers_at_once_are_each_computed_from_their_own_text() {
     let engine = padi(3).await;
-    // Prompts of 13 and 14 tokens: one step apart, and then in one batch to the end if mistralrs may.
-    let questions = ["Tell me about rice.", "What is an API key?"];
-    assert_eq!(prompt_ids(&engine, questions[1]).await.len() - prompt_ids(&engine, questions[0]).await.len(), 1);
+    // One prompt a token longer than the other: one step apart, and then in one batch to the end if mistralrs may.
+    let shorter = "Tell me about rice.";
+    let length = prompt_ids(&engine, shorter).await.len();
+    let mut longer = None;
+    for Question { question, .. } in questions() {
+        if prompt_ids(&engine, &question).await.len() == length + 1 {
+            longer = Some(question);
+            break;
+        }
+    }
+    let questions = [shorter, &longer.expect("a question that is one token longer")];
     let asked = |at: usize| {
         let more = json!({"temperature": 1, "seed": at, "logprobs": true, "max_tokens": 40, "n": 2});
         request(questions[at], more)
