@@ -6,6 +6,7 @@ mod charging;
 mod disconnects;
 mod errors;
 mod kills;
+mod kills_under_load;
 mod refused;
 mod sdk;
 mod shared_books;

@@ -1,6 +1,7 @@
 //! A whole network on this machine: a real gateway, real providers, a real database; started, killed and checked by tests.
 
 pub mod client;
+pub mod postgres;
 pub mod process;
 pub mod provider;
 
@@ -34,6 +35,7 @@ pub enum Books {
 /// A network that is being described.
 pub struct Setup {
     books: Books,
+    database_url: Option<String>,
     redis: Option<String>,
     models: Vec<(String, u32)>,
     gateway_flags: Vec<String>,
@@ -77,7 +79,13 @@ pub fn usd(text: &str) -> NanoUsd {
 
 impl Setup {
     pub fn new(books: Books) -> Self {
-        Self { books, redis: None, models: vec![(MODEL.into(), 100_000)], gateway_flags: Vec::new() }
+        Self {
+            books,
+            database_url: None,
+            redis: None,
+            models: vec![(MODEL.into(), 100_000)],
+            gateway_flags: Vec::new(),
+        }
     }
 
     pub fn with_model(mut self, id: &str, context_length: u32) -> Self {
@@ -86,8 +94,16 @@ impl Setup {
     }
 
     pub fn with_gateway_flag(mut self, flag: &str, value: &str) -> Self {
-        self.gateway_flags.extend([flag.to_owned(), value.to_owned()]);
+        match self.gateway_flags.iter().position(|given| given == flag) {
+            Some(at) => self.gateway_flags[at + 1] = value.to_owned(),
+            None => self.gateway_flags.extend([flag.to_owned(), value.to_owned()]),
+        }
         self
+    }
+
+    /// Keeps the books on this server.
+    pub fn on(url: String) -> Self {
+        Self { database_url: Some(url), ..Self::new(Books::Postgres) }
     }
 
     /// Lets several gateways share the books: [`Network::another_gateway`].
@@ -98,9 +114,10 @@ impl Setup {
 
     pub async fn start(self) -> Network {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let database_url = match self.books {
-            Books::Sqlite => None,
-            Books::Postgres => Some(fresh_postgres().await),
+        let database_url = match (self.books, self.database_url) {
+            (Books::Sqlite, _) => None,
+            (Books::Postgres, Some(url)) => Some(url),
+            (Books::Postgres, None) => Some(fresh_postgres().await),
         };
         let url =
             database_url.clone().unwrap_or_else(|| format!("sqlite:{}", folder.path().join("books.db").display()));
@@ -141,6 +158,11 @@ impl Network {
         provider.connected().await;
         self.serves_at(base, &provider.model).await;
         provider
+    }
+
+    /// The Postgres database that keeps the books.
+    pub fn database_url(&self) -> &str {
+        self.run.database_url.as_deref().expect("books in Postgres")
     }
 
     /// Waits until someone serves this model.

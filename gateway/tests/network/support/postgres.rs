@@ -1,0 +1,91 @@
+//! A Postgres of a test's own, which it may kill.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use sqlx::Connection;
+
+use super::process::{free_port, wait_until};
+
+/// A running server; it ends with the test.
+pub struct OwnPostgres {
+    folder: tempfile::TempDir,
+    programs: PathBuf,
+    port: u16,
+}
+
+impl OwnPostgres {
+    pub async fn start() -> Self {
+        let programs = std::env::var("LUMBUNG_TEST_POSTGRES_BIN")
+            .expect("LUMBUNG_TEST_POSTGRES_BIN names no folder: run through `make test`");
+        let folder = tempfile::tempdir().expect("a folder");
+        let server = Self { folder, programs: programs.into(), port: free_port() };
+        if is_root() {
+            run(Command::new("chmod").arg("711").arg(server.folder.path()));
+            run(Command::new("install").args(["-d", "-o", "postgres"]).arg(server.data()));
+        }
+        let data = server.data();
+        let flags = ["-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-sync"];
+        run(server.program("initdb").arg("-D").arg(&data).args(flags));
+        server.restart().await;
+        server
+    }
+
+    pub fn url(&self) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// Ends every one of its processes at once, without a checkpoint: what it had committed it recovers from its log.
+    pub fn kill(&self) {
+        run(self.program("pg_ctl").arg("-D").arg(self.data()).args(["-m", "immediate", "-s", "stop"]));
+    }
+
+    /// Starts it (again), and waits until it answers.
+    pub async fn restart(&self) {
+        let data = self.data();
+        let options = format!("-p {} -k '{}' -c listen_addresses=127.0.0.1 -c fsync=off", self.port, data.display());
+        let log = data.join("log");
+        run(self.program("pg_ctl").arg("-D").arg(&data).arg("-l").arg(log).args(["-w", "-s", "-o", &options, "start"]));
+        wait_until("Postgres answers", Duration::from_secs(30), async || {
+            sqlx::PgConnection::connect(&self.url()).await.is_ok()
+        })
+        .await;
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// One of Postgres' programs, which refuse to run as root.
+    fn program(&self, name: &str) -> Command {
+        let path: &Path = &self.programs.join(name);
+        let mut command = match is_root() {
+            true => {
+                let mut command = Command::new("runuser");
+                command.args(["-u", "postgres", "--"]).arg(path);
+                command
+            }
+            false => Command::new(path),
+        };
+        command.current_dir("/").stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+        command
+    }
+}
+
+impl Drop for OwnPostgres {
+    fn drop(&mut self) {
+        let _ = self.program("pg_ctl").arg("-D").arg(self.data()).args(["-m", "immediate", "-s", "stop"]).status();
+    }
+}
+
+fn run(command: &mut Command) {
+    let status = command.status().expect("the program runs");
+    assert!(status.success(), "{command:?} ended with {status}");
+}
+
+fn is_root() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let uids = status.lines().find(|line| line.starts_with("Uid:"));
+    uids.is_some_and(|line| line.split_whitespace().nth(2) == Some("0"))
+}
