@@ -120,6 +120,7 @@ async fn assemble(
         lease,
         keys: keys.clone(),
         fee_bps: config.fee_bps,
+        default_hold_tokens: config.default_hold_tokens,
         claim_window: Duration::from_secs(config.claim_window_secs),
         draining: AtomicBool::new(false),
     };

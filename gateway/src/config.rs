@@ -51,6 +51,10 @@ pub struct ServeConfig {
     /// The operator's part of every charge, in basis points (1/100 of a percent).
     #[arg(long, env = "LUMBUNG_FEE_BPS", default_value_t = 1000, value_parser = clap::value_parser!(u16).range(0..=10_000))]
     pub fee_bps: u16,
+    /// Completion tokens per choice that money is held for at first, where a request names no max_tokens; more is held as
+    /// the answer grows.
+    #[arg(long, env = "LUMBUNG_DEFAULT_HOLD_TOKENS", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
+    pub default_hold_tokens: u32,
     /// Seconds after a ticket in which its receipt may be offered; also how long a dead replica's reserved money is kept for them.
     #[arg(long, env = "LUMBUNG_CLAIM_WINDOW_SECS", default_value_t = 3600)]
     pub claim_window_secs: u64,

@@ -2,7 +2,7 @@
 //!
 //! - [`chat`]: what a client asks for, parsed once and by the same code at the gateway and at the provider
 //! - [`reply`]: what a client gets back; [`error`]: how it is told no
-//! - [`frame`], [`provider`], [`ticket`], [`receipt`]: the link between gateway and provider
+//! - [`frame`], [`provider`], [`ticket`], [`voucher`], [`receipt`]: the link between gateway and provider
 //! - [`merkle`], [`jws`]: the proofs that receipts rest on
 //! - [`money`]: US dollars in whole nano-dollars
 //! - [`spec`]: the OpenAPI documents generated from these types, checked in beside this crate
@@ -19,3 +19,4 @@ pub mod receipt;
 pub mod reply;
 pub mod spec;
 pub mod ticket;
+pub mod voucher;

@@ -36,6 +36,10 @@ pub struct Receipt {
     pub ticket: String,
     /// [`ReceiptClaims`] as JSON text.
     pub claims: String,
+    /// The gateway's last voucher, a compact JWS, if any came: what the claims rest on where that gateway died. Not part
+    /// of the leaf, because it is the gateway's own word; not shown to clients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub voucher: Option<String>,
 }
 
 impl Receipt {

@@ -39,7 +39,10 @@ pub struct Ticket {
     pub max_prompt_tokens: u32,
     /// The most completion tokens that are paid for, over all choices.
     pub max_completion_tokens: u32,
-    /// The most that this job may cost.
+    /// Whether the answer counts only as a whole, because it is not streamed: of one that breaks off the client has nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub whole: bool,
+    /// The most that this job may cost, until a voucher says more.
     #[serde(rename = "ceiling_usd")]
     pub ceiling: NanoUsd,
     /// SHA-256 of the client's request body.

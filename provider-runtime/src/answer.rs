@@ -19,7 +19,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::engine::{EngineError, Event, FinishReason, Generation, Tokens};
 use crate::intake::Vouchers;
-use crate::journal::{Kept, Place};
+use crate::journal::Place;
 use crate::node::Node;
 use crate::outgoing::Outgoing;
 use crate::refusal::Refusal;
@@ -264,10 +264,15 @@ impl Running {
             is_cancelled,
             "job over"
         );
-        job.place
-            .keep(Kept { receipt: Receipt { ticket: job.ticket_text, claims }, voucher: job.vouchers.into_last() });
-        // Last: whoever waits for every slot to be free may count on the receipt.
-        drop(job.slot);
+        let Accepted { ticket_text: ticket, place, vouchers, slot, .. } = job;
+        match is_cancelled || vouchers.have_ended() {
+            true => place.keep(Receipt { ticket, claims, voucher: vouchers.into_last() }),
+            // The gateway has the claims already; its word on the whole answer is under way, and the slot need not wait.
+            false => drop(tokio::spawn(async move {
+                place.keep(Receipt { ticket, claims, voucher: vouchers.final_one().await });
+            })),
+        }
+        drop(slot);
     }
 
     /// Counts what the engine made and nobody took any more.

@@ -1,8 +1,9 @@
 //! A job as it comes in: the ticket's frame, the request's frame, and vouchers while the answer streams.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -15,7 +16,8 @@ use crate::refusal::Refusal;
 
 /// How long the first two frames may take to arrive.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(30);
-
+/// How long after an answer's end its last voucher may take to arrive.
+const LAST_WITHIN: Duration = Duration::from_secs(2);
 /// No ticket and no voucher is larger: they are kept until their receipt is acknowledged.
 const MAX_SIGNED_TEXT: usize = 16 << 10;
 
@@ -91,9 +93,26 @@ impl Vouchers {
         }
     }
 
-    /// The last voucher, a compact JWS.
-    pub fn into_last(self) -> Option<String> {
+    /// Whether no more can come.
+    pub fn have_ended(&self) -> bool {
+        self.body.is_none()
+    }
+
+    /// The last voucher that has arrived, a compact JWS.
+    pub fn into_last(mut self) -> Option<String> {
+        self.poll(&mut Context::from_waker(Waker::noop()));
         String::from_utf8(self.last?.into()).ok()
+    }
+
+    /// The last voucher of an answer that has reached its end: the gateway sends it when it has everything, and ends the
+    /// stream with it. Waits for that, but not for long.
+    pub async fn final_one(mut self) -> Option<String> {
+        let ended = poll_fn(|cx| {
+            self.poll(cx);
+            if self.have_ended() { Poll::Ready(()) } else { Poll::Pending }
+        });
+        let _ = tokio::time::timeout(LAST_WITHIN, ended).await; // what has come until then counts
+        self.into_last()
     }
 
     fn take(&mut self, frame: Frame) {

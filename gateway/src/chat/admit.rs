@@ -1,4 +1,4 @@
-//! Whether the request may go ahead: is it well formed, can anyone serve it, and is there money for the most it may cost.
+//! Whether the request may go ahead: is it well formed, can anyone serve it, and is there money for what it may cost.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ pub struct Admitted {
     pub body_sha256: Hash,
     /// The model and who served it when the request came.
     pub model: Arc<ModelSeats>,
-    /// Money for the most it may cost.
+    /// Money for the most it may cost; for the first part of that, where the client has named no limit.
     pub hold: Hold,
     /// A place in the settlement queue.
     pub permit: SettlePermit,
@@ -70,6 +70,9 @@ pub struct Wish {
     pub max_prompt_tokens: u32,
     /// The most completion tokens, over all choices.
     pub max_completion_tokens: u32,
+    /// Those that money is held for at first: all of them where the client has named a limit; otherwise few, and as many
+    /// again whenever the answer nears the end of what is held.
+    pub held_completion_tokens: u32,
 }
 
 /// Admits a request, or says why not. No database stands in the way of an ordinary one.
@@ -79,7 +82,7 @@ pub async fn admit(gateway: &Gateway, caller: Arc<Caller>, request: Incoming) ->
         return Err(ApiError::Overloaded);
     }
     let (wish, model) = understand(gateway, &body)?;
-    let ceiling = model.entry.reference.cost(wish.max_prompt_tokens, wish.max_completion_tokens);
+    let ceiling = model.entry.reference.cost(wish.max_prompt_tokens, wish.held_completion_tokens);
     let ceiling = ceiling.ok_or(ApiError::InsufficientQuota)?; // more than 64 bits of nano-dollars
     let permit = gateway.settler.permit().ok_or(ApiError::Overloaded)?;
     let hold = gateway.allowances.hold(&caller.allowance, ceiling).await.map_err(|error| match error {
@@ -119,6 +122,10 @@ fn understand(gateway: &Gateway, body: &Bytes) -> Result<(Wish, Arc<ModelSeats>)
     let context = model.entry.context_length;
     let per_choice =
         request.max_tokens.unwrap_or(context).min(model.entry.max_completion_tokens.unwrap_or(context)).min(context);
+    let held_per_choice = match request.max_tokens {
+        Some(_) => per_choice,
+        None => per_choice.min(gateway.default_hold_tokens),
+    };
     let body_tokens = u32::try_from(body.len()).unwrap_or(u32::MAX);
     let wish = Wish {
         stream: request.stream,
@@ -126,6 +133,7 @@ fn understand(gateway: &Gateway, body: &Bytes) -> Result<(Wish, Arc<ModelSeats>)
         parameters: request.parameters,
         max_prompt_tokens: body_tokens.saturating_add(TEMPLATE_TOKENS).min(context),
         max_completion_tokens: per_choice.saturating_mul(request.n),
+        held_completion_tokens: held_per_choice.saturating_mul(request.n),
         public_model: request.model.into_owned(),
     };
     Ok((wish, model.clone()))

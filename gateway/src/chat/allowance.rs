@@ -56,7 +56,8 @@ pub enum HoldError {
 /// Money held for one job. What is not spent returns to the allowance when this is dropped.
 pub struct Hold {
     allowance: Arc<Allowance>,
-    amount: NanoUsd,
+    /// Nano-dollars; grows while the answer does.
+    amount: AtomicI64,
 }
 
 impl Allowances {
@@ -90,7 +91,7 @@ impl Allowances {
                 self.reserve(allowance, amount).await?;
             }
         }
-        Ok(Hold { allowance: allowance.clone(), amount })
+        Ok(Hold::new(allowance, amount))
     }
 
     /// Adds at least what is missing to `amount`. Requests that need less may take it before the caller does.
@@ -126,6 +127,11 @@ impl Allowances {
             Some(allowance) => self.give_back_left(&allowance).await,
             None => Ok(()),
         }
+    }
+
+    /// Holds money from memory alone; `None` where that has too little.
+    pub fn try_hold(&self, allowance: &Arc<Allowance>, amount: NanoUsd) -> Option<Hold> {
+        allowance.take(amount).then(|| Hold::new(allowance, amount))
     }
 
     /// Gives back what has not been used for a while, or everything when the gateway stops.
@@ -168,6 +174,10 @@ impl Allowance {
 }
 
 impl Hold {
+    fn new(allowance: &Arc<Allowance>, amount: NanoUsd) -> Self {
+        Self { allowance: allowance.clone(), amount: AtomicI64::new(amount.nanos()) }
+    }
+
     /// The ledger account that pays.
     pub fn allowance(&self) -> &AllowanceId {
         self.allowance.id.get().expect("a hold exists only once something has been reserved")
@@ -180,18 +190,25 @@ impl Hold {
 
     /// How much is held.
     pub fn amount(&self) -> NanoUsd {
-        self.amount
+        NanoUsd::from_nanos(self.amount.load(Ordering::Relaxed))
+    }
+
+    /// Adds what else is held for the same job, from the same allowance.
+    pub fn add(&self, more: Self) {
+        debug_assert!(Arc::ptr_eq(&self.allowance, &more.allowance));
+        self.amount.fetch_add(more.amount.swap(0, Ordering::Relaxed), Ordering::Relaxed);
     }
 
     /// Spends part of it; the rest returns to the allowance.
-    pub fn spend(mut self, charge: NanoUsd) {
-        debug_assert!(charge <= self.amount);
-        self.amount = self.amount.checked_sub(charge).unwrap_or(NanoUsd::ZERO);
+    pub fn spend(self, charge: NanoUsd) {
+        debug_assert!(charge <= self.amount());
+        let left = self.amount().checked_sub(charge).unwrap_or(NanoUsd::ZERO);
+        self.amount.store(left.nanos().max(0), Ordering::Relaxed);
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.allowance.left.fetch_add(self.amount.nanos(), Ordering::AcqRel);
+        self.allowance.left.fetch_add(self.amount().nanos(), Ordering::AcqRel);
     }
 }

@@ -94,7 +94,7 @@ fn route(gateway: &Gateway, job: &Admitted, attempt: u32, seat: Taken) -> Routed
     let max_prompt_tokens = wish.max_prompt_tokens.min(seat.context_length);
     let ceiling = seat
         .ask
-        .cost(max_prompt_tokens, wish.max_completion_tokens)
+        .cost(max_prompt_tokens, wish.held_completion_tokens)
         .map_or(job.hold.amount(), |c| c.min(job.hold.amount()));
     let ticket = Ticket {
         replica: gateway.replica.to_string(),
@@ -109,6 +109,7 @@ fn route(gateway: &Gateway, job: &Admitted, attempt: u32, seat: Taken) -> Routed
         fee_bps: gateway.fee_bps,
         max_prompt_tokens,
         max_completion_tokens: wish.max_completion_tokens,
+        whole: !wish.stream,
         ceiling,
         request_sha256: job.body_sha256,
         public_id: job.public_id(),

@@ -26,6 +26,9 @@ pub enum ApiError {
     /// The account cannot pay for what the request may cost.
     #[error("insufficient credit")]
     InsufficientQuota,
+    /// The account's credit ran out while the answer grew.
+    #[error("credit exhausted")]
+    CreditExhausted,
     /// Nobody serves the model now.
     #[error("no provider")]
     NoProvider(String),
@@ -62,6 +65,7 @@ impl ApiError {
             Self::BodyTooSlow => "body_too_slow",
             Self::UnknownModel(_) => "unknown_model",
             Self::InsufficientQuota => "insufficient_quota",
+            Self::CreditExhausted => "credit_exhausted",
             Self::NoProvider(_) => "no_provider",
             Self::AllBusy => "all_busy",
             Self::Overloaded => "overloaded",
@@ -81,7 +85,7 @@ impl ApiError {
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTooSlow | Self::ClientTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::UnknownModel(_) | Self::NotFound(_) => StatusCode::NOT_FOUND,
-            Self::InsufficientQuota => StatusCode::TOO_MANY_REQUESTS,
+            Self::InsufficientQuota | Self::CreditExhausted => StatusCode::TOO_MANY_REQUESTS,
             Self::NoProvider(_) | Self::AllBusy | Self::Overloaded | Self::BooksUnavailable => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -101,7 +105,7 @@ impl ApiError {
 
     /// Whether the SDKs, which retry by status, must be told that trying again cannot help.
     pub fn is_final(&self) -> bool {
-        matches!(self, Self::InsufficientQuota | Self::BodyTooSlow | Self::ClientTooSlow)
+        matches!(self, Self::InsufficientQuota | Self::CreditExhausted | Self::BodyTooSlow | Self::ClientTooSlow)
     }
 
     /// OpenAI's error object.
@@ -129,6 +133,12 @@ impl ApiError {
             ),
             Self::InsufficientQuota => (
                 "The account's credit does not cover what this request may cost. Add credit, or lower 'max_tokens'.".into(),
+                "insufficient_quota",
+                None,
+                Some("insufficient_quota"),
+            ),
+            Self::CreditExhausted => (
+                "The account's credit ran out before the answer was complete. Add credit, or set 'max_tokens'.".into(),
                 "insufficient_quota",
                 None,
                 Some("insufficient_quota"),

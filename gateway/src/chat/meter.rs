@@ -99,6 +99,24 @@ impl Meter {
         PromptCount { prompt_tokens, cached_tokens: self.prompt.cached_tokens.min(prompt_tokens) }
     }
 
+    /// The most tokens that the prompt can have had: the ticket's limit, until the provider has counted.
+    pub fn longest_prompt(&self, ticket: &Ticket) -> u32 {
+        match self.prompt.prompt_tokens {
+            0 => ticket.max_prompt_tokens,
+            counted => counted.min(ticket.max_prompt_tokens),
+        }
+    }
+
+    /// Completion tokens that have arrived.
+    pub fn tokens(&self) -> u32 {
+        self.total.unwrap_or(self.tokens)
+    }
+
+    /// Whether the provider's claims have come, which are the last of an answer.
+    pub fn has_receipt(&self) -> bool {
+        self.receipt.is_some()
+    }
+
     /// The provider's own claims, if they have come and can be read.
     pub fn claims(&self) -> Option<ReceiptClaims> {
         serde_json::from_str(self.receipt.as_deref()?).ok()
@@ -110,7 +128,7 @@ impl Meter {
         let counted = Counted {
             prompt_tokens: prompt.prompt_tokens,
             cached_tokens: prompt.cached_tokens,
-            completion_tokens: self.total.unwrap_or(self.tokens),
+            completion_tokens: self.tokens(),
             delivered_sha256: finish_reason.is_none().then(|| Hash(self.hash.finalize().into())),
             finish_reason: finish_reason.map_or(self.finish_reason, str::to_owned),
             started_us: self.started_us,

@@ -15,10 +15,12 @@ pub mod choose;
 pub mod client;
 pub mod clock;
 pub mod error;
+pub mod funding;
 pub mod meter;
 pub mod relay;
 pub mod settle;
 pub mod tail;
+pub mod vouching;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -59,6 +61,8 @@ pub struct Gateway {
     pub keys: SigningKeys,
     /// The operator's part of every charge, in basis points.
     pub fee_bps: u16,
+    /// Completion tokens per choice that money is held for at first, where a request names no limit.
+    pub default_hold_tokens: u32,
     /// How long after a ticket its receipt may still be offered.
     pub claim_window: Duration,
     /// Set once, when the gateway stops.

@@ -7,6 +7,7 @@ use lumbung_openapi::error::InvalidRequest;
 use lumbung_openapi::frame::{Frame, FrameKind};
 use lumbung_openapi::provider::CHAT_PATH;
 use lumbung_openapi::ticket::Ticket;
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::Gateway;
@@ -15,7 +16,9 @@ use super::buffer::PushError;
 use super::choose::{Routed, choose};
 use super::client::Client;
 use super::error::ApiError;
+use super::funding::Funding;
 use super::meter::Meter;
+use super::vouching::Vouching;
 use crate::domain::ids::ProviderId;
 use crate::fleet::job::{JobStream, OpenError};
 use crate::fleet::seat::Seat;
@@ -26,6 +29,8 @@ const MAX_ATTEMPTS: u32 = 3;
 const FIRST_FRAME_WITHIN: Duration = Duration::from_secs(60);
 /// How long it may pause after that.
 const STALL: Duration = Duration::from_secs(30);
+/// How long an answer that has used up what is held waits for more.
+const TOP_UP_WITHIN: Duration = Duration::from_secs(5);
 
 /// A job after its last provider has spoken: nothing more will come, but the tail has not been sent.
 pub struct Relayed {
@@ -38,9 +43,9 @@ pub struct Relayed {
 
 /// One provider's part in a job.
 pub struct Attempt {
-    /// What it was promised.
+    /// What it was promised; the ceiling as the last voucher had it.
     pub ticket: Ticket,
-    /// The same as it travelled.
+    /// The ticket as it travelled.
     pub ticket_text: String,
     /// What arrived.
     pub meter: Meter,
@@ -73,6 +78,8 @@ enum Outcome {
     Refused(InvalidRequest),
     /// The provider accepted and failed.
     Broken,
+    /// What is held has been used up, and there is no more.
+    OutOfMoney(ApiError),
 }
 
 /// Has the request answered: chooses, relays, and chooses again while that can help.
@@ -90,7 +97,7 @@ pub async fn relay(gateway: &Gateway, job: &Admitted, client: &mut Client) -> Re
             Err(error) => return Relayed { attempts, ending: Ending::Failed(error) },
         };
         tried.push(routed.seat.tunnel.provider.clone());
-        let (attempt, outcome) = attempt(job, client, routed).await;
+        let (attempt, outcome) = attempt(gateway, job, client, routed).await;
         attempts.push(attempt);
         let ending = match outcome {
             Outcome::Busy => continue,
@@ -103,6 +110,7 @@ pub async fn relay(gateway: &Gateway, job: &Admitted, client: &mut Client) -> Re
             Outcome::ClientGone => Ending::ClientGone,
             Outcome::ClientTooSlow => Ending::Failed(ApiError::ClientTooSlow),
             Outcome::Refused(invalid) => Ending::Failed(invalid.into()),
+            Outcome::OutOfMoney(error) => Ending::Failed(error),
         };
         return Relayed { attempts, ending };
     }
@@ -111,17 +119,17 @@ pub async fn relay(gateway: &Gateway, job: &Admitted, client: &mut Client) -> Re
 }
 
 /// One provider's try.
-async fn attempt(job: &Admitted, client: &mut Client, routed: Routed) -> (Attempt, Outcome) {
-    let Routed { seat, ticket, ticket_text } = routed;
+async fn attempt(gateway: &Gateway, job: &Admitted, client: &mut Client, routed: Routed) -> (Attempt, Outcome) {
+    let Routed { seat, mut ticket, ticket_text } = routed;
     let mut meter = Meter::start();
     let outcome = match open(job, client, &seat, &ticket, &ticket_text).await {
-        Ok(mut stream) => {
-            let outcome = pass_on(job, client, &ticket, &mut stream, &mut meter).await;
-            if !matches!(outcome, Outcome::Complete(_)) {
+        Ok(mut stream) => match pass_on(gateway, job, client, &mut ticket, &mut stream, &mut meter).await {
+            Ok(body) => Outcome::Complete(body),
+            Err(outcome) => {
                 stream.cancel();
+                outcome
             }
-            outcome
-        }
+        },
         Err(outcome) => outcome,
     };
     let broke_off = match outcome {
@@ -130,10 +138,11 @@ async fn attempt(job: &Admitted, client: &mut Client, routed: Routed) -> (Attemp
         Outcome::ClientTooSlow => Some("client_too_slow"),
         Outcome::Busy | Outcome::Declined | Outcome::Refused(_) => Some("declined"),
         Outcome::Broken => Some("provider_failed"),
+        Outcome::OutOfMoney(_) => Some("credit_exhausted"),
     };
     // An answer that broke off is paid for as far as it got: the client has it, or left while it was being made.
     // Where it has nothing and an error or another provider's answer comes instead, it pays nothing.
-    let charged = !matches!(outcome, Outcome::Broken) || client.has_begun();
+    let charged = !matches!(outcome, Outcome::Broken | Outcome::OutOfMoney(_)) || client.has_begun();
     (Attempt { ticket, ticket_text, meter, broke_off, charged }, outcome)
 }
 
@@ -193,36 +202,91 @@ fn understood(error: &lumbung_openapi::error::ErrorObject) -> Option<InvalidRequ
     Some(InvalidRequest { message, param: error.param.as_deref().map(str::to_owned), code: Some(code) })
 }
 
-/// Passes frames on until the end. Returns with the last word; the tail is not sent here.
+/// Passes frames on until the end, vouching for what arrives and holding more money as the answer grows. Returns with
+/// the last word; the tail is not sent here.
 async fn pass_on(
+    gateway: &Gateway,
     job: &Admitted,
     client: &mut Client,
-    ticket: &Ticket,
+    ticket: &mut Ticket,
     stream: &mut JobStream,
     meter: &mut Meter,
-) -> Outcome {
-    let (mut body, mut ended) = (None, false);
+) -> Result<Option<Bytes>, Outcome> {
+    let (mut vouching, mut funding) = (Vouching::new(&gateway.keys, ticket), Funding::new(gateway, job, ticket));
+    let (mut body, mut ended, mut heard_at) = (None, false, Instant::now());
     loop {
         let patience = if meter.first_token_us.is_none() { FIRST_FRAME_WITHIN } else { STALL };
-        let frame = tokio::select! {
-            frame = tokio::time::timeout(patience, stream.next()) => frame,
-            () = client.gone() => return Outcome::ClientGone,
+        let patient_until = heard_at + patience;
+        let until = vouching.due_at(meter.tokens()).map_or(patient_until, |due| due.min(patient_until));
+        let heard = tokio::select! {
+            heard = tokio::time::timeout_at(until, stream.next()) => heard,
+            reserved = funding.reserved() => {
+                funding.take(reserved, ticket, meter.longest_prompt(ticket));
+                vouching.keep_up(stream, ticket, meter.tokens());
+                continue;
+            }
+            () = client.gone() => return Err(Outcome::ClientGone),
         };
-        let why: &dyn std::fmt::Display = match frame {
-            Ok(Ok(Some(frame))) => match meter.count(&frame, ticket) {
-                Ok(()) => match take(job, client, frame, &mut body, &mut ended) {
-                    Ok(()) => continue,
-                    Err(outcome) => return outcome,
-                },
-                Err(error) => &{ error },
-            },
-            Ok(Ok(None)) if ended && (job.wish.stream || body.is_some()) => return Outcome::Complete(body),
-            Ok(Ok(None)) => &"the stream ended before the answer",
-            Ok(Err(error)) => &{ error },
-            Err(_) => &"no frame in time",
-        };
-        warn!(provider = %ticket.provider, job = %ticket.job, why = %why, "provider failed");
-        return Outcome::Broken;
+        let has_all = ended && (job.wish.stream || body.is_some());
+        match heard {
+            Ok(Ok(Some(frame))) => {
+                heard_at = Instant::now();
+                let is_prompt = frame.kind == FrameKind::Prompt;
+                pay_for(client, &mut funding, ticket, meter, &frame).await?;
+                meter.count(&frame, ticket).map_err(|error| broken(ticket, &error))?;
+                take(job, client, frame, &mut body, &mut ended)?;
+                if is_prompt {
+                    funding.reckon(ticket, meter.longest_prompt(ticket));
+                }
+                if !ended && !stream.has_ready() {
+                    vouching.keep_up(stream, ticket, meter.tokens());
+                }
+            }
+            Ok(Ok(None)) if has_all => break,
+            // After the receipt nothing is missing, however the stream ends.
+            Ok(Err(_)) if has_all && meter.has_receipt() => break,
+            Ok(Ok(None)) => return Err(broken(ticket, &"the stream ended before the answer")),
+            Ok(Err(error)) => return Err(broken(ticket, &error)),
+            Err(_) if until < patient_until => vouching.keep_up(stream, ticket, meter.tokens()),
+            Err(_) => return Err(broken(ticket, &"no frame in time")),
+        }
+    }
+    vouching.finish(stream, ticket, meter.tokens());
+    // The tunnel's task gets its turn before the client is told: whoever has the end of an answer is charged for it, even
+    // if this process is killed at once.
+    tokio::task::yield_now().await;
+    Ok(body)
+}
+
+fn broken(ticket: &Ticket, why: &dyn std::fmt::Display) -> Outcome {
+    warn!(provider = %ticket.provider, job = %ticket.job, why = %why, "provider failed");
+    Outcome::Broken
+}
+
+/// Sees to it that a frame's tokens are paid for before they are passed on, and that those to come will be.
+async fn pay_for(
+    client: &mut Client,
+    funding: &mut Funding<'_>,
+    ticket: &mut Ticket,
+    meter: &Meter,
+    frame: &Frame,
+) -> Result<(), Outcome> {
+    let (prompt, tokens, is_end) = (meter.longest_prompt(ticket), frame.tokens, frame.kind == FrameKind::End);
+    if tokens > 0 && !is_end {
+        funding.look_ahead(ticket, prompt, tokens);
+    }
+    // More than the ticket allows is never paid for: the meter refuses it.
+    if funding.covers(tokens) || tokens > ticket.max_completion_tokens {
+        return Ok(());
+    }
+    let covered = tokio::select! {
+        covered = tokio::time::timeout(TOP_UP_WITHIN, funding.cover(ticket, prompt, tokens)) => covered,
+        () = client.gone() => return Err(Outcome::ClientGone),
+    };
+    match covered.unwrap_or(Err(ApiError::BooksUnavailable)) {
+        // The answer is here already: only its count is corrected, and it is charged as far as the money goes.
+        Err(_) if is_end => Ok(()),
+        covered => covered.map_err(Outcome::OutOfMoney),
     }
 }
 

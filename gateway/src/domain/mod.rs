@@ -1,6 +1,7 @@
 //! What the gateway's books are about: ids, postings, charges, refusals. Pure and synchronous; `now` is passed in.
 //! Money itself is [`lumbung_openapi::money`]; nothing here knows a database or a socket.
 
+pub mod backing;
 pub mod catalogue;
 pub mod ids;
 pub mod posting;

@@ -23,6 +23,12 @@ pub enum Refusal {
     /// The ticket went to someone else.
     #[error("its ticket was given to another provider")]
     AnotherProvider,
+    /// Not a voucher of this network's, or changed since.
+    #[error("its voucher is none of ours")]
+    NoVoucher,
+    /// The voucher was given for another job, or another attempt at it.
+    #[error("its voucher was given for another attempt")]
+    AnotherVoucher,
     /// More tokens than the ticket allows.
     #[error("it claims more than its ticket's ceiling")]
     AboveCeiling,
@@ -48,6 +54,8 @@ impl Refusal {
             Self::NoTicket => "no_ticket",
             Self::Malformed => "malformed",
             Self::AnotherProvider => "another_provider",
+            Self::NoVoucher => "no_voucher",
+            Self::AnotherVoucher => "another_voucher",
             Self::AboveCeiling => "above_ceiling",
             Self::DigestNotAccepted => "digest_not_accepted",
             Self::TooLate => "too_late",

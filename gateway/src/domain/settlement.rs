@@ -100,6 +100,11 @@ impl Charge {
     }
 }
 
+/// How many completion tokens, at most `most`, a ceiling pays for beside a prompt of so many tokens.
+pub fn completion_paid_by(price: &TokenPrice, ceiling: NanoUsd, prompt: u32, most: u32) -> u32 {
+    largest(most, |completion| price.cost(prompt, completion).is_some_and(|cost| cost <= ceiling))
+}
+
 /// As many of `tokens` as `limit` pays for, the completion cut first, and what they cost.
 fn affordable(price: &TokenPrice, tokens: Tokens, limit: NanoUsd) -> (Tokens, NanoUsd) {
     let fits = |prompt, completion| price.cost(prompt, completion).filter(|cost| *cost <= limit);
@@ -152,6 +157,7 @@ pub(crate) mod tests {
             fee_bps: 1000,
             max_prompt_tokens: 100,
             max_completion_tokens: 200,
+            whole: false,
             ceiling: price.cost(100, 200).expect("a small cost"),
             request_sha256: Hash([0; 32]),
             public_id: "chatcmpl-1".into(),

@@ -9,10 +9,12 @@ use http::{Request, StatusCode};
 use lumbung_openapi::error::ErrorBody;
 use lumbung_openapi::frame::{self, Frame, FrameError, FrameKind, FrameReader};
 
-use super::tunnel::collect;
+use super::tunnel::{collect, next_chunk};
 
 /// Bodies up to this are copied behind the ticket into one DATA frame; larger ones go out as they are.
 const COPY_UP_TO: usize = 16 << 10;
+/// Room that any voucher's frame fits in.
+const VOUCHER_ROOM: usize = 1 << 10;
 /// A refusal larger than this is not read.
 const MAX_REFUSAL: usize = 16 << 10;
 
@@ -48,7 +50,7 @@ pub enum JobError {
 
 /// An accepted job. Dropping it cancels the answer at the provider.
 pub struct JobStream {
-    /// Held open: dropping it would not cancel, resetting it does.
+    /// Stays open while the answer runs: vouchers follow the request.
     send: SendStream<Bytes>,
     receive: RecvStream,
     reader: FrameReader,
@@ -64,9 +66,9 @@ impl JobStream {
     ) -> Result<Self, OpenError> {
         let (response, mut send) = sender.send_request(request, false)?;
         let (first, rest) = request_chunks(ticket, body);
-        send.send_data(first, rest.is_none())?;
+        send.send_data(first, false)?;
         if let Some(rest) = rest {
-            send.send_data(rest, true)?;
+            send.send_data(rest, false)?;
         }
         let response = response.await?;
         let status = response.status();
@@ -84,14 +86,44 @@ impl JobStream {
             if let Some(frame) = self.ready.pop_front() {
                 return Ok(Some(frame));
             }
-            let Some(chunk) = self.receive.data().await else {
+            let Some(chunk) = next_chunk(&mut self.receive).await? else {
                 return if self.reader.is_mid_frame() { Err(JobError::Cut) } else { Ok(None) };
             };
-            let chunk = chunk?;
             self.receive.flow_control().release_capacity(chunk.len())?;
             let ready = &mut self.ready;
             self.reader.push(chunk, |frame| ready.push_back(frame))?;
         }
+    }
+
+    /// Whether a further frame has arrived already.
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Whether a voucher can go out at once. Nothing waits for a provider that does not read, and nothing piles up for it.
+    pub fn has_room(&mut self) -> bool {
+        self.send.reserve_capacity(VOUCHER_ROOM);
+        self.send.capacity() >= VOUCHER_ROOM
+    }
+
+    /// Sends a voucher for so many tokens.
+    pub fn vouch(&mut self, voucher: &str, tokens: u32) {
+        self.send_voucher(voucher, tokens, false);
+    }
+
+    /// Sends the last voucher, which ends the request. To be called when the answer has ended.
+    pub fn finish(&mut self, voucher: &str, tokens: u32) {
+        match self.has_room() {
+            true => self.send_voucher(voucher, tokens, true),
+            false => self.send.send_reset(h2::Reason::NO_ERROR),
+        }
+    }
+
+    fn send_voucher(&mut self, voucher: &str, tokens: u32, is_last: bool) {
+        let mut frame = BytesMut::with_capacity(frame::HEADER_LEN + voucher.len());
+        frame::encode(&mut frame, FrameKind::Voucher, 0, tokens, &[], voucher.as_bytes());
+        // A stream that has broken is noticed where it is read.
+        drop(self.send.send_data(frame.freeze(), is_last));
     }
 
     /// Tells the provider to stop at once.
@@ -110,4 +142,90 @@ fn request_chunks(ticket: &str, body: &Bytes) -> (Bytes, Option<Bytes>) {
     }
     frame::encode_header(&mut head, FrameKind::Request, 0, 0, 0, body.len());
     (head.freeze(), Some(body.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Respond = h2::server::SendResponse<Bytes>;
+
+    /// Opens a job at a provider that answers so; what `answer` returns lives as long as the provider.
+    async fn open<T: Send + 'static>(
+        answer: impl FnOnce(RecvStream, Respond) -> T + Send + 'static,
+    ) -> Result<JobStream, OpenError> {
+        let (ours, theirs) = tokio::io::duplex(1 << 20);
+        tokio::spawn(async move {
+            let mut connection = h2::server::handshake(theirs).await.expect("a connection");
+            let (request, respond) = connection.accept().await.expect("a job").expect("a job");
+            let _kept = answer(request.into_body(), respond);
+            while connection.accept().await.is_some() {}
+        });
+        let (sender, connection) = h2::client::handshake(ours).await.expect("a connection");
+        tokio::spawn(connection);
+        let request = Request::post("http://provider/").body(()).expect("a request");
+        let mut sender = sender.ready().await.expect("ready");
+        JobStream::open(&mut sender, request, "ticket", &Bytes::from_static(b"{}")).await
+    }
+
+    fn respond_with(status: StatusCode, mut respond: Respond) -> SendStream<Bytes> {
+        let mut response = http::Response::new(());
+        *response.status_mut() = status;
+        respond.send_response(response, false).expect("a response")
+    }
+
+    #[tokio::test]
+    async fn a_provider_that_reads_nothing_neither_blocks_the_answer_nor_fills_memory() {
+        let mut job = open(|unread, respond| {
+            let mut answer = respond_with(StatusCode::OK, respond);
+            let mut frame = BytesMut::new();
+            frame::encode(&mut frame, FrameKind::Progress, 0, 1, &[], b"");
+            answer.send_data(frame.freeze(), false).expect("sent");
+            (unread, answer)
+        })
+        .await
+        .expect("accepted");
+        let mut sent = 0;
+        for tokens in 0..1000 {
+            if job.has_room() {
+                job.vouch(&"v".repeat(300), tokens);
+                sent += 1;
+            }
+            tokio::task::yield_now().await;
+        }
+        assert!((1..250).contains(&sent), "{sent} vouchers fit into a window of 64 KiB");
+        let frame = job.next().await.expect("the answer goes on").expect("a frame");
+        assert_eq!((frame.kind, frame.tokens), (FrameKind::Progress, 1));
+        job.finish("last", 1000); // resets the stream, for nobody would read it
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_understood_though_the_request_is_still_open() {
+        let refused = open(|request, respond| {
+            let mut answer = respond_with(StatusCode::SERVICE_UNAVAILABLE, respond);
+            let body = r#"{"error":{"message":"busy","type":"t","param":null,"code":"provider_busy"}}"#;
+            answer.send_data(Bytes::from_static(body.as_bytes()), true).expect("sent");
+            drop((request, answer)); // h2 resets the stream with NO_ERROR
+        })
+        .await;
+        let Err(OpenError::Refused { status, body: Some(body) }) = refused else { panic!("not understood") };
+        assert_eq!((status.as_u16(), body.error.code.as_deref()), (503, Some("provider_busy")));
+    }
+
+    #[tokio::test]
+    async fn an_answer_whose_provider_lets_go_of_the_request_is_whole() {
+        let mut job = open(|request, respond| {
+            let mut answer = respond_with(StatusCode::OK, respond);
+            let mut frame = BytesMut::new();
+            frame::encode(&mut frame, FrameKind::End, 0, 1, &[], b"stop");
+            answer.send_data(frame.freeze(), true).expect("sent");
+            drop((request, answer));
+        })
+        .await
+        .expect("accepted");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await; // everything has arrived, the reset too
+        assert_eq!(job.next().await.expect("no error").map(|frame| frame.kind), Some(FrameKind::End));
+        assert!(job.next().await.expect("an end, no error").is_none());
+        job.finish("last", 1);
+    }
 }

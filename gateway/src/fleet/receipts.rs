@@ -2,9 +2,9 @@
 
 use lumbung_openapi::jws::JwsError;
 use lumbung_openapi::receipt::{Receipt, ReceiptBatch, ReceiptVerdict, ReceiptVerdicts};
-use lumbung_openapi::ticket::Ticket;
 use tracing::warn;
 
+use crate::domain::backing::Backing;
 use crate::domain::ids::ProviderId;
 use crate::domain::refusal::Refusal;
 use crate::store::{SigningKeys, Store, StoreError};
@@ -44,8 +44,8 @@ impl ReceiptDesk {
             return Err(DeskError::TooMany(MAX_RECEIPTS));
         }
         let provider = ProviderId::from(batch.verify()?);
-        let tickets: Vec<_> = batch.receipts.iter().map(|receipt| self.judge(&provider, receipt)).collect();
-        let verdicts = self.store.commit_receipts(&provider, batch, &tickets).await?;
+        let backings: Vec<_> = batch.receipts.iter().map(|receipt| self.judge(&provider, receipt)).collect();
+        let verdicts = self.store.commit_receipts(&provider, batch, &backings).await?;
         for verdict in &verdicts {
             if let ReceiptVerdict::Refused { reason } = verdict {
                 warn!(%provider, reason, "receipt refused");
@@ -54,11 +54,11 @@ impl ReceiptDesk {
         Ok(ReceiptVerdicts { verdicts })
     }
 
-    /// The receipt's ticket, if it is one of ours, for this provider, and claims no more than it allows.
-    fn judge(&self, provider: &ProviderId, receipt: &Receipt) -> Result<Ticket, Refusal> {
-        let ticket = self.keys.verify_ticket(&receipt.ticket)?;
+    /// The receipt's ticket and voucher, if they are ours, for this provider, and it claims no more than the ticket allows.
+    fn judge(&self, provider: &ProviderId, receipt: &Receipt) -> Result<Backing, Refusal> {
+        let backing = self.keys.backing(receipt)?;
         let claims = receipt.parse_claims().map_err(|_| Refusal::Malformed)?;
-        Refusal::of(&ticket, provider, &claims)?;
-        Ok(ticket)
+        Refusal::of(&backing.ticket, provider, &claims)?;
+        Ok(backing)
     }
 }

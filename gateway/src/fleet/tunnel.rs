@@ -119,8 +119,7 @@ fn request(method: Method, path: &str) -> Request<()> {
 /// A small body as a whole; `None` when it is larger than `limit`.
 pub(super) async fn collect(mut body: h2::RecvStream, limit: usize) -> Result<Option<Vec<u8>>, h2::Error> {
     let mut whole = Vec::new();
-    while let Some(chunk) = body.data().await {
-        let chunk = chunk?;
+    while let Some(chunk) = next_chunk(&mut body).await? {
         body.flow_control().release_capacity(chunk.len())?;
         if whole.len() + chunk.len() > limit {
             return Ok(None);
@@ -128,4 +127,13 @@ pub(super) async fn collect(mut body: h2::RecvStream, limit: usize) -> Result<Op
         whole.extend_from_slice(&chunk);
     }
     Ok(Some(whole))
+}
+
+/// The next chunk of a body. A reset with NO_ERROR only says that the provider has answered and will not read on (RFC 9113,
+/// section 8.1): an end like any other, for a request that stays open.
+pub(super) async fn next_chunk(body: &mut h2::RecvStream) -> Result<Option<Bytes>, h2::Error> {
+    match body.data().await {
+        Some(Err(error)) if error.reason() == Some(h2::Reason::NO_ERROR) => Ok(None),
+        chunk => chunk.transpose(),
+    }
 }

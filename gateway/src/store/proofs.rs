@@ -57,7 +57,7 @@ fn add(receipt: &mut JobReceipt, row: &AnyRow) -> Result<()> {
         None => None,
     };
     let ticket: String = row.try_get(10)?;
-    let provider_receipt = claims.map(|claims| Receipt { ticket, claims });
+    let provider_receipt = claims.map(|claims| Receipt { ticket, claims, voucher: None });
     receipt.attempts.push(AttemptProof { record: row.try_get(6)?, settlement, receipt: provider_receipt, proof });
     Ok(())
 }

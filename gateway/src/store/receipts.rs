@@ -15,6 +15,7 @@ use super::attempts::{self, AttemptKey, JobSoFar, NewAttempt, Parties, attempt_k
 use super::settle::{take, touch};
 use super::sql::{MAX_ROWS, query, rows_of};
 use super::{Result, SigningKeys, Store, StoreError, ledger, sql};
+use crate::domain::backing::Backing;
 use crate::domain::ids::{AccountId, BatchId, ProviderId};
 use crate::domain::posting::{LedgerId, Posting, PostingKind};
 use crate::domain::refusal::Refusal;
@@ -29,6 +30,8 @@ struct Offered<'a> {
     ticket: &'a Ticket,
     receipt: &'a Receipt,
     claims: ReceiptClaims,
+    /// What it is worth without the gateway's own count.
+    vouched: Tokens,
 }
 
 /// What the books say to a receipt.
@@ -41,26 +44,31 @@ enum Finding {
 }
 
 impl Store {
-    /// Takes a provider's receipts. The caller has verified that `provider` signed the batch, and each ticket: the ticket
-    /// of each receipt, in order, or why it is refused. Offering a receipt again changes nothing.
+    /// Takes a provider's receipts. The caller has verified that `provider` signed the batch, and what each receipt rests
+    /// on: ticket and voucher of each, in order, or why it is refused. Offering a receipt again changes nothing.
     pub async fn commit_receipts(
         &self,
         provider: &ProviderId,
         batch: &ReceiptBatch,
-        tickets: &[std::result::Result<Ticket, Refusal>],
+        backings: &[std::result::Result<Backing, Refusal>],
     ) -> Result<Vec<ReceiptVerdict>> {
         let mut verdicts: Vec<Option<ReceiptVerdict>> = vec![None; batch.receipts.len()];
         let mut offered: BTreeMap<AttemptKey, Offered<'_>> = BTreeMap::new();
         let mut again = Vec::new();
-        for (index, (receipt, ticket)) in batch.receipts.iter().zip(tickets).enumerate() {
-            let judge = |ticket| Refusal::of_text(ticket, provider, &receipt.claims).map(|claims| (ticket, claims));
-            match ticket.as_ref().map_err(|refusal| *refusal).and_then(judge) {
+        for (index, (receipt, backing)) in batch.receipts.iter().zip(backings).enumerate() {
+            let judge = |backing: &Backing| Refusal::of_text(&backing.ticket, provider, &receipt.claims);
+            match backing.as_ref().map_err(|refusal| *refusal).and_then(|backing| Ok((backing, judge(backing)?))) {
                 Err(refusal) => verdicts[index] = Some(refused(refusal)),
-                Ok((ticket, claims)) => match offered.get(&attempt_key(ticket)) {
-                    Some(first) if first.receipt == receipt => again.push((index, first.index)),
-                    Some(_) => verdicts[index] = Some(refused(Refusal::AnotherReceipt)),
-                    None => drop(offered.insert(attempt_key(ticket), Offered { index, ticket, receipt, claims })),
-                },
+                Ok((backing, claims)) => {
+                    let (ticket, vouched) = (&backing.ticket, backing.vouched(&claims));
+                    match offered.get(&attempt_key(ticket)) {
+                        Some(first) if first.receipt == receipt => again.push((index, first.index)),
+                        Some(_) => verdicts[index] = Some(refused(Refusal::AnotherReceipt)),
+                        None => {
+                            offered.insert(attempt_key(ticket), Offered { index, ticket, receipt, claims, vouched });
+                        }
+                    }
+                }
             }
         }
         for _ in 0..TURNS {
@@ -253,7 +261,9 @@ impl<'a> Correction<'a> {
         if claimed == tokens {
             return Ok(None);
         }
-        let is = Charge::of(offered.ticket, claimed, amount);
+        // What was charged was within the last ceiling, which only a voucher may know.
+        let ticket = Ticket { ceiling: amount, ..offered.ticket.clone() };
+        let is = Charge::of(&ticket, claimed, amount);
         let delivered: Option<String> = row.try_get(7)?;
         let delivered = delivered.map(|hash| hash.parse().map_err(|_| damaged())).transpose()?;
         let record = attempts::record_text(offered.ticket, &is, delivered)?;
@@ -318,8 +328,8 @@ async fn correct(
     ledger::write(connection, clock, &postings).await
 }
 
-/// What an attempt costs whose gateway is gone, by its receipt alone; taken from the allowance, which has its account's
-/// money until the claim window has passed. The replica's row is locked.
+/// What an attempt costs whose gateway is gone, by its receipt and the last voucher; taken from the allowance, which has
+/// its account's money until the claim window has passed. The replica's row is locked.
 async fn charge_alone(
     connection: &mut AnyConnection,
     offered: &Offered<'_>,
@@ -328,7 +338,7 @@ async fn charge_alone(
     let ticket = offered.ticket;
     let Some(account) = owner_of(connection, &ticket.allowance).await? else { return Ok(Err(Refusal::NoTicket)) };
     let mut job = JobSoFar::default();
-    let mut tokens = Tokens::from(&offered.claims);
+    let mut tokens = offered.vouched;
     // What a later attempt went on from is all that an earlier one delivered.
     let mut later = |attempt: u32, first_token: u32| {
         if attempt > ticket.attempt {

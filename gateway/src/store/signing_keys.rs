@@ -5,12 +5,14 @@ use std::sync::Arc;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::jwk::JwkSet;
 use lumbung_openapi::jws::{HmacKey, SigningKey, key_id};
-use lumbung_openapi::receipt::{RootClaims, SETTLEMENTS_TYP};
+use lumbung_openapi::receipt::{Receipt, RootClaims, SETTLEMENTS_TYP};
 use lumbung_openapi::ticket::{TICKET_TYP, Ticket};
+use lumbung_openapi::voucher::{VOUCHER_TYP, Voucher};
 use sqlx::{AnyConnection, Row};
 use ulid::Ulid;
 
 use super::{Result, Store, StoreError, bump_epoch, lock, sql};
+use crate::domain::backing::Backing;
 use crate::domain::refusal::Refusal;
 
 /// Every key of the network. The newest of each kind signs; all of them verify.
@@ -39,6 +41,24 @@ impl SigningKeys {
         let kid = key_id(text).map_err(|_| Refusal::NoTicket)?;
         let (_, key) = self.tickets.iter().find(|(id, _)| *id == kid).ok_or(Refusal::NoTicket)?;
         key.verify(TICKET_TYP, text).map_err(|_| Refusal::NoTicket)
+    }
+
+    /// Signs a voucher.
+    pub fn sign_voucher(&self, voucher: &Voucher) -> String {
+        self.ticket.sign(VOUCHER_TYP, &self.ticket_kid, voucher)
+    }
+
+    /// What a receipt rests on: its ticket and its voucher, if one of these keys signed them.
+    pub fn backing(&self, receipt: &Receipt) -> std::result::Result<Backing, Refusal> {
+        let ticket = self.verify_ticket(&receipt.ticket)?;
+        let voucher = receipt.voucher.as_deref().map(|text| self.verify_voucher(text)).transpose()?;
+        Backing::of(ticket, voucher.as_ref())
+    }
+
+    fn verify_voucher(&self, text: &str) -> std::result::Result<Voucher, Refusal> {
+        let kid = key_id(text).map_err(|_| Refusal::NoVoucher)?;
+        let (_, key) = self.tickets.iter().find(|(id, _)| *id == kid).ok_or(Refusal::NoVoucher)?;
+        key.verify(VOUCHER_TYP, text).map_err(|_| Refusal::NoVoucher)
     }
 
     /// Signs the claims of a root over settlement records.

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use lumbung_openapi::money::TokenPrice;
 use serde_json::json;
 
@@ -12,48 +11,6 @@ use crate::support::{ASK, Books, Setup, usd};
 
 fn price() -> TokenPrice {
     TokenPrice { prompt: usd(ASK.0), completion: usd(ASK.1) }
-}
-
-async fn gateway_dies(books: Books) {
-    let mut network = Setup::new(books).start().await;
-    let provider =
-        network.scripted(json!([{"match": "*", "tokens": 5000, "prompt_tokens": 7, "delay_ms_per_token": 10}])).await;
-    let client = network.client("1").await;
-    let mut events = client.open("x", json!({"max_tokens": 400})).await.bytes_stream();
-    for _ in 0..20 {
-        events.next().await.expect("more").expect("bytes");
-    }
-    network.kill_gateway();
-    let cut = async { while let Some(Ok(_)) = events.next().await {} };
-    tokio::time::timeout(Duration::from_secs(5), cut).await.expect("the client's stream ends");
-    network.restart_gateway().await;
-    network.serves(crate::support::MODEL).await; // the provider came back by itself
-
-    let balance = network.charged(&client.account, usd("1")).await;
-    provider.receipts_acknowledged().await;
-    let charge = usd("1").checked_sub(balance).expect("no more than there was");
-    let tokens = (0..=400)
-        .find(|tokens| price().cost(7, *tokens) == Some(charge))
-        .expect("a whole number of tokens, within the ceiling");
-    assert!(tokens >= 15, "{tokens} tokens were charged");
-    network.check_books().await;
-
-    // Charged once: nothing comes after it.
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(network.balance(&client.account).await, balance);
-    let answer = client.ask("x", json!({"max_tokens": 5})).await;
-    assert_eq!(answer.usage.map(|u| u.completion_tokens), Some(5), "and the account still works");
-    network.finish().await;
-}
-
-#[tokio::test]
-async fn a_job_cut_off_by_the_gateways_death_is_charged_once_on_sqlite() {
-    gateway_dies(Books::Sqlite).await;
-}
-
-#[tokio::test]
-async fn a_job_cut_off_by_the_gateways_death_is_charged_once_on_postgres() {
-    gateway_dies(Books::Postgres).await;
 }
 
 async fn provider_dies(books: Books) {

@@ -11,3 +11,5 @@ mod refused;
 mod sdk;
 mod shared_books;
 mod streams;
+mod top_ups;
+mod vouchers;

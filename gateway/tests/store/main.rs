@@ -14,4 +14,5 @@ mod receipts;
 mod settle;
 mod speed;
 mod support;
+mod vouchers;
 mod withheld;

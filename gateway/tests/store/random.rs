@@ -134,7 +134,7 @@ impl World {
             Step::Offer { job, tokens } => {
                 if let Some((ticket, provider, _)) = self.jobs.get(job) {
                     let provider = &self.providers[*provider];
-                    let receipt = provider.receipt(&self.books, ticket, tokens);
+                    let receipt = provider.vouched_receipt(&self.books, ticket, tokens);
                     self.books.offer(provider, vec![receipt]).await;
                 }
             }

@@ -127,7 +127,7 @@ on_both! {
     async fn when_the_gateway_is_gone_the_receipt_stands_alone(books: &Books) {
         let (customer, provider) = (books.customer("1").await, Provider::new(1));
         let ticket = customer.ticket(books, &provider).await;
-        let receipt = provider.receipt(books, &ticket, tokens(10, 20));
+        let receipt = provider.vouched_receipt(books, &ticket, tokens(10, 20));
         books.store.shift_clock(LEASE * 2);
         assert_eq!(books.offer(&provider, vec![receipt.clone()]).await, [Committed]);
         assert_eq!(books.offer(&provider, vec![receipt]).await, [Committed]);
@@ -144,7 +144,7 @@ on_both! {
         let mut receipts = Vec::new();
         for _ in 0..10 {
             let ticket = customer.ticket(books, &provider).await;
-            receipts.push(provider.receipt(books, &ticket, tokens(10, 20)));
+            receipts.push(provider.vouched_receipt(books, &ticket, tokens(10, 20)));
             batch.push(customer.settlement(books, ticket, tokens(10, 20)));
         }
         books.store.shift_clock(LEASE * 2);
@@ -165,9 +165,9 @@ on_both! {
             ..first.clone()
         };
         books.store.shift_clock(LEASE * 2);
-        let went_on = other.receipt(books, &second, tokens(10, 50));
+        let went_on = other.vouched_receipt(books, &second, tokens(10, 50));
         assert_eq!(books.offer(&other, vec![went_on]).await, [Committed], "its prompt is the first one's");
-        let broke_off = provider.receipt(books, &first, tokens(10, 45));
+        let broke_off = provider.vouched_receipt(books, &first, tokens(10, 45));
         assert_eq!(books.offer(&provider, vec![broke_off]).await, [Committed]);
         assert_eq!(books.number("SELECT completion_tokens FROM attempts WHERE attempt = 1").await, 30);
         assert_eq!(books.number("SELECT prompt_tokens FROM attempts WHERE attempt = 2").await, 0);
@@ -181,7 +181,7 @@ on_both! {
         let tickets = [1, 2, 3].map(|attempt| Ticket { attempt, first_token: 0, ..first.clone() });
         books.store.shift_clock(LEASE * 2);
         // In one batch and in two, in any order: whoever comes first is paid, never more than the job may cost.
-        let receipts: Vec<Receipt> = tickets.iter().rev().map(|t| provider.receipt(books, t, tokens(100, 200))).collect();
+        let receipts: Vec<Receipt> = tickets.iter().rev().map(|t| provider.vouched_receipt(books, t, tokens(100, 200))).collect();
         assert_eq!(books.offer(&provider, receipts[..2].to_vec()).await, [Committed, Committed]);
         assert_eq!(books.offer(&provider, receipts).await, [Committed, Committed, Committed]);
         assert_eq!(books.spendable(&customer.account).await, usd("1").checked_sub(ceiling).expect("a balance"));

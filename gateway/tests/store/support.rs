@@ -11,6 +11,7 @@ use lumbung_openapi::merkle::Hash;
 use lumbung_openapi::money::{NanoUsd, TokenPrice};
 use lumbung_openapi::receipt::{Receipt, ReceiptBatch, ReceiptClaims, ReceiptVerdict};
 use lumbung_openapi::ticket::Ticket;
+use lumbung_openapi::voucher::Voucher;
 use sqlx::{AnyPool, AssertSqlSafe, Row};
 
 /// Declares tests that run on both databases and end with a check of the books.
@@ -167,8 +168,8 @@ impl Books {
     /// Offers receipts as the gateway's desk does: the tickets verified.
     pub async fn offer(&self, provider: &Provider, receipts: Vec<Receipt>) -> Vec<ReceiptVerdict> {
         let batch = ReceiptBatch::sign(&provider.key, receipts, 1_700_000_000);
-        let tickets: Vec<_> = batch.receipts.iter().map(|receipt| self.keys.verify_ticket(&receipt.ticket)).collect();
-        self.store.commit_receipts(&provider.id, &batch, &tickets).await.expect("the books answer")
+        let backings: Vec<_> = batch.receipts.iter().map(|receipt| self.keys.backing(receipt)).collect();
+        self.store.commit_receipts(&provider.id, &batch, &backings).await.expect("the books answer")
     }
 
     pub async fn now_secs(&self) -> u64 {
@@ -209,6 +210,7 @@ impl Customer {
             fee_bps: 1000,
             max_prompt_tokens: 100,
             max_completion_tokens: 200,
+            whole: false,
             ceiling: price.cost(100, 200).expect("a cost"),
             request_sha256: Hash::of(b"request"),
             public_id: format!("chatcmpl-{job}"),
@@ -255,7 +257,18 @@ impl Provider {
 
     /// A receipt for a ticket.
     pub fn receipt(&self, books: &Books, ticket: &Ticket, tokens: Tokens) -> Receipt {
-        Receipt { ticket: books.keys.sign_ticket(ticket), claims: claims(tokens) }
+        Receipt { ticket: books.keys.sign_ticket(ticket), claims: claims(tokens), voucher: None }
+    }
+
+    /// A receipt, and the gateway's word that so many tokens arrived.
+    pub fn vouched_receipt(&self, books: &Books, ticket: &Ticket, tokens: Tokens) -> Receipt {
+        let voucher = Voucher {
+            job: ticket.job.clone(),
+            attempt: ticket.attempt,
+            tokens: tokens.completion,
+            ceiling: ticket.ceiling,
+        };
+        Receipt { voucher: Some(books.keys.sign_voucher(&voucher)), ..self.receipt(books, ticket, tokens) }
     }
 }
 

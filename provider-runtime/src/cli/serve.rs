@@ -144,6 +144,7 @@ async fn serve_until_told(
         stop_tunnels.cancel();
         tunnels.join_all().await;
         node.idle_within(CUT_OFF_TIMEOUT).await;
+        node.journal.unreserved_within(CUT_OFF_TIMEOUT).await;
         node.journal.synced().await;
         let _ = tokio::time::timeout(LAST_OFFER_TIMEOUT, offering.run_out()).await;
         node.journal.synced().await;

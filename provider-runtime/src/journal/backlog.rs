@@ -8,8 +8,6 @@ use lumbung_openapi::receipt::Receipt;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::Kept;
-
 /// Unacknowledged receipts by number.
 pub struct Backlog {
     state: Mutex<State>,
@@ -19,7 +17,7 @@ pub struct Backlog {
 
 #[derive(Default)]
 struct State {
-    kept: BTreeMap<u64, Kept>,
+    kept: BTreeMap<u64, Receipt>,
     last_number: u64,
     /// Not offered yet.
     fresh: VecDeque<u64>,
@@ -29,7 +27,7 @@ struct State {
 
 impl Backlog {
     /// With what an earlier run left.
-    pub fn new(kept: BTreeMap<u64, Kept>) -> Self {
+    pub fn new(kept: BTreeMap<u64, Receipt>) -> Self {
         let state = State {
             last_number: kept.keys().next_back().copied().unwrap_or(0),
             fresh: kept.keys().copied().collect(),
@@ -61,7 +59,7 @@ impl Backlog {
         {
             numbers.push(number);
         }
-        numbers.into_iter().filter_map(|number| Some((number, state.kept.get(&number)?.receipt.clone()))).collect()
+        numbers.into_iter().filter_map(|number| Some((number, state.kept.get(&number)?.clone()))).collect()
     }
 
     /// These were offered and not decided: offer them again, not before then.
@@ -99,12 +97,12 @@ impl Backlog {
     }
 
     /// Adds one, having let it be written down with its number.
-    pub(super) fn add(&self, kept: Kept, write_down: impl FnOnce(u64, &Kept)) {
+    pub(super) fn add(&self, receipt: Receipt, write_down: impl FnOnce(u64, &Receipt)) {
         let mut state = self.lock();
         state.last_number += 1;
         let number = state.last_number;
-        write_down(number, &kept);
-        state.kept.insert(number, kept);
+        write_down(number, &receipt);
+        state.kept.insert(number, receipt);
         state.fresh.push_back(number);
         self.count.store(state.kept.len(), Ordering::Relaxed);
         drop(state);
@@ -119,8 +117,8 @@ impl Backlog {
         self.count.store(state.kept.len(), Ordering::Relaxed);
     }
 
-    pub(super) fn each(&self, mut see: impl FnMut(u64, &Kept)) {
-        self.lock().kept.iter().for_each(|(number, kept)| see(*number, kept));
+    pub(super) fn each(&self, mut see: impl FnMut(u64, &Receipt)) {
+        self.lock().kept.iter().for_each(|(number, receipt)| see(*number, receipt));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

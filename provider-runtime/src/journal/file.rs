@@ -12,8 +12,6 @@ use lumbung_openapi::merkle::Hash;
 use lumbung_openapi::receipt::Receipt;
 use serde::{Deserialize, Serialize};
 
-use super::Kept;
-
 /// The journal's file in the data directory.
 pub const JOURNAL_FILE: &str = "receipts.jsonl";
 /// A file below this size is not worth rewriting.
@@ -28,8 +26,6 @@ pub enum Record<'a> {
         number: u64,
         #[serde(flatten)]
         receipt: &'a Receipt,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        voucher: Option<&'a str>,
     },
     /// Receipts that need not be offered again.
     Acknowledged(&'a [u64]),
@@ -43,17 +39,8 @@ enum ReadRecord {
         number: u64,
         #[serde(flatten)]
         receipt: Receipt,
-        #[serde(default)]
-        voucher: Option<String>,
     },
     Acknowledged(Vec<u64>),
-}
-
-impl<'a> Record<'a> {
-    /// A receipt's.
-    pub fn kept(number: u64, kept: &'a Kept) -> Self {
-        Self::Receipt { number, receipt: &kept.receipt, voucher: kept.voucher.as_deref() }
-    }
 }
 
 /// Adds a record's line.
@@ -84,7 +71,7 @@ pub struct JournalFile {
 
 impl JournalFile {
     /// Opens the directory's journal and reads the receipts that nobody has acknowledged.
-    pub fn open(dir: &Path) -> io::Result<(Self, BTreeMap<u64, Kept>)> {
+    pub fn open(dir: &Path) -> io::Result<(Self, BTreeMap<u64, Receipt>)> {
         let path = dir.join(JOURNAL_FILE);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
         let (kept, len) = read(&file)?;
@@ -138,7 +125,7 @@ impl JournalFile {
 }
 
 /// The receipts that nobody has acknowledged, and the length up to the last whole line.
-fn read(file: &File) -> io::Result<(BTreeMap<u64, Kept>, u64)> {
+fn read(file: &File) -> io::Result<(BTreeMap<u64, Receipt>, u64)> {
     let mut reader = BufReader::new(file);
     let (mut kept, mut len, mut damaged) = (BTreeMap::new(), 0, 0);
     let mut line = Vec::new();
@@ -150,8 +137,8 @@ fn read(file: &File) -> io::Result<(BTreeMap<u64, Kept>, u64)> {
         }
         len += read as u64;
         match parse_line(&line) {
-            Some(ReadRecord::Receipt { number, receipt, voucher }) => {
-                kept.insert(number, Kept { receipt, voucher });
+            Some(ReadRecord::Receipt { number, receipt }) => {
+                kept.insert(number, receipt);
             }
             Some(ReadRecord::Acknowledged(numbers)) => {
                 for number in numbers {

@@ -4,7 +4,8 @@
 //! A job reserves its place in the queue to the writer before it begins, so keeping its receipt never waits and never
 //! fails. One thread writes what the queue holds at once (so that it survives the process) and syncs in groups (so
 //! that it survives the machine). What a crash can still take is what came during one sync: the gateway has those
-//! receipts from the answers' own last frames, unless it died in the same moment. `file` knows the format, `backlog` what is still to be acknowledged.
+//! receipts from the answers' own last frames, unless it died in the same moment. The same goes for a receipt that waits a
+//! moment for the gateway's last voucher. `file` knows the format, `backlog` what is still to be acknowledged.
 
 mod backlog;
 mod file;
@@ -34,17 +35,8 @@ const SYNC_GROUP: usize = 64;
 /// When to try again after the disk refused.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// One receipt to keep.
-#[derive(Debug)]
-pub struct Kept {
-    /// What is offered to the gateway.
-    pub receipt: Receipt,
-    /// The gateway's last voucher for it, if any came: what a receipt rests on when that gateway died.
-    pub voucher: Option<String>,
-}
-
 enum Entry {
-    Keep(Kept),
+    Keep(Receipt),
     Acknowledged(Vec<u64>),
     Synced(oneshot::Sender<()>),
 }
@@ -62,8 +54,8 @@ pub struct Place(mpsc::OwnedPermit<Entry>);
 
 impl Place {
     /// Keeps a receipt.
-    pub fn keep(self, kept: Kept) {
-        self.0.send(Entry::Keep(kept));
+    pub fn keep(self, receipt: Receipt) {
+        self.0.send(Entry::Keep(receipt));
     }
 }
 
@@ -97,6 +89,14 @@ impl Journal {
     /// These receipts need not be offered again.
     pub async fn acknowledge(&self, numbers: Vec<u64>) {
         let _ = self.queue.send(Entry::Acknowledged(numbers)).await;
+    }
+
+    /// Waits until no reserved place is left to be used, at most so long.
+    pub async fn unreserved_within(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        while self.queue.capacity() < QUEUE && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Waits until everything kept so far is on disk.
@@ -154,10 +154,11 @@ impl Writer {
         let mut waiting = Vec::new();
         for entry in entries {
             match entry {
-                Entry::Keep(kept) => {
+                Entry::Keep(receipt) => {
                     self.unsynced += 1;
-                    self.backlog
-                        .add(kept, |number, kept| file::write_line(&mut self.unwritten, &Record::kept(number, kept)));
+                    self.backlog.add(receipt, |number, receipt| {
+                        file::write_line(&mut self.unwritten, &Record::Receipt { number, receipt });
+                    });
                 }
                 Entry::Acknowledged(numbers) => {
                     self.unsynced += 1;
@@ -197,7 +198,7 @@ impl Writer {
         }
         if self.file.wants_compaction() {
             let mut live = Vec::new();
-            self.backlog.each(|number, kept| file::write_line(&mut live, &Record::kept(number, kept)));
+            self.backlog.each(|number, receipt| file::write_line(&mut live, &Record::Receipt { number, receipt }));
             self.file.replace(&live)?;
         }
         Ok(())

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use super::*;
 use crate::journal::file::JOURNAL_FILE;
 
-fn kept(name: &str) -> Kept {
-    Kept { receipt: Receipt { ticket: format!("ticket-{name}"), claims: "{}".into() }, voucher: None }
+fn kept(name: &str) -> Receipt {
+    Receipt { ticket: format!("ticket-{name}"), claims: "{}".into(), voucher: Some(format!("voucher-{}", &name[..1])) }
 }
 
 struct Dir(tempfile::TempDir);
@@ -26,7 +26,7 @@ impl Dir {
 
 fn names(journal: &Journal) -> Vec<String> {
     let mut names = Vec::new();
-    journal.backlog().each(|_, kept| names.push(kept.receipt.ticket.clone()));
+    journal.backlog().each(|_, kept| names.push(kept.ticket.clone()));
     names
 }
 
@@ -50,6 +50,9 @@ async fn receipts_survive_until_they_are_acknowledged() {
 
     let journal = dir.journal();
     assert_eq!(names(&journal), ["ticket-a", "ticket-c"]);
+    let (_, first) = journal.backlog().take(1).remove(0);
+    assert_eq!(first, kept("a"), "with its voucher");
+    journal.backlog().start_over();
     journal.reserve().unwrap().keep(kept("d"));
     journal.synced().await;
     assert_eq!(names(&dir.journal()), ["ticket-a", "ticket-c", "ticket-d"], "numbers go on where they were");

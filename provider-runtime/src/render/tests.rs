@@ -19,6 +19,7 @@ fn ticket() -> Ticket {
         fee_bps: 500,
         max_prompt_tokens: 100,
         max_completion_tokens: 100,
+        whole: false,
         ceiling: NanoUsd::ZERO,
         request_sha256: Hash::of(b""),
         public_id: "chatcmpl-\"1\"".into(),

@@ -74,7 +74,8 @@ async fn a_streamed_answer_comes_in_frames_with_its_receipt() {
     assert_eq!((claims.weights_digest.as_str(), claims.delivered_sha256), ("sha256:abc", Hash::of(&bytes)));
 
     let offered = gateway.receipts_of(1).await.remove(0);
-    assert_eq!(offered, Receipt { ticket, claims: String::from_utf8(receipt.payload.to_vec()).unwrap() });
+    let claims = String::from_utf8(receipt.payload.to_vec()).unwrap();
+    assert_eq!(offered, Receipt { ticket, claims, voucher: None });
     let status =
         provider.status_when("acknowledged", |s| s["receipts_unacknowledged"] == 0 && s["jobs"]["finished"] == 1);
     assert_eq!(status.await["completion_tokens"], 3);

@@ -1,8 +1,8 @@
 //! Receipts: kept, offered, offered again, across deaths.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use lumbung_openapi::frame::{self, FrameKind};
 use lumbung_openapi::receipt::ReceiptVerdict;
 
@@ -30,9 +30,49 @@ async fn vouchers_are_taken_while_the_answer_streams_and_the_last_is_kept() {
         tokens = stream.next().await.unwrap().tokens;
     }
     drop(stream);
-    gateway.receipts_of(1).await;
+    let offered = gateway.receipts_of(1).await.remove(0);
+    assert!(offered.voucher.unwrap().starts_with("voucher-999-"), "the last one");
     let journal = std::fs::read_to_string(provider.data_dir().join("receipts.jsonl")).unwrap();
-    assert!(journal.contains("\"voucher\":\"voucher-999-"), "the last one");
+    assert!(journal.contains("\"voucher\":\"voucher-999-"), "and a restart would not lose it");
+}
+
+fn voucher(text: &str) -> Bytes {
+    let mut frame = BytesMut::new();
+    frame::encode(&mut frame, FrameKind::Voucher, 0, 3, &[], text.as_bytes());
+    frame.freeze()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_voucher_on_the_whole_answer_comes_after_it_and_is_waited_for() {
+    let (gateway, _provider, mut tunnel) = joined().await;
+    for ask in [streamed("hello"), request("hello", "")] {
+        let before = gateway.receipts().len();
+        let mut stream = tunnel.ask(&ask).await.begun();
+        stream.all().await;
+        stream.request.send(voucher("whole")).await.unwrap();
+        let ended_at = Instant::now();
+        drop(stream);
+        let offered = gateway.receipts_of(before + 1).await.pop().unwrap();
+        assert_eq!(offered.voucher.as_deref(), Some("whole"));
+        assert!(ended_at.elapsed() < Duration::from_millis(1900), "not longer than the gateway needs");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_never_vouches_or_never_ends_the_request_is_no_hindrance() {
+    let (gateway, provider, mut tunnel) = joined().await;
+    // It ends the request at once.
+    let ask = streamed("hello");
+    let mut stream = tunnel.ask(&ask).await.begun();
+    stream.request = tokio::sync::mpsc::channel(1).0;
+    assert_eq!(stream.all().await.last().unwrap().kind, FrameKind::Receipt);
+    assert_eq!(gateway.receipts_of(1).await[0].voucher, None);
+    // It leaves the request open: the slot is free at once, and the receipt comes all the same.
+    let mut open = tunnel.ask(&ask).await.begun();
+    open.all().await;
+    provider.status_when("no job runs", |status| status["models"]["test/model"]["running"] == 0).await;
+    assert_eq!(gateway.receipts_of(2).await[1].voucher, None);
+    drop(open);
 }
 
 #[tokio::test(flavor = "multi_thread")]

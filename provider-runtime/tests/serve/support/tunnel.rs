@@ -76,6 +76,7 @@ impl Tunnel {
             fee_bps: 500,
             max_prompt_tokens: 1000,
             max_completion_tokens: 1_000_000,
+            whole: false,
             ceiling: usd("1"),
             request_sha256: Hash::of(request.as_bytes()),
             public_id: "chatcmpl-1".into(),
