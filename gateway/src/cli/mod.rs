@@ -4,10 +4,12 @@
 
 mod accounts;
 mod books;
+mod invoices;
 mod models;
 mod providers;
 mod receipt;
 mod table;
+mod usage;
 
 use std::io::Write;
 
@@ -34,6 +36,10 @@ pub enum Command {
     Books(Group<books::Books>),
     /// Clients' receipts.
     Receipt(Group<receipt::Receipt>),
+    /// What was used.
+    Usage(Group<usage::Usage>),
+    /// Accounts' monthly invoices.
+    Invoices(Group<invoices::Invoices>),
 }
 
 /// A group of commands.
@@ -56,6 +62,8 @@ pub async fn run(command: Command, open: impl AsyncFnOnce() -> store::Result<Sto
         Command::Providers(Group { json, action }) => (json, providers::run(action, &open().await?).await?),
         Command::Books(Group { json, action }) => (json, books::run(action, &open().await?).await?),
         Command::Receipt(Group { json, action }) => (json, receipt::run(action)?),
+        Command::Usage(Group { json, action }) => (json, usage::run(action, &open().await?).await?),
+        Command::Invoices(Group { json, action }) => (json, invoices::run(action, &open().await?).await?),
     };
     report.print(json)
 }

@@ -2,7 +2,9 @@
 //! Money itself is [`lumbung_openapi::money`]; nothing here knows a database or a socket.
 
 pub mod backing;
+pub mod calendar;
 pub mod catalogue;
+pub mod csv;
 pub mod ids;
 pub mod posting;
 pub mod provider;

@@ -104,6 +104,9 @@ async fn tidy(gateway: &Gateway, store: &Store) {
         if let Err(error) = store.roll_up().await {
             warn!(%error, "busy balances not rolled up");
         }
+        if let Err(error) = store.roll_up_usage().await {
+            warn!(%error, "usage not rolled up");
+        }
         match store.reclaim_withheld().await {
             Ok(0) => {}
             Ok(reclaimed) => info!(reclaimed, "shares without a receipt given back"),

@@ -8,7 +8,8 @@ use lumbung_openapi::receipt::RootClaims;
 use lumbung_openapi::ticket::Ticket;
 use sqlx::{AnyConnection, Row};
 
-use super::sql::{MAX_ROWS, query, rows_of};
+use super::sql::{pieces, query, values};
+use super::usage::{self, Use, Used};
 use super::{Result, SigningKeys, StoreError, ledger};
 use crate::domain::ids::{AccountId, AllowanceId, BatchId, KeyId, ProviderId};
 use crate::domain::posting::{LedgerId, Posting, PostingKind};
@@ -28,6 +29,13 @@ pub(super) struct NewAttempt<'a> {
     /// Where in which of the provider's signed batches they stand.
     pub proof: Option<(BatchId, usize)>,
     pub charge: Charge,
+}
+
+impl NewAttempt<'_> {
+    /// Prompt tokens charged that came from a prefix cache.
+    fn cached_tokens(&self) -> i64 {
+        self.counted.map_or(0, |counted| i64::from(counted.cached_tokens.min(self.charge.tokens.prompt)))
+    }
 }
 
 /// An attempt's primary key.
@@ -91,14 +99,14 @@ pub(super) async fn write(
     let records: Vec<String> = attempts.iter().map(record).collect::<Result<_>>()?;
     let batch = sign(connection, clock, now_us, &records, keys).await?;
     let mut known: HashSet<AttemptKey> = attempts.iter().map(|new| attempt_key(new.ticket)).collect();
-    for (chunk_at, chunk) in attempts.chunks(MAX_ROWS).enumerate() {
-        let rows = rows_of(COLUMNS.len(), chunk.len(), 1);
+    let mut numbered = records.iter().enumerate();
+    for piece in pieces(attempts) {
+        let rows = values(connection, COLUMNS.len(), piece.len());
         let mut insert = query(format!(
             "INSERT INTO attempts ({}) VALUES {rows} ON CONFLICT (job, attempt) DO NOTHING RETURNING job, attempt",
             COLUMNS.join(", ")
         ));
-        for (row, new) in chunk.iter().enumerate() {
-            let index = chunk_at * MAX_ROWS + row;
+        for (new, (index, record)) in piece.iter().zip(&mut numbered) {
             let NewAttempt { ticket, counted, charge, .. } = new;
             insert = insert
                 .bind(ticket.job.as_str())
@@ -113,7 +121,7 @@ pub(super) async fn write(
                 .bind(i64::try_from(ticket.created).unwrap_or(0))
                 .bind(i64::from(ticket.first_token))
                 .bind(i64::from(charge.tokens.prompt))
-                .bind(counted.map_or(0, |c| i64::from(c.cached_tokens.min(charge.tokens.prompt))))
+                .bind(new.cached_tokens())
                 .bind(i64::from(charge.tokens.completion))
                 .bind(ticket.ceiling.nanos().max(0))
                 .bind(charge.amount.nanos())
@@ -125,7 +133,7 @@ pub(super) async fn write(
                 .bind(now_us)
                 .bind(claim_by_us(ticket))
                 .bind(new.ticket_text)
-                .bind(records[index].as_str())
+                .bind(record.as_str())
                 .bind(batch.to_string())
                 .bind(index as i64)
                 .bind(new.receipt)
@@ -142,7 +150,8 @@ pub(super) async fn write(
         return Ok(Err(known));
     }
     let postings: Vec<Posting> = attempts.iter().map(posting).collect::<Result<_>>()?;
-    ledger::write(connection, clock, &postings).await?;
+    ledger::write_at(connection, now_us, &postings).await?;
+    usage::count(connection, now_us, attempts.iter().map(used)).await?;
     Ok(Ok(()))
 }
 
@@ -191,6 +200,26 @@ fn record(new: &NewAttempt<'_>) -> Result<String> {
 /// The text that the gateway signs of an attempt.
 pub(super) fn record_text(ticket: &Ticket, charge: &Charge, delivered: Option<Hash>) -> Result<String> {
     serde_json::to_string(&charge.record(ticket, delivered)).map_err(|_| StoreError::corrupt("a record has no JSON"))
+}
+
+fn used(new: &NewAttempt<'_>) -> (Use, Used) {
+    let NewAttempt { ticket, charge, .. } = new;
+    let which = Use {
+        account: new.account.to_string(),
+        api_key: new.key.map_or_else(String::new, |key| key.to_string()),
+        model: ticket.model.clone(),
+        provider: ticket.provider.clone(),
+    };
+    let used = Used {
+        requests: i64::from(ticket.attempt == 1),
+        attempts: 1,
+        prompt_tokens: i64::from(charge.tokens.prompt),
+        cached_tokens: new.cached_tokens(),
+        completion_tokens: i64::from(charge.tokens.completion),
+        charge: charge.amount,
+        fee: charge.fee,
+    };
+    (which, used)
 }
 
 fn posting(new: &NewAttempt<'_>) -> Result<Posting> {

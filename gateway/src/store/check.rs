@@ -1,5 +1,6 @@
 //! Recomputing the books: every balance from its entries, every attempt from its postings.
 
+use futures_util::TryStreamExt;
 use serde::Serialize;
 use sqlx::Row;
 
@@ -28,79 +29,132 @@ impl BooksReport {
     }
 }
 
-/// One statement, so that it sees one moment of the books on either database while gateways go on writing. Each branch
-/// yields what is wrong, with what, what was found, and what should have been.
-const DIFFERENCES: &str = "
-WITH by_account AS (SELECT account, CAST(SUM(amount) AS BIGINT) AS total FROM entries GROUP BY account),
-queued AS (SELECT account, CAST(SUM(amount) AS BIGINT) AS total FROM unrolled GROUP BY account),
-ids AS (SELECT id FROM ledger_accounts UNION SELECT account FROM by_account UNION SELECT account FROM queued),
-balances AS (
-    SELECT ids.id AS id, COALESCE(l.balance, 0) + COALESCE(q.total, 0) AS balance,
-           COALESCE(b.total, 0) AS total, COALESCE(l.may_go_negative, 0) AS may_go_negative
-    FROM ids LEFT JOIN ledger_accounts l ON l.id = ids.id LEFT JOIN queued q ON q.account = ids.id
-    LEFT JOIN by_account b ON b.account = ids.id
-),
-moved AS (
-    SELECT p.reference AS reference, e.account AS account, CAST(SUM(e.amount) AS BIGINT) AS total
-    FROM postings p JOIN entries e ON e.posting = p.id
-    WHERE p.kind IN ('settle', 'correct', 'withheld') GROUP BY p.reference, e.account
-),
-expected AS (
-    SELECT job || '/' || CAST(attempt AS TEXT) AS reference, 'pending:' || provider AS pending, allowance,
-           'credit:' || account AS credit, charge, fee,
-           CASE WHEN state = 'withheld' THEN 0 ELSE charge - fee END AS share
-    FROM attempts
-),
-paid AS (
-    SELECT x.reference AS reference, x.share AS share, x.fee AS fee,
-           COALESCE(p.total, 0) AS share_moved, COALESCE(r.total, 0) AS fee_moved,
-           COALESCE(a.total, 0) + COALESCE(c.total, 0) AS client_moved
-    FROM expected x
-    LEFT JOIN moved p ON p.reference = x.reference AND p.account = x.pending
-    LEFT JOIN moved r ON r.reference = x.reference AND r.account = 'revenue'
-    LEFT JOIN moved a ON a.reference = x.reference AND a.account = x.allowance
-    LEFT JOIN moved c ON c.reference = x.reference AND c.account = x.credit
-)
-SELECT 'posting does not sum to zero' AS what, posting AS id, CAST(SUM(amount) AS BIGINT) AS found, CAST(0 AS BIGINT) AS due
-    FROM entries GROUP BY posting HAVING SUM(amount) <> 0
-UNION ALL SELECT 'entries of no posting', e.posting, CAST(SUM(e.amount) AS BIGINT), CAST(0 AS BIGINT)
-    FROM entries e LEFT JOIN postings p ON p.id = e.posting WHERE p.id IS NULL GROUP BY e.posting
+/// Every statement yields what is wrong, with what, what was found, and what should have been. Each reads its tables once
+/// and groups them: a check takes as long as the ledger is, and never the square of that.
+const STATEMENTS: [&str; 5] = [POSTINGS, BALANCES, ATTEMPTS, JOBS, USAGE];
+
+const POSTINGS: &str = "
+SELECT CASE WHEN p.id IS NULL THEN 'entries of no posting' ELSE 'posting does not sum to zero' END,
+       e.posting, e.total, CAST(0 AS BIGINT)
+FROM (SELECT posting, CAST(SUM(amount) AS BIGINT) AS total FROM entries GROUP BY posting) e
+LEFT JOIN postings p ON p.id = e.posting WHERE p.id IS NULL OR e.total <> 0
 UNION ALL SELECT 'posting without entries', p.id, CAST(0 AS BIGINT), CAST(0 AS BIGINT)
-    FROM postings p LEFT JOIN entries e ON e.posting = p.id WHERE e.posting IS NULL
-UNION ALL SELECT 'balance is not the sum of its entries', id, balance, total FROM balances WHERE balance <> total
+FROM postings p LEFT JOIN (SELECT DISTINCT posting FROM entries) e ON e.posting = p.id WHERE e.posting IS NULL
+";
+
+const BALANCES: &str = "
+WITH balances AS (
+    SELECT id, CAST(SUM(balance) AS BIGINT) AS balance, CAST(SUM(total) AS BIGINT) AS total,
+           MAX(may_go_negative) AS may_go_negative
+    FROM (SELECT id, balance, CAST(0 AS BIGINT) AS total, may_go_negative FROM ledger_accounts
+          UNION ALL SELECT account, amount, 0, 0 FROM unrolled
+          UNION ALL SELECT account, 0, amount, 0 FROM entries) b GROUP BY id
+)
+SELECT 'balance is not the sum of its entries', id, balance, total FROM balances WHERE balance <> total
 UNION ALL SELECT 'balance below zero', id, balance, CAST(0 AS BIGINT) FROM balances
     WHERE balance < 0 AND may_go_negative = 0
 UNION ALL SELECT 'balances do not sum to zero', 'all', CAST(SUM(balance) AS BIGINT), CAST(0 AS BIGINT) FROM balances
     HAVING SUM(balance) <> 0
-UNION ALL SELECT 'attempt: the provider''s share', reference, share_moved, share FROM paid WHERE share_moved <> share
-UNION ALL SELECT 'attempt: the fee', reference, fee_moved, fee FROM paid WHERE fee_moved <> fee
-UNION ALL SELECT 'attempt: what the client paid', reference, client_moved, -share - fee FROM paid
-    WHERE client_moved <> -share - fee
-UNION ALL SELECT 'postings of no attempt', m.reference, CAST(SUM(m.total) AS BIGINT), CAST(0 AS BIGINT)
-    FROM moved m LEFT JOIN expected x ON x.reference = m.reference WHERE x.reference IS NULL GROUP BY m.reference
-UNION ALL SELECT 'attempt above its ceiling', job || '/' || CAST(attempt AS TEXT), charge, ceiling FROM attempts
-    WHERE charge > ceiling
-UNION ALL SELECT 'job above its ceiling', job, CAST(SUM(charge) AS BIGINT), MAX(ceiling) FROM attempts
+";
+
+/// What each party to an attempt is due, beside what its postings moved. The client is one party, whichever of its ledger
+/// accounts paid. `known` is zero where only postings speak of it.
+const ATTEMPTS: &str = "
+SELECT CASE WHEN known = 0 THEN 'moved for no attempt'
+            WHEN party = 'revenue' THEN 'attempt: the fee'
+            WHEN party LIKE 'client:%' THEN 'attempt: what the client paid'
+            ELSE 'attempt: the provider''s share' END,
+       reference, moved, due
+FROM (
+    SELECT reference, party, CAST(SUM(moved) AS BIGINT) AS moved, CAST(SUM(due) AS BIGINT) AS due, MAX(known) AS known
+    FROM (
+        SELECT a.job || '/' || CAST(a.attempt AS TEXT) AS reference,
+               CASE part WHEN 1 THEN 'pending:' || a.provider WHEN 2 THEN 'revenue' ELSE 'client:' || a.account END
+                   AS party,
+               CAST(0 AS BIGINT) AS moved,
+               CASE part WHEN 1 THEN a.share WHEN 2 THEN a.fee ELSE -a.share - a.fee END AS due, 1 AS known
+        FROM (SELECT job, attempt, account, provider, fee,
+                     CASE WHEN state = 'withheld' THEN 0 ELSE charge - fee END AS share FROM attempts) a
+        CROSS JOIN (SELECT 1 AS part UNION ALL SELECT 2 UNION ALL SELECT 3) parts
+        UNION ALL
+        SELECT p.reference, CASE WHEN l.kind IN ('credit', 'allowance') THEN 'client:' || l.owner ELSE e.account END,
+               e.amount, 0, 0
+        FROM postings p JOIN entries e ON e.posting = p.id LEFT JOIN ledger_accounts l ON l.id = e.account
+        WHERE p.kind IN ('settle', 'correct', 'withheld')
+    ) lines GROUP BY reference, party
+) parties WHERE moved <> due OR known = 0
+";
+
+const JOBS: &str = "
+SELECT 'job above its ceiling', job, CAST(SUM(charge) AS BIGINT), MAX(ceiling) FROM attempts
     GROUP BY job HAVING SUM(charge) > MAX(ceiling)
 ";
 
+/// The usage that is counted as it happens, beside the attempts that it was counted from; and day by day beside the
+/// ledger, because what an account used on a day is what the postings of that day took from it.
+const USAGE: &str = "
+SELECT what, id, found, due FROM (
+    SELECT 'usage is not what the attempts sum to' AS what,
+           account || ' ' || api_key || ' ' || model || ' ' || provider AS id,
+           CAST(SUM(charge * (1 - sign)) / 2 AS BIGINT) AS found, CAST(SUM(charge * (1 + sign)) / 2 AS BIGINT) AS due,
+           SUM(sign * requests) <> 0 OR SUM(sign * attempts) <> 0 OR SUM(sign * prompt_tokens) <> 0
+               OR SUM(sign * cached_tokens) <> 0 OR SUM(sign * completion_tokens) <> 0
+               OR SUM(sign * charge) <> 0 OR SUM(sign * fee) <> 0 AS is_wrong
+    FROM (SELECT 1 AS sign, account, COALESCE(api_key, '') AS api_key, model, provider,
+                 CASE attempt WHEN 1 THEN 1 ELSE 0 END AS requests, 1 AS attempts, prompt_tokens, cached_tokens,
+                 completion_tokens, CASE state WHEN 'withheld' THEN fee ELSE charge END AS charge, fee FROM attempts
+          UNION ALL SELECT -1, account, api_key, model, provider, requests, attempts, prompt_tokens, cached_tokens,
+                 completion_tokens, charge, fee FROM usage_daily
+          UNION ALL SELECT -1, account, api_key, model, provider, requests, attempts, prompt_tokens, cached_tokens,
+                 completion_tokens, charge, fee FROM usage_unrolled) both_sides
+    GROUP BY account, api_key, model, provider
+    UNION ALL
+    SELECT 'usage of a day is not what its postings took', account || ' ' || CAST(day AS TEXT),
+           CAST(SUM(charge * (1 - sign)) / 2 AS BIGINT), CAST(SUM(charge * (1 + sign)) / 2 AS BIGINT),
+           SUM(sign * charge) <> 0
+    FROM (SELECT -1 AS sign, account, day, charge FROM usage_daily
+          UNION ALL SELECT -1, account, day, charge FROM usage_unrolled
+          UNION ALL SELECT 1, l.owner, CAST(p.at / 86400000000 AS BIGINT), -e.amount
+          FROM postings p JOIN entries e ON e.posting = p.id JOIN ledger_accounts l ON l.id = e.account
+          WHERE p.kind IN ('settle', 'correct', 'withheld') AND l.kind IN ('credit', 'allowance')) both_sides
+    GROUP BY account, day
+    UNION ALL
+    SELECT 'usage of the network is not that of the accounts', CAST(day AS TEXT) || ' ' || model || ' ' || provider,
+           CAST(SUM(charge * (1 - sign)) / 2 AS BIGINT), CAST(SUM(charge * (1 + sign)) / 2 AS BIGINT),
+           SUM(sign * requests) <> 0 OR SUM(sign * attempts) <> 0 OR SUM(sign * prompt_tokens) <> 0
+               OR SUM(sign * cached_tokens) <> 0 OR SUM(sign * completion_tokens) <> 0
+               OR SUM(sign * charge) <> 0 OR SUM(sign * fee) <> 0
+    FROM (SELECT -1 AS sign, day, model, provider, requests, attempts, prompt_tokens, cached_tokens, completion_tokens,
+                 charge, fee FROM usage_network
+          UNION ALL SELECT 1, day, model, provider, requests, attempts, prompt_tokens, cached_tokens,
+                 completion_tokens, charge, fee FROM usage_daily) both_sides
+    GROUP BY day, model, provider
+) compared WHERE is_wrong
+";
+
 impl Store {
-    /// Recomputes every balance from the entries, and what every attempt cost from its postings, and lists what differs.
-    /// Reads the whole ledger; gateways need not stop.
+    /// Recomputes every balance from the entries, what every attempt cost from its postings, and what was used from
+    /// both, and lists what differs. Reads the whole ledger, all of it as it is at one moment; gateways need not stop.
     pub async fn books_check(&self) -> Result<BooksReport> {
+        let mut snapshot = self.snapshot().await?;
         let counts = "SELECT (SELECT COUNT(*) FROM ledger_accounts), (SELECT COUNT(*) FROM postings),
                              (SELECT COUNT(*) FROM attempts)";
-        let row = sqlx::query(counts).fetch_one(&self.reader).await?;
+        let row = sqlx::query(counts).fetch_one(&mut *snapshot).await?;
         let mut report = BooksReport {
             accounts: row.try_get(0)?,
             postings: row.try_get(1)?,
             attempts: row.try_get(2)?,
             differences: Vec::new(),
         };
-        for row in sqlx::query(DIFFERENCES).fetch_all(&self.reader).await?.iter().take(MAX_LISTED) {
-            let (what, id): (String, String) = (row.try_get(0)?, row.try_get(1)?);
-            let (found, due): (i64, i64) = (row.try_get(2)?, row.try_get(3)?);
-            report.differences.push(format!("{what}: {id}: {found} nano-dollars, not {due}"));
+        for statement in STATEMENTS {
+            let mut rows = sqlx::query(statement).fetch(&mut *snapshot);
+            while let Some(row) = rows.try_next().await?
+                && report.differences.len() < MAX_LISTED
+            {
+                let (what, id): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+                let (found, due): (i64, i64) = (row.try_get(2)?, row.try_get(3)?);
+                report.differences.push(format!("{what}: {id}: {found}, not {due}"));
+            }
         }
         Ok(report)
     }

@@ -6,21 +6,46 @@ use lumbung_openapi::money::NanoUsd;
 use sqlx::{AnyConnection, Row};
 use ulid::Ulid;
 
-use super::sql::{MAX_ROWS, query, rows_of};
+use super::sql::{pieces, query, values};
 use super::{Result, Store, StoreError, lock, sql};
 use crate::domain::ids::PostingId;
 use crate::domain::posting::{LedgerId, LedgerKind, Posting};
 
-/// Writes postings and their entries. Balances of busy accounts are queued here; those of all others the caller has moved
-/// in the same transaction, by an UPDATE that could refuse.
+/// Writes postings and their entries, dated by the database's clock. Balances of busy accounts are queued here; those of
+/// all others the caller has moved in the same transaction, by an UPDATE that could refuse.
 pub(super) async fn write(connection: &mut AnyConnection, clock: &str, postings: &[Posting]) -> Result<()> {
+    write_dated(connection, At::Clock(clock), postings).await
+}
+
+/// As [`write()`] does, for a transaction that has read the clock already: everything in it has one date.
+pub(super) async fn write_at(connection: &mut AnyConnection, now_us: i64, postings: &[Posting]) -> Result<()> {
+    write_dated(connection, At::Us(now_us), postings).await
+}
+
+#[derive(Clone, Copy)]
+enum At<'a> {
+    Clock(&'a str),
+    Us(i64),
+}
+
+async fn write_dated(connection: &mut AnyConnection, at: At<'_>, postings: &[Posting]) -> Result<()> {
     let postings: Vec<(String, &Posting)> =
         postings.iter().filter(|posting| !posting.is_empty()).map(|posting| (fresh(), posting)).collect();
-    for chunk in postings.chunks(MAX_ROWS) {
-        let rows = rows_with_clock(3, chunk.len(), clock);
-        let mut insert = query(format!("INSERT INTO postings (id, kind, reference, at) VALUES {rows}"));
-        for (id, posting) in chunk {
+    for piece in pieces(&postings) {
+        let rows = values(connection, 3, piece.len());
+        let dated = match at {
+            At::Clock(clock) => clock.to_owned(),
+            At::Us(_) => format!("${}", 3 * piece.len() + 1),
+        };
+        let mut insert = query(format!(
+            "WITH new(id, kind, reference) AS (VALUES {rows})
+             INSERT INTO postings (id, kind, reference, at) SELECT id, kind, reference, {dated} FROM new"
+        ));
+        for (id, posting) in piece {
             insert = insert.bind(id.as_str()).bind(posting.kind().as_str()).bind(posting.reference());
+        }
+        if let At::Us(us) = at {
+            insert = insert.bind(us);
         }
         insert.execute(&mut *connection).await?;
     }
@@ -28,10 +53,10 @@ pub(super) async fn write(connection: &mut AnyConnection, clock: &str, postings:
         .iter()
         .flat_map(|(id, posting)| posting.entries().map(|(account, amount)| (id.as_str(), account, amount)))
         .collect();
-    for chunk in entries.chunks(MAX_ROWS) {
-        let rows = rows_of(3, chunk.len(), 1);
+    for piece in pieces(&entries) {
+        let rows = values(connection, 3, piece.len());
         let mut insert = query(format!("INSERT INTO entries (posting, account, amount) VALUES {rows}"));
-        for (posting, account, amount) in chunk {
+        for (posting, account, amount) in piece {
             insert = insert.bind(*posting).bind(account.as_str()).bind(amount.nanos());
         }
         insert.execute(&mut *connection).await?;
@@ -47,10 +72,10 @@ async fn queue(connection: &mut AnyConnection, entries: &[(&str, &LedgerId, Nano
         *sum = sum.checked_add(*amount).ok_or(StoreError::Invalid("more money than 64 bits hold"))?;
     }
     let sums: Vec<(&LedgerId, NanoUsd)> = sums.into_iter().filter(|(_, sum)| *sum != NanoUsd::ZERO).collect();
-    for chunk in sums.chunks(MAX_ROWS) {
-        let rows = rows_of(3, chunk.len(), 1);
+    for piece in pieces(&sums) {
+        let rows = values(connection, 3, piece.len());
         let mut insert = query(format!("INSERT INTO unrolled (id, account, amount) VALUES {rows}"));
-        for (account, sum) in chunk {
+        for (account, sum) in piece {
             insert = insert.bind(Ulid::generate().to_string()).bind(account.as_str()).bind(sum.nanos());
         }
         insert.execute(&mut *connection).await?;
@@ -120,22 +145,6 @@ fn split(account: &str) -> Result<(LedgerKind, &str)> {
     }
 }
 
-/// Like [`rows_of`], with the clock as the last column of each row.
-fn rows_with_clock(columns: usize, rows: usize, clock: &str) -> String {
-    rows_of(columns, rows, 1).replace("), (", &format!(", {clock}), (")).trim_end_matches(')').to_owned()
-        + &format!(", {clock})")
-}
-
 fn fresh() -> String {
     PostingId::fresh().to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_row_ends_with_the_clock() {
-        assert_eq!(rows_with_clock(1, 2, "now()"), "($1, now()), ($2, now())");
-    }
 }

@@ -8,7 +8,10 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 
 use super::error::StoreError;
 
-const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "books", include_str!("../../../migrations/0001_books.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (1, "books", include_str!("../../../migrations/0001_books.sql")),
+    (6, "usage", include_str!("../../../migrations/0006_usage.sql")),
+];
 
 /// Brings the schema up to date.
 pub(super) async fn run(pool: &AnyPool) -> Result<(), StoreError> {

@@ -10,6 +10,7 @@ mod bus;
 mod catalogue;
 mod check;
 mod error;
+mod invoices;
 pub mod lease;
 mod ledger;
 mod migrate;
@@ -19,6 +20,8 @@ mod receipts;
 mod settle;
 mod signing_keys;
 mod sql;
+mod usage;
+mod usage_query;
 mod withheld;
 
 use std::str::FromStr;
@@ -28,17 +31,20 @@ use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{AnyConnection, AnyPool, ConnectOptions, Executor, Row};
+use sqlx::{Any, AnyConnection, AnyPool, ConnectOptions, Executor, Row, Transaction};
 
 pub use accounts::{AccountRecord, Balance, CreditKind, KeyRecord};
 pub use allowances::Reserved;
 pub use bus::Bus;
 pub use check::BooksReport;
 pub use error::{StoreError, StoreErrorKind};
+pub use invoices::{Invoice, InvoiceEntry, InvoiceUsage};
 pub use lease::{Lease, LeaseGuard, LeaseHeld};
 pub use providers::Earnings;
 pub use settle::{SettleOutcome, Settlement};
 pub use signing_keys::SigningKeys;
+pub use usage::Used;
+pub use usage_query::{MAX_USAGE_LINES, UsageBy, UsageCursor, UsageLine, UsagePage, UsageQuestion, usage_csv};
 
 /// What the store answers.
 pub type Result<T> = std::result::Result<T, StoreError>;
@@ -79,7 +85,7 @@ impl Store {
                 (writer, reader)
             }
             Dialect::Postgres => {
-                let pool = pool(POSTGRES_CONNECTIONS).connect_with(options(url, "")?).await?;
+                let pool = postgres_pool().connect_with(options(url, "")?).await?;
                 (pool.clone(), pool)
             }
         };
@@ -117,6 +123,15 @@ impl Store {
     #[doc(hidden)]
     pub fn shift_clock(&self, ahead: Duration) {
         self.clock_offset_us.fetch_add(ahead.as_micros() as i64, Ordering::Relaxed);
+    }
+
+    /// A transaction that sees the books as they are when it first looks, and changes nothing.
+    async fn snapshot(&self) -> Result<Transaction<'static, Any>> {
+        let begin = match self.dialect {
+            Dialect::Sqlite => "BEGIN",
+            Dialect::Postgres => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+        };
+        Ok(self.reader.begin_with(begin).await?)
     }
 
     /// The database's clock as an SQL expression: the one text that differs between the databases. Read when the
@@ -166,6 +181,16 @@ fn options(url: &str, parameters: &str) -> Result<AnyConnectOptions> {
 
 fn pool(connections: u32) -> AnyPoolOptions {
     AnyPoolOptions::new().max_connections(connections).acquire_timeout(PATIENCE)
+}
+
+fn postgres_pool() -> AnyPoolOptions {
+    pool(POSTGRES_CONNECTIONS).after_connect(|connection, _| {
+        Box::pin(async move {
+            // A plan made while a table was almost empty reads all of it, and would be kept while the table grows.
+            connection.execute("SET plan_cache_mode = force_custom_plan").await?;
+            Ok(())
+        })
+    })
 }
 
 fn sqlite_pool(connections: u32) -> AnyPoolOptions {

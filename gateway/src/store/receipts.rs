@@ -12,9 +12,10 @@ use sqlx::{AnyConnection, Row};
 
 use super::accounts::owner_of;
 use super::attempts::{self, AttemptKey, JobSoFar, NewAttempt, Parties, attempt_key};
-use super::settle::{take, touch};
-use super::sql::{MAX_ROWS, query, rows_of};
-use super::{Result, SigningKeys, Store, StoreError, ledger, sql};
+use super::settle::{now, take, touch};
+use super::sql::{pieces, query, values};
+use super::usage::{self, Use, Used};
+use super::{Result, Store, StoreError, ledger, signing_keys, sql};
 use crate::domain::backing::Backing;
 use crate::domain::ids::{AccountId, BatchId, ProviderId};
 use crate::domain::posting::{LedgerId, Posting, PostingKind};
@@ -101,7 +102,6 @@ impl Store {
         if attach.is_empty() && alone.is_empty() {
             return Ok(verdicts);
         }
-        let keys = self.signing_keys().await?;
         let clock = self.clock();
         let mut tx = self.writer.begin().await?;
         for replica in alone.keys() {
@@ -109,8 +109,7 @@ impl Store {
         }
         let leaves: Vec<Hash> = batch.receipts.iter().map(Receipt::leaf).collect();
         let proof = attempts::write_batch(&mut tx, &clock, "receipts", &batch.jws, &leaves).await?;
-        let now_us: i64 = query(format!("SELECT {clock}")).fetch_one(&mut *tx).await?.try_get(0)?;
-        let mut committed = attach_all(&mut tx, &clock, now_us, &attach, proof, &keys).await?;
+        let mut committed = attach_all(&mut tx, &clock, &attach, proof).await?;
         let (mut new, mut refusals) = (Vec::new(), Vec::new());
         for offered in alone.into_values().flatten() {
             match charge_alone(&mut tx, offered, &new).await? {
@@ -127,9 +126,12 @@ impl Store {
                 Err(refusal) => refusals.push((offered.index, refused(refusal))),
             }
         }
-        if attempts::write(&mut tx, &clock, now_us, &new, &keys).await?.is_err() {
-            tx.rollback().await?; // settled meanwhile: the next turn sees it
-            return Ok(verdicts);
+        if !new.is_empty() {
+            let (now_us, keys) = (now(&mut tx, &clock).await?, signing_keys::existing(&mut tx).await?);
+            if attempts::write(&mut tx, &clock, now_us, &new, &keys).await?.is_err() {
+                tx.rollback().await?; // settled meanwhile: the next turn sees it
+                return Ok(verdicts);
+            }
         }
         committed.extend(new.iter().filter_map(|new| new.proof).map(|(_, index)| index));
         match committed.is_empty() {
@@ -142,22 +144,24 @@ impl Store {
     }
 
     async fn look_up(&self, open: &[&Offered<'_>]) -> Result<Vec<Finding>> {
-        let now_us = self.now_us().await?;
         let mut known: HashMap<AttemptKey, AnyRow> = HashMap::new();
-        for chunk in open.chunks(MAX_ROWS) {
-            let rows = rows_of(2, chunk.len(), 1);
+        let mut reader = self.reader.acquire().await?;
+        for piece in pieces(open) {
+            let rows = values(&reader, 2, piece.len());
             let mut select = query(format!(
                 "WITH wanted(id, number) AS (VALUES {rows})
                  SELECT a.job, a.attempt, a.state, a.ticket, a.receipt, a.receipt_batch
                  FROM wanted JOIN attempts a ON a.job = wanted.id AND a.attempt = wanted.number"
             ));
-            for offered in chunk {
+            for offered in piece {
                 select = select.bind(offered.ticket.job.as_str()).bind(i64::from(offered.ticket.attempt));
             }
-            for row in select.fetch_all(&self.reader).await? {
+            for row in select.fetch_all(&mut *reader).await? {
                 known.insert((row.try_get(0)?, row.try_get::<i64, _>(1)? as u32), row);
             }
         }
+        drop(reader);
+        let now_us = if known.len() < open.len() { self.now_us().await? } else { 0 }; // nobody asks what time it is
         let mut running: HashMap<&str, bool> = HashMap::new();
         let mut findings = Vec::with_capacity(open.len());
         for offered in open {
@@ -206,38 +210,36 @@ fn settled(row: &AnyRow, offered: &Offered<'_>) -> Result<Finding> {
 async fn attach_all(
     connection: &mut AnyConnection,
     clock: &str,
-    now_us: i64,
     attach: &[&Offered<'_>],
     proof: BatchId,
-    keys: &SigningKeys,
 ) -> Result<Vec<usize>> {
     let by_key: HashMap<AttemptKey, &Offered<'_>> = attach.iter().map(|o| (attempt_key(o.ticket), *o)).collect();
     let (mut places, mut corrections) = (Vec::new(), Vec::new());
-    for chunk in attach.chunks(MAX_ROWS) {
-        let rows = rows_of(4, chunk.len(), 2);
+    for piece in pieces(attach) {
+        let (rows, batch) = (values(connection, 4, piece.len()), 4 * piece.len() + 1);
         let mut update = query(format!(
             "WITH offered(id, number, claims, place) AS (VALUES {rows})
-             UPDATE attempts SET receipt = offered.claims, receipt_batch = $1, receipt_index = offered.place FROM offered
-             WHERE job = offered.id AND attempt = offered.number AND receipt_batch IS NULL AND state = 'settled'
+             UPDATE attempts SET receipt = offered.claims, receipt_batch = ${batch}, receipt_index = offered.place
+             FROM offered WHERE job = offered.id AND attempt = offered.number AND receipt_batch IS NULL AND state = 'settled'
                AND (receipt IS NULL OR receipt = offered.claims)
-             RETURNING job, attempt, account, prompt_tokens, completion_tokens, charge, fee, delivered_sha256"
-        ))
-        .bind(proof.to_string());
-        for offered in chunk {
+             RETURNING job, attempt, account, prompt_tokens, completion_tokens, charge, fee, delivered_sha256,
+                       COALESCE(api_key, '')"
+        ));
+        for offered in piece {
             update = update
                 .bind(offered.ticket.job.as_str())
                 .bind(i64::from(offered.ticket.attempt))
                 .bind(offered.receipt.claims.as_str())
                 .bind(offered.index as i64);
         }
-        for row in update.fetch_all(&mut *connection).await? {
+        for row in update.bind(proof.to_string()).fetch_all(&mut *connection).await? {
             let key = (row.try_get(0)?, row.try_get::<i64, _>(1)? as u32);
             let offered = by_key.get(&key).ok_or(StoreError::corrupt("an attempt answers that was not asked for"))?;
             places.push(offered.index);
             corrections.extend(Correction::of(&row, offered)?);
         }
     }
-    correct(connection, clock, now_us, &corrections, keys).await?;
+    correct(connection, clock, &corrections).await?;
     Ok(places)
 }
 
@@ -245,6 +247,7 @@ async fn attach_all(
 struct Correction<'a> {
     ticket: &'a Ticket,
     account: AccountId,
+    api_key: String,
     was: Charge,
     is: Charge,
     record: String,
@@ -268,7 +271,26 @@ impl<'a> Correction<'a> {
         let delivered = delivered.map(|hash| hash.parse().map_err(|_| damaged())).transpose()?;
         let record = attempts::record_text(offered.ticket, &is, delivered)?;
         let account = row.try_get::<String, _>(2)?.parse().map_err(|_| damaged())?;
-        Ok(Some(Self { ticket: offered.ticket, account, was, is, record }))
+        let api_key = row.try_get(8)?;
+        Ok(Some(Self { ticket: offered.ticket, account, api_key, was, is, record }))
+    }
+
+    fn used_less(&self) -> Option<(Use, Used)> {
+        let which = Use {
+            account: self.account.to_string(),
+            api_key: self.api_key.clone(),
+            model: self.ticket.model.clone(),
+            provider: self.ticket.provider.clone(),
+        };
+        let less = |was: u32, is: u32| i64::from(is) - i64::from(was);
+        let used = Used {
+            prompt_tokens: less(self.was.tokens.prompt, self.is.tokens.prompt),
+            completion_tokens: less(self.was.tokens.completion, self.is.tokens.completion),
+            charge: self.is.amount.checked_sub(self.was.amount)?,
+            fee: self.is.fee.checked_sub(self.was.fee)?,
+            ..Used::default()
+        };
+        Some((which, used))
     }
 
     fn posting(&self) -> Option<Posting> {
@@ -286,18 +308,13 @@ impl<'a> Correction<'a> {
 }
 
 /// Posts corrections, and signs new records in the place of those that said more.
-async fn correct(
-    connection: &mut AnyConnection,
-    clock: &str,
-    now_us: i64,
-    corrections: &[Correction<'_>],
-    keys: &SigningKeys,
-) -> Result<()> {
+async fn correct(connection: &mut AnyConnection, clock: &str, corrections: &[Correction<'_>]) -> Result<()> {
     if corrections.is_empty() {
         return Ok(());
     }
+    let (now_us, keys) = (now(connection, clock).await?, signing_keys::existing(connection).await?);
     let records: Vec<String> = corrections.iter().map(|correction| correction.record.clone()).collect();
-    let batch = attempts::sign(connection, clock, now_us, &records, keys).await?;
+    let batch = attempts::sign(connection, clock, now_us, &records, &keys).await?;
     let (mut postings, mut refunds) = (Vec::new(), BTreeMap::<AccountId, NanoUsd>::new());
     for (index, correction) in corrections.iter().enumerate() {
         let update =
@@ -325,7 +342,9 @@ async fn correct(
     for (account, refund) in refunds {
         ledger::add_credit(connection, &LedgerId::credit(account), refund).await?;
     }
-    ledger::write(connection, clock, &postings).await
+    ledger::write_at(connection, now_us, &postings).await?;
+    let less: Option<Vec<_>> = corrections.iter().map(Correction::used_less).collect();
+    usage::count(connection, now_us, less.ok_or(StoreError::Invalid("more money than 64 bits hold"))?).await
 }
 
 /// What an attempt costs whose gateway is gone, by its receipt and the last voucher; taken from the allowance, which has

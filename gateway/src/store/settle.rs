@@ -7,7 +7,7 @@ use lumbung_openapi::ticket::Ticket;
 use sqlx::{AnyConnection, Row};
 
 use super::attempts::{self, AttemptKey, JobSoFar, NewAttempt, attempt_key};
-use super::sql::{MAX_ROWS, query, rows_of};
+use super::sql::{pieces, query, values};
 use super::{Result, SigningKeys, Store, StoreError, sql};
 use crate::domain::ids::{AccountId, KeyId};
 use crate::domain::refusal::Refusal;
@@ -137,24 +137,30 @@ pub(super) struct Turn {
 
 /// Waits for this replica's turn: whoever spends its allowances holds its row.
 pub(super) async fn touch(connection: &mut AnyConnection, clock: &str, replica: &str) -> Result<Turn> {
-    let touch = "UPDATE replicas SET touched = touched + 1 WHERE id = $1 RETURNING ends_at";
-    let row = sqlx::query(touch).bind(replica).fetch_optional(&mut *connection).await?;
-    let now_us: i64 = query(format!("SELECT {clock}")).fetch_one(connection).await?.try_get(0)?;
-    let ends_at: Option<i64> = row.map(|row| row.try_get(0)).transpose()?;
-    Ok(Turn { is_running: ends_at.is_some_and(|ends_at| ends_at > now_us), now_us })
+    let touch = format!("UPDATE replicas SET touched = touched + 1 WHERE id = $1 RETURNING {clock}, ends_at");
+    let Some(row) = query(touch).bind(replica).fetch_optional(&mut *connection).await? else {
+        return Ok(Turn { is_running: false, now_us: now(connection, clock).await? });
+    };
+    let (now_us, ends_at): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+    Ok(Turn { is_running: ends_at > now_us, now_us })
+}
+
+/// The database's clock, Unix microseconds, inside a transaction.
+pub(super) async fn now(connection: &mut AnyConnection, clock: &str) -> Result<i64> {
+    Ok(query(format!("SELECT {clock}")).fetch_one(connection).await?.try_get(0)?)
 }
 
 /// What the books hold of these jobs.
 async fn so_far(connection: &mut AnyConnection, jobs: &BTreeSet<&str>) -> Result<HashMap<String, JobSoFar>> {
     let jobs: Vec<&str> = jobs.iter().copied().collect();
     let mut found = HashMap::new();
-    for chunk in jobs.chunks(MAX_ROWS) {
-        let rows = rows_of(1, chunk.len(), 1);
+    for piece in pieces(&jobs) {
+        let rows = values(connection, 1, piece.len());
         let mut select = query(format!(
             "WITH wanted(id) AS (VALUES {rows}) SELECT a.job, CAST(SUM(a.charge) AS BIGINT), MAX(a.ceiling)
              FROM wanted JOIN attempts a ON a.job = wanted.id GROUP BY a.job"
         ));
-        for job in chunk {
+        for job in piece {
             select = select.bind(*job);
         }
         for row in select.fetch_all(&mut *connection).await? {
@@ -175,8 +181,8 @@ async fn spend(connection: &mut AnyConnection, batch: &[&Settlement], charges: &
     }
     let mut short: HashSet<&str> = totals.keys().copied().collect();
     let totals: Vec<(&str, NanoUsd)> = totals.into_iter().collect();
-    for chunk in totals.chunks(MAX_ROWS) {
-        for id in take_all(connection, chunk).await? {
+    for piece in pieces(&totals) {
+        for id in take_all(connection, piece).await? {
             short.remove(id.as_str());
         }
     }
@@ -195,7 +201,7 @@ async fn spend(connection: &mut AnyConnection, batch: &[&Settlement], charges: &
 
 /// Takes each amount from its allowance, from all that have as much; their ids.
 async fn take_all(connection: &mut AnyConnection, totals: &[(&str, NanoUsd)]) -> Result<Vec<String>> {
-    let rows = rows_of(2, totals.len(), 1);
+    let rows = values(connection, 2, totals.len());
     let mut update = query(format!(
         "WITH spent(allowance, amount) AS (VALUES {rows})
          UPDATE ledger_accounts SET balance = balance - spent.amount FROM spent

@@ -118,6 +118,11 @@ impl Store {
     }
 }
 
+/// The network's keys, inside a transaction of a gateway's: it has made them long ago.
+pub(super) async fn existing(connection: &mut AnyConnection) -> Result<SigningKeys> {
+    read(connection).await?.ok_or_else(|| StoreError::corrupt("there are no signing keys"))
+}
+
 async fn read(connection: &mut AnyConnection) -> Result<Option<SigningKeys>> {
     let newest_first = "SELECT id, kind, secret FROM signing_keys ORDER BY created_at DESC, id DESC";
     let (mut tickets, mut settlements) = (Vec::new(), Vec::new());

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use lumbung_openapi::money::NanoUsd;
 use sqlx::Row;
 
+use super::settle::now;
+use super::usage::{self, Use, Used};
 use super::{Result, Store, StoreError, ledger, sql};
 use crate::domain::ids::{AccountId, ProviderId};
 use crate::domain::posting::{LedgerId, Posting, PostingKind};
@@ -33,11 +35,12 @@ impl Store {
         let mark = format!(
             "UPDATE attempts SET state = 'withheld' WHERE {overdue} AND (job, attempt) IN
                 (SELECT job, attempt FROM attempts WHERE {overdue} ORDER BY claim_by, job, attempt LIMIT {CHUNK})
-             RETURNING job, attempt, account, provider, charge, fee"
+             RETURNING job, attempt, account, provider, charge, fee, COALESCE(api_key, ''), model"
         );
         let mut tx = self.writer.begin().await?;
         let rows = sql::query(mark).fetch_all(&mut *tx).await?;
         let (mut postings, mut refunds) = (Vec::new(), BTreeMap::<AccountId, NanoUsd>::new());
+        let mut less = Vec::new();
         for row in &rows {
             let damaged = || StoreError::corrupt("an attempt's row is malformed");
             let (job, attempt): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
@@ -51,11 +54,21 @@ impl Store {
             let posting =
                 Posting::from_source(PostingKind::Withheld, format!("{job}/{attempt}"), pending, [(credit, share)]);
             postings.push(posting.ok_or_else(damaged)?);
+            let which = Use {
+                account: account.to_string(),
+                api_key: row.try_get(6)?,
+                model: row.try_get(7)?,
+                provider: provider.to_string(),
+            };
+            let charge = NanoUsd::ZERO.checked_sub(share).ok_or_else(damaged)?;
+            less.push((which, Used { charge, ..Used::default() }));
         }
         for (account, refund) in refunds {
             ledger::add_credit(&mut tx, &LedgerId::credit(account), refund).await?;
         }
-        ledger::write(&mut tx, &clock, &postings).await?;
+        let now_us = now(&mut tx, &clock).await?;
+        ledger::write_at(&mut tx, now_us, &postings).await?;
+        usage::count(&mut tx, now_us, less).await?;
         tx.commit().await?;
         Ok(rows.len() as u64)
     }

@@ -10,6 +10,7 @@ async fn busy(books: &Books) -> (Customer, Provider) {
         books.settle(&[customer.settlement(books, ticket.clone(), tokens(10, 20))]).await;
     }
     books.store.roll_up().await.expect("answer");
+    books.store.roll_up_usage().await.expect("answer");
     books.offer(&provider, vec![provider.receipt(books, &tickets[0], tokens(10, 15))]).await;
     books.assert_right().await;
     (customer, provider)
@@ -22,7 +23,7 @@ async fn damage(books: &Books, sql: &str, expected: &str) {
     assert!(report.differences.iter().any(|line| line.contains(expected)), "{sql}: {:?}", report.differences);
 }
 
-const TRICKS: [(&str, &str); 12] = [
+const TRICKS: [(&str, &str); 20] = [
     ("UPDATE ledger_accounts SET balance = balance + 1 WHERE kind = 'credit'", "balance is not the sum of its entries"),
     ("UPDATE ledger_accounts SET balance = balance - 1 WHERE kind = 'allowance'", "balances do not sum to zero"),
     ("UPDATE unrolled SET amount = amount + 1", "balance is not the sum of its entries"),
@@ -36,7 +37,18 @@ const TRICKS: [(&str, &str); 12] = [
     ),
     ("UPDATE attempts SET charge = charge - 1", "attempt: the provider's share"),
     ("UPDATE attempts SET state = 'withheld'", "attempt: what the client paid"),
-    ("DELETE FROM attempts", "postings of no attempt"),
+    ("DELETE FROM attempts", "moved for no attempt"),
+    ("UPDATE attempts SET provider = 'someone else'", "attempt: the provider's share"),
+    ("UPDATE attempts SET account = 'someone else'", "attempt: what the client paid"),
+    ("UPDATE attempts SET fee = fee - 1", "attempt: the fee"),
+    ("DELETE FROM usage_daily", "usage is not what the attempts sum to"),
+    (
+        "UPDATE usage_daily SET prompt_tokens = prompt_tokens + 1, completion_tokens = completion_tokens - 1",
+        "usage is not what the attempts sum to",
+    ),
+    ("UPDATE usage_daily SET day = day + 1", "usage of a day is not what its postings took"),
+    ("UPDATE usage_unrolled SET fee = fee + 1", "usage is not what the attempts sum to"),
+    ("UPDATE usage_network SET requests = 1", "usage of the network is not that of the accounts"),
     ("UPDATE attempts SET ceiling = charge, job = 'job_1', attempt = completion_tokens", "job above its ceiling"),
 ];
 

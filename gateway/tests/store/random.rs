@@ -154,7 +154,10 @@ impl World {
             }
             Step::Release => drop(store.release_ended(CLAIM_WINDOW).await.expect("answer")),
             Step::Reclaim => drop(store.reclaim_withheld().await.expect("answer")),
-            Step::RollUp => drop(store.roll_up().await.expect("answer")),
+            Step::RollUp => {
+                store.roll_up().await.expect("answer");
+                store.roll_up_usage().await.expect("answer");
+            }
         }
     }
 

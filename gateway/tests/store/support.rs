@@ -113,6 +113,23 @@ impl Books {
         Store::open(&self.url).await.expect("the books open")
     }
 
+    pub fn is_postgres(&self) -> bool {
+        self.server.is_some()
+    }
+
+    /// Every process of the database's, but for those that serve other databases; none for SQLite.
+    pub async fn database_processes(&self) -> Vec<i64> {
+        if !self.is_postgres() {
+            return Vec::new();
+        }
+        let pool = AnyPool::connect(&self.url).await.expect("a connection");
+        let pids =
+            "SELECT CAST(pid AS BIGINT) FROM pg_stat_activity WHERE datname IS NULL OR datname = current_database()";
+        let rows = sqlx::query(pids).fetch_all(&pool).await.expect("answer");
+        pool.close().await;
+        rows.iter().map(|row| row.try_get(0).expect("a number")).collect()
+    }
+
     /// SQL past the store, for tests that damage the books or look at them.
     pub async fn sql(&self, sql: &str) {
         execute(&self.url, sql.to_owned()).await;
@@ -223,9 +240,13 @@ impl Customer {
 
     /// What the gateway hands to the books when an attempt is over, without the provider's receipt.
     pub fn settlement(&self, books: &Books, ticket: Ticket, tokens: Tokens) -> Settlement {
+        self.settlement_with(&books.keys, ticket, tokens)
+    }
+
+    pub fn settlement_with(&self, keys: &SigningKeys, ticket: Ticket, tokens: Tokens) -> Settlement {
         let charge = Charge::of(&ticket, tokens, NanoUsd::MAX);
         Settlement {
-            ticket_text: books.keys.sign_ticket(&ticket),
+            ticket_text: keys.sign_ticket(&ticket),
             account: self.account,
             key: self.key,
             counted: Counted {
@@ -262,14 +283,24 @@ impl Provider {
 
     /// A receipt, and the gateway's word that so many tokens arrived.
     pub fn vouched_receipt(&self, books: &Books, ticket: &Ticket, tokens: Tokens) -> Receipt {
-        let voucher = Voucher {
-            job: ticket.job.clone(),
-            attempt: ticket.attempt,
-            tokens: tokens.completion,
-            ceiling: ticket.ceiling,
-        };
-        Receipt { voucher: Some(books.keys.sign_voucher(&voucher)), ..self.receipt(books, ticket, tokens) }
+        let voucher = Some(voucher(&books.keys, ticket, tokens));
+        Receipt { voucher, ..self.receipt(books, ticket, tokens) }
     }
+}
+
+/// The receipt that came with an answer, with its last voucher.
+pub fn receipt_of(keys: &SigningKeys, settlement: &Settlement) -> Receipt {
+    let counted = tokens(settlement.counted.prompt_tokens, settlement.counted.completion_tokens);
+    Receipt {
+        ticket: settlement.ticket_text.clone(),
+        claims: settlement.receipt.clone().expect("it came with the answer"),
+        voucher: Some(voucher(keys, &settlement.ticket, counted)),
+    }
+}
+
+fn voucher(keys: &SigningKeys, ticket: &Ticket, tokens: Tokens) -> String {
+    let (job, attempt) = (ticket.job.clone(), ticket.attempt);
+    keys.sign_voucher(&Voucher { job, attempt, tokens: tokens.completion, ceiling: ticket.ceiling })
 }
 
 pub fn claims(tokens: Tokens) -> String {
