@@ -6,6 +6,7 @@ mod allowances;
 mod check;
 mod crash;
 mod fill;
+mod interleavings;
 mod lease;
 mod network;
 mod operator;
