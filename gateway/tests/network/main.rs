@@ -7,6 +7,7 @@ mod disconnects;
 mod errors;
 mod kills;
 mod kills_under_load;
+mod outages;
 mod refused;
 mod sdk;
 mod shared_books;
