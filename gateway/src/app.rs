@@ -9,6 +9,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::admin::Desk;
+use crate::admin::issuer::Issuer;
 use crate::chat::Gateway;
 use crate::chat::allowance::Allowances;
 use crate::chat::authenticate::Keyring;
@@ -130,9 +132,19 @@ async fn assemble(
         doorman: Doorman::new(origins).map_err(|error| anyhow::anyhow!("no entropy: {error}"))?,
         desk: ReceiptDesk::new(store.clone(), keys.clone()),
         store: store.clone(),
+        admin: Desk::new(store.clone(), keys.clone(), issuer(config)?),
         jwks: serde_json::to_string(&keys.published())?,
         spec: lumbung_openapi::spec::document().to_json()?,
         max_body: config.max_body,
     };
     Ok((Arc::new(shared), writer))
+}
+
+/// Who else, beside `admin token`, makes operators' tokens.
+fn issuer(config: &ServeConfig) -> anyhow::Result<Option<Issuer>> {
+    let (Some(jwks), Some(name), Some(audience)) = (&config.admin_jwks, &config.admin_issuer, &config.admin_audience)
+    else {
+        return Ok(None);
+    };
+    Ok(Some(Issuer::new(jwks, name, audience).context("cannot use --admin-jwks")?))
 }

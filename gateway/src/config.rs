@@ -79,6 +79,16 @@ pub struct ServeConfig {
     /// Seconds that running answers are given when the gateway stops.
     #[arg(long, env = "LUMBUNG_DRAIN_SECS", default_value_t = 30)]
     pub drain_secs: u64,
+    /// The key set (JWKS) of whoever issues operators' tokens beside `admin token`: a URL (https, unless on this machine)
+    /// or a file.
+    #[arg(long, env = "LUMBUNG_ADMIN_JWKS", requires_all = ["admin_issuer", "admin_audience"])]
+    pub admin_jwks: Option<String>,
+    /// The name of that issuer, as in its tokens' `iss`.
+    #[arg(long, env = "LUMBUNG_ADMIN_ISSUER", requires = "admin_jwks")]
+    pub admin_issuer: Option<String>,
+    /// Whom its tokens must be meant for, as in their `aud`.
+    #[arg(long, env = "LUMBUNG_ADMIN_AUDIENCE", requires = "admin_jwks")]
+    pub admin_audience: Option<String>,
     /// How logs are written.
     #[arg(long, env = "LUMBUNG_LOG", value_enum, default_value_t = LogFormat::Console)]
     pub log: LogFormat,

@@ -1,7 +1,8 @@
 //! `lumbung-gateway`: OpenAI-compatible inference on community providers, metered and billed.
 //!
-//! Dependence goes one way: `main → app → {http, jobs, cli} → chat → fleet → store → domain → lumbung_openapi`.
+//! Dependence goes one way: `main → app → {http, jobs, cli} → {chat, admin} → fleet → store → domain → lumbung_openapi`.
 
+pub mod admin;
 pub mod app;
 pub mod chat;
 pub mod cli;

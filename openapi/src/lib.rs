@@ -4,9 +4,11 @@
 //! - [`reply`]: what a client gets back; [`error`]: how it is told no
 //! - [`frame`], [`provider`], [`ticket`], [`voucher`], [`receipt`]: the link between gateway and provider
 //! - [`merkle`], [`jws`]: the proofs that receipts rest on
+//! - [`admin`]: the operator's API
 //! - [`money`]: US dollars in whole nano-dollars
 //! - [`spec`]: the OpenAPI documents generated from these types, checked in beside this crate
 
+pub mod admin;
 pub mod chat;
 pub mod error;
 pub mod frame;

@@ -3,6 +3,7 @@
 //! [`document`] is what the gateway serves at `/openapi.json`; `openapi.json` beside this crate is the same, checked in
 //! and compared by a test. `make spec` writes it.
 
+mod admin;
 pub mod request;
 
 use utoipa::openapi::content::ContentBuilder;
@@ -34,7 +35,7 @@ pub fn document() -> OpenApi {
         ))
         .license(Some(utoipa::openapi::License::new("Apache-2.0")))
         .build();
-    let paths = PathsBuilder::new()
+    let paths = admin::paths(PathsBuilder::new())
         .path("/v1/chat/completions", PathItem::new(HttpMethod::Post, create_chat_completion()))
         .path("/v1/models", PathItem::new(HttpMethod::Get, list_models()))
         .path("/v1/models/{id}", PathItem::new(HttpMethod::Get, retrieve_model()))
@@ -45,6 +46,7 @@ pub fn document() -> OpenApi {
         .path("/.well-known/jwks.json", PathItem::new(HttpMethod::Get, get_keys()))
         .path("/health/live", PathItem::new(HttpMethod::Get, is_live()))
         .path("/health/ready", PathItem::new(HttpMethod::Get, is_ready()))
+        .path("/docs", PathItem::new(HttpMethod::Get, get_docs()))
         .path("/openapi.json", PathItem::new(HttpMethod::Get, get_document()));
     OpenApiBuilder::new().info(info).paths(paths).components(Some(components().build())).build()
 }
@@ -162,6 +164,13 @@ fn is_ready() -> OperationBuilder {
         .response("503", text("Not now: the gateway stops, or has no lease on the books."))
 }
 
+fn get_docs() -> OperationBuilder {
+    let page = ContentBuilder::new().schema(Some(String::schema())).build();
+    let page =
+        ResponseBuilder::new().description("A page that needs nothing from elsewhere.").content("text/html", page);
+    operation("getDocs", "This document, to browse", "Operations").response("200", page)
+}
+
 fn get_document() -> OperationBuilder {
     operation("getDocument", "This document", "Operations").response(
         "200",
@@ -188,8 +197,12 @@ fn components() -> ComponentsBuilder {
     collect::<Challenge>(&mut schemas);
     collect::<ReceiptBatch>(&mut schemas);
     collect::<ReceiptVerdicts>(&mut schemas);
+    admin::collect_schemas(&mut schemas);
+    let operator = "An operator's token (JWT): made by `lumbung-gateway admin token`, or by the configured issuer.";
+    let operator = Http::builder().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").description(Some(operator));
     ComponentsBuilder::new()
         .schemas_from_iter(schemas)
+        .security_scheme("operator", SecurityScheme::Http(operator.build()))
         .security_scheme("key", SecurityScheme::Http(bearer))
         .security_scheme("join", SecurityScheme::ApiKey(join))
 }

@@ -3,6 +3,7 @@
 //! Amounts are decimal dollars. `--json` prints one JSON value for scripts. What fails says so on stderr and exits with 1.
 
 mod accounts;
+mod admin;
 mod books;
 mod invoices;
 mod models;
@@ -34,6 +35,8 @@ pub enum Command {
     Providers(Group<providers::Providers>),
     /// The ledger.
     Books(Group<books::Books>),
+    /// Operators' access to the API under /admin/v1.
+    Admin(Group<admin::Admin>),
     /// Clients' receipts.
     Receipt(Group<receipt::Receipt>),
     /// What was used.
@@ -61,6 +64,7 @@ pub async fn run(command: Command, open: impl AsyncFnOnce() -> store::Result<Sto
         Command::Models(Group { json, action }) => (json, models::run(action, &open().await?).await?),
         Command::Providers(Group { json, action }) => (json, providers::run(action, &open().await?).await?),
         Command::Books(Group { json, action }) => (json, books::run(action, &open().await?).await?),
+        Command::Admin(Group { json, action }) => (json, admin::run(action, &open().await?).await?),
         Command::Receipt(Group { json, action }) => (json, receipt::run(action)?),
         Command::Usage(Group { json, action }) => (json, usage::run(action, &open().await?).await?),
         Command::Invoices(Group { json, action }) => (json, invoices::run(action, &open().await?).await?),

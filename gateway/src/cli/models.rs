@@ -5,8 +5,8 @@ use lumbung_openapi::money::{NanoUsd, TokenPrice};
 use serde_json::json;
 
 use super::Report;
-use super::table::table;
-use crate::domain::catalogue::CatalogueModel;
+use super::table::{table, time};
+use crate::domain::catalogue::{CatalogueModel, PriceVersion};
 use crate::domain::ids::ModelId;
 use crate::store::Store;
 
@@ -17,6 +17,25 @@ pub enum Models {
     Add(Entry),
     /// The catalogue.
     List,
+    /// Set a model's reference price, from now on or from a later moment.
+    Price {
+        /// The model's id.
+        model: ModelId,
+        /// US dollars per million prompt tokens.
+        #[arg(long)]
+        prompt_price: NanoUsd,
+        /// US dollars per million completion tokens.
+        #[arg(long)]
+        completion_price: NanoUsd,
+        /// From when on, Unix seconds; without it: from now on. Jobs admitted before are charged as before.
+        #[arg(long)]
+        valid_from: Option<i64>,
+    },
+    /// A model's reference prices: past, in force and to come.
+    Prices {
+        /// The model's id.
+        model: ModelId,
+    },
     /// Take a model out of the catalogue.
     Remove {
         /// Its id.
@@ -60,6 +79,21 @@ pub(super) async fn run(action: Models, store: &Store) -> anyhow::Result<Report>
         Models::List => {
             let models = store.models().await?;
             Report::new(list(&models), models)
+        }
+        Models::Price { model, prompt_price, completion_price, valid_from } => {
+            let price = TokenPrice { prompt: prompt_price, completion: completion_price };
+            let from_us = valid_from.map(|secs| secs.saturating_mul(1_000_000));
+            let version = store.add_price(&model, &price, from_us).await?;
+            Report::new(format!("from {} on", time(version.valid_from_us)), version)
+        }
+        Models::Prices { model } => {
+            let prices = store.prices(&model, i64::MIN, i64::MAX).await?;
+            let row = |version: &PriceVersion| {
+                let price = &version.reference;
+                [time(version.valid_from_us), format!("${}", price.prompt), format!("${}", price.completion)]
+            };
+            let text = table(["FROM", "IN/MTOK", "OUT/MTOK"], prices.iter().map(row).collect());
+            Report::new(text, prices)
         }
         Models::Remove { model } => {
             store.remove_model(&model).await?;

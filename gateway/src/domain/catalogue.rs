@@ -5,6 +5,17 @@ use serde::Serialize;
 
 use super::ids::ModelId;
 
+/// A reference price and when it begins; it ends when the next one begins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PriceVersion {
+    /// Unix microseconds.
+    pub valid_from_us: i64,
+    /// The price.
+    pub reference: TokenPrice,
+    /// When it was set, Unix microseconds.
+    pub created_at_us: i64,
+}
+
 /// One model of the catalogue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CatalogueModel {
@@ -18,7 +29,7 @@ pub struct CatalogueModel {
     pub context_length: u32,
     /// Completion tokens of one answer at most, where that is less than the context.
     pub max_completion_tokens: Option<u32>,
-    /// The reference price: the cap on what a provider may ask.
+    /// The reference price in force: the cap on what a provider may ask.
     pub reference: TokenPrice,
     /// When it came into the catalogue, Unix microseconds.
     pub created_at_us: i64,

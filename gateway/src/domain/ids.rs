@@ -82,6 +82,9 @@ id!(
     /// One posting in the ledger.
     PostingId, "pst");
 id!(
+    /// One line of the audit log.
+    AuditId, "aud");
+id!(
     /// Some leaves under one signed Merkle root.
     BatchId, "bat");
 

@@ -9,4 +9,5 @@ pub mod ids;
 pub mod posting;
 pub mod provider;
 pub mod refusal;
+pub mod role;
 pub mod settlement;

@@ -115,6 +115,8 @@ pub enum PostingKind {
     CreditPaid,
     /// The operator gave credit away.
     CreditPromotional,
+    /// Paid credit paid back.
+    Refund,
     /// Credit set aside for a replica.
     Reserve,
     /// What a replica did not need.
@@ -135,6 +137,7 @@ impl PostingKind {
         match self {
             Self::CreditPaid => "credit_paid",
             Self::CreditPromotional => "credit_promotional",
+            Self::Refund => "refund",
             Self::Reserve => "reserve",
             Self::GiveBack => "give_back",
             Self::Release => "release",

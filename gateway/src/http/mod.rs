@@ -1,6 +1,8 @@
 //! The only place that knows axum: the whole route table, thin handlers, errors as OpenAI's JSON.
 
+mod admin;
 mod chat;
+mod docs;
 mod error;
 mod health;
 mod layers;
@@ -15,6 +17,7 @@ use axum::Router;
 use axum::routing::{get, post};
 use lumbung_openapi::provider::{CHALLENGE_PATH, RECEIPTS_PATH, TUNNEL_PATH};
 
+use crate::admin::Desk;
 use crate::chat::Gateway;
 use crate::fleet::join::Doorman;
 use crate::fleet::receipts::ReceiptDesk;
@@ -30,6 +33,8 @@ pub struct Shared {
     pub desk: ReceiptDesk,
     /// The books.
     pub store: Store,
+    /// Whom it takes for an operator.
+    pub admin: Desk,
     /// The published keys, as JSON.
     pub jwks: String,
     /// The OpenAPI document, as JSON.
@@ -50,8 +55,10 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route(RECEIPTS_PATH, post(provider::receipts))
         .route("/.well-known/jwks.json", get(health::jwks))
         .route("/openapi.json", get(health::spec))
+        .route("/docs", get(docs::page))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
+        .merge(admin::routes(&shared))
         .fallback(health::not_found)
         .method_not_allowed_fallback(health::method_not_allowed);
     layers::wrap(routes).with_state(shared)

@@ -101,6 +101,9 @@ async fn tidy(gateway: &Gateway, store: &Store) {
             Ok(released) => info!(released, "allowances of ended replicas given back"),
             Err(error) => warn!(%error, "allowances of ended replicas not looked at"),
         }
+        if let Err(error) = store.forget_idempotency_keys().await {
+            warn!(%error, "old idempotency keys not forgotten");
+        }
         if let Err(error) = store.roll_up().await {
             warn!(%error, "busy balances not rolled up");
         }

@@ -74,22 +74,10 @@ pub enum CreditKind {
 impl Store {
     /// Opens an account without credit.
     pub async fn create_account(&self, name: &str) -> Result<AccountRecord> {
-        let id = AccountId::fresh();
         let mut tx = self.writer.begin().await?;
-        let insert = format!(
-            "INSERT INTO accounts (id, name, created_at) VALUES ($1, $2, {}) RETURNING id, name, created_at, closed_at",
-            self.clock()
-        );
-        let row = sql::query(insert).bind(id.to_string()).bind(name).fetch_one(&mut *tx).await?;
-        let credit = LedgerId::credit(id);
-        sqlx::query("INSERT INTO ledger_accounts (id, kind, owner) VALUES ($1, $2, $3)")
-            .bind(credit.as_str())
-            .bind(credit.kind().as_str())
-            .bind(credit.owner())
-            .execute(&mut *tx)
-            .await?;
+        let record = open(&mut tx, &self.clock(), name).await?;
         tx.commit().await?;
-        account(&row)
+        Ok(record)
     }
 
     /// Every account, oldest first.
@@ -100,35 +88,43 @@ impl Store {
 
     /// One account. Fails with `Missing` if there is none.
     pub async fn account(&self, id: &AccountId) -> Result<AccountRecord> {
-        let select = "SELECT id, name, created_at, closed_at FROM accounts WHERE id = $1";
-        let row = sqlx::query(select).bind(id.to_string()).fetch_optional(&self.reader).await?;
-        account(&row.ok_or(StoreError::Missing("account"))?)
+        read(&mut *self.reader.acquire().await?, id).await
+    }
+
+    /// Accounts and what they have, oldest first: at most `limit`, after the one with the id `after` (empty: from the
+    /// first).
+    pub async fn accounts_after(&self, after: &str, limit: i64) -> Result<Vec<(AccountRecord, Balance)>> {
+        let mut connection = self.reader.acquire().await?;
+        let select = "SELECT id, name, created_at, closed_at FROM accounts WHERE id > $1 ORDER BY id LIMIT $2";
+        let rows = sqlx::query(select).bind(after).bind(limit).fetch_all(&mut *connection).await?;
+        let mut accounts = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let record = account(row)?;
+            let balance = balance(&mut connection, &record.id).await?;
+            accounts.push((record, balance));
+        }
+        Ok(accounts)
+    }
+
+    /// Keys, oldest first, revoked ones too: those of `account` (empty: all), at most `limit`, after the one with the id
+    /// `after` (empty: from the first).
+    pub async fn keys_after(&self, account: &str, after: &str, limit: i64) -> Result<Vec<KeyRecord>> {
+        let select = "SELECT id, account, label, shown_prefix, created_at, revoked_at FROM api_keys
+                      WHERE ($1 = '' OR account = $1) AND id > $2 ORDER BY id LIMIT $3";
+        let query = sqlx::query(select).bind(account).bind(after).bind(limit);
+        query.fetch_all(&self.reader).await?.iter().map(key).collect()
     }
 
     /// Closes an account: its keys are good no more. What it has stays in the books.
     pub async fn close_account(&self, id: &AccountId) -> Result<()> {
         let mut tx = self.writer.begin().await?;
-        bump_epoch(&mut tx).await?;
-        let close = format!("UPDATE accounts SET closed_at = COALESCE(closed_at, {}) WHERE id = $1", self.clock());
-        found(sql::query(close).bind(id.to_string()).execute(&mut *tx).await?.rows_affected(), "account")?;
+        close(&mut tx, &self.clock(), id).await?;
         Ok(tx.commit().await?)
     }
 
     /// What an account has. Fails with `Missing` if there is none.
     pub async fn account_balance(&self, id: &AccountId) -> Result<Balance> {
-        let select = "SELECT balance, CAST(COALESCE(
-                (SELECT SUM(a.balance) FROM ledger_accounts a WHERE a.kind = 'allowance' AND a.owner = $2), 0) AS BIGINT)
-            FROM ledger_accounts WHERE id = $1";
-        let credit = LedgerId::credit(*id);
-        let row = sqlx::query(select).bind(credit.as_str()).bind(credit.owner()).fetch_optional(&self.reader).await?;
-        let row = row.ok_or(StoreError::Missing("account"))?;
-        let (credit, allowances): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
-        let spendable = credit.checked_add(allowances).ok_or(StoreError::corrupt("a balance overflows"))?;
-        Ok(Balance {
-            credit: NanoUsd::from_nanos(credit),
-            allowances: NanoUsd::from_nanos(allowances),
-            spendable: NanoUsd::from_nanos(spendable),
-        })
+        balance(&mut *self.reader.acquire().await?, id).await
     }
 
     /// Adds credit. `reference` says what for (a payment's id); the same one twice is a `Conflict`, an empty one is not
@@ -140,52 +136,21 @@ impl Store {
         kind: CreditKind,
         reference: &str,
     ) -> Result<Balance> {
-        if amount <= NanoUsd::ZERO || amount > MAX_CREDIT {
-            return Err(StoreError::Invalid("credit must be above zero, and a billion dollars at most"));
-        }
-        let kind = match kind {
-            CreditKind::Paid => PostingKind::CreditPaid,
-            CreditKind::Promotional => PostingKind::CreditPromotional,
-        };
-        let posting = Posting::from_source(kind, reference, LedgerId::outside(), [(LedgerId::credit(*id), amount)])
-            .ok_or(StoreError::Invalid("more money than 64 bits hold"))?;
         let add = async || {
             let mut tx = self.writer.begin().await?;
-            ledger::add_credit(&mut tx, &LedgerId::credit(*id), amount).await?;
-            ledger::write(&mut tx, &self.clock(), std::slice::from_ref(&posting)).await?;
+            credit(&mut tx, &self.clock(), id, amount, kind, reference).await?;
             Ok(tx.commit().await?)
         };
-        sql::retrying(add).await.map_err(|error| match error {
-            StoreError::Conflict(_) => StoreError::Conflict("this payment has been credited already".into()),
-            other => other,
-        })?;
+        sql::retrying(add).await?;
         self.account_balance(id).await
     }
 
     /// Makes an API key. The text is returned once and kept nowhere.
     pub async fn create_key(&self, account: &AccountId, label: &str) -> Result<(KeyRecord, String)> {
-        let mut random = [0; 32];
-        getrandom::fill(&mut random).map_err(|error| StoreError::Unavailable(sqlx::Error::Io(error.into())))?;
-        let secret = format!("{KEY_PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(random));
-        let insert = format!(
-            "INSERT INTO api_keys (id, account, sha256, shown_prefix, label, created_at)
-             SELECT $1, id, $3, $4, $5, {} FROM accounts WHERE id = $2 AND closed_at IS NULL
-             RETURNING id, account, label, shown_prefix, created_at, revoked_at",
-            self.clock()
-        );
         let mut tx = self.writer.begin().await?;
-        // A gateway may remember that nobody has this key; nobody could have guessed it, so the epoch stays.
-        let row = sql::query(insert)
-            .bind(KeyId::fresh().to_string())
-            .bind(account.to_string())
-            .bind(Hash::of(secret.as_bytes()).to_string())
-            .bind(&secret[..SHOWN])
-            .bind(label)
-            .fetch_optional(&mut *tx)
-            .await?;
-        let record = key(&row.ok_or(StoreError::Missing("open account"))?)?;
+        let made = make_key(&mut tx, &self.clock(), account, label).await?;
         tx.commit().await?;
-        Ok((record, secret))
+        Ok(made)
     }
 
     /// An account's keys, or everyone's; oldest first, revoked ones too.
@@ -199,9 +164,7 @@ impl Store {
     /// Revokes a key. Gateways follow within a second, by the epoch.
     pub async fn revoke_key(&self, id: &KeyId) -> Result<()> {
         let mut tx = self.writer.begin().await?;
-        bump_epoch(&mut tx).await?;
-        let revoke = format!("UPDATE api_keys SET revoked_at = COALESCE(revoked_at, {}) WHERE id = $1", self.clock());
-        found(sql::query(revoke).bind(id.to_string()).execute(&mut *tx).await?.rows_affected(), "key")?;
+        revoke(&mut tx, &self.clock(), id).await?;
         Ok(tx.commit().await?)
     }
 
@@ -213,6 +176,113 @@ impl Store {
         let row = sqlx::query(select).bind(Hash(*sha256).to_string()).fetch_optional(&self.reader).await?;
         row.as_ref().map(key).transpose()
     }
+}
+
+pub(super) async fn open(connection: &mut AnyConnection, clock: &str, name: &str) -> Result<AccountRecord> {
+    let id = AccountId::fresh();
+    let insert = format!(
+        "INSERT INTO accounts (id, name, created_at) VALUES ($1, $2, {clock}) RETURNING id, name, created_at, closed_at"
+    );
+    let row = sql::query(insert).bind(id.to_string()).bind(name).fetch_one(&mut *connection).await?;
+    let credit = LedgerId::credit(id);
+    sqlx::query("INSERT INTO ledger_accounts (id, kind, owner) VALUES ($1, $2, $3)")
+        .bind(credit.as_str())
+        .bind(credit.kind().as_str())
+        .bind(credit.owner())
+        .execute(connection)
+        .await?;
+    account(&row)
+}
+
+pub(super) async fn read(connection: &mut AnyConnection, id: &AccountId) -> Result<AccountRecord> {
+    let select = "SELECT id, name, created_at, closed_at FROM accounts WHERE id = $1";
+    let row = sqlx::query(select).bind(id.to_string()).fetch_optional(connection).await?;
+    account(&row.ok_or(StoreError::Missing("account"))?)
+}
+
+pub(super) async fn read_key(connection: &mut AnyConnection, id: &KeyId) -> Result<KeyRecord> {
+    let select = "SELECT id, account, label, shown_prefix, created_at, revoked_at FROM api_keys WHERE id = $1";
+    let row = sqlx::query(select).bind(id.to_string()).fetch_optional(connection).await?;
+    key(&row.ok_or(StoreError::Missing("key"))?)
+}
+
+pub(super) async fn close(connection: &mut AnyConnection, clock: &str, id: &AccountId) -> Result<()> {
+    bump_epoch(connection).await?;
+    let close = format!("UPDATE accounts SET closed_at = COALESCE(closed_at, {clock}) WHERE id = $1");
+    found(sql::query(close).bind(id.to_string()).execute(connection).await?.rows_affected(), "account")
+}
+
+pub(super) async fn balance(connection: &mut AnyConnection, id: &AccountId) -> Result<Balance> {
+    let select = "SELECT balance, CAST(COALESCE(
+                (SELECT SUM(a.balance) FROM ledger_accounts a WHERE a.kind = 'allowance' AND a.owner = $2), 0) AS BIGINT)
+            FROM ledger_accounts WHERE id = $1";
+    let credit = LedgerId::credit(*id);
+    let row = sqlx::query(select).bind(credit.as_str()).bind(credit.owner()).fetch_optional(connection).await?;
+    let row = row.ok_or(StoreError::Missing("account"))?;
+    let (credit, allowances): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+    let spendable = credit.checked_add(allowances).ok_or(StoreError::corrupt("a balance overflows"))?;
+    Ok(Balance {
+        credit: NanoUsd::from_nanos(credit),
+        allowances: NanoUsd::from_nanos(allowances),
+        spendable: NanoUsd::from_nanos(spendable),
+    })
+}
+
+/// See [`Store::add_credit`].
+pub(super) async fn credit(
+    connection: &mut AnyConnection,
+    clock: &str,
+    id: &AccountId,
+    amount: NanoUsd,
+    kind: CreditKind,
+    reference: &str,
+) -> Result<()> {
+    if amount <= NanoUsd::ZERO || amount > MAX_CREDIT {
+        return Err(StoreError::Invalid("credit must be above zero, and a billion dollars at most"));
+    }
+    let kind = match kind {
+        CreditKind::Paid => PostingKind::CreditPaid,
+        CreditKind::Promotional => PostingKind::CreditPromotional,
+    };
+    let posting = Posting::from_source(kind, reference, LedgerId::outside(), [(LedgerId::credit(*id), amount)])
+        .ok_or(StoreError::Invalid("more money than 64 bits hold"))?;
+    ledger::add_credit(connection, &LedgerId::credit(*id), amount).await?;
+    ledger::write(connection, clock, std::slice::from_ref(&posting)).await.map_err(|error| match error {
+        StoreError::Conflict(_) => StoreError::Conflict("this payment has been credited already".into()),
+        other => other,
+    })
+}
+
+pub(super) async fn make_key(
+    connection: &mut AnyConnection,
+    clock: &str,
+    account: &AccountId,
+    label: &str,
+) -> Result<(KeyRecord, String)> {
+    let mut random = [0; 32];
+    getrandom::fill(&mut random).map_err(|error| StoreError::Unavailable(sqlx::Error::Io(error.into())))?;
+    let secret = format!("{KEY_PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(random));
+    let insert = format!(
+        "INSERT INTO api_keys (id, account, sha256, shown_prefix, label, created_at)
+         SELECT $1, id, $3, $4, $5, {clock} FROM accounts WHERE id = $2 AND closed_at IS NULL
+         RETURNING id, account, label, shown_prefix, created_at, revoked_at"
+    );
+    // A gateway may remember that nobody has this key; nobody could have guessed it, so the epoch stays.
+    let row = sql::query(insert)
+        .bind(KeyId::fresh().to_string())
+        .bind(account.to_string())
+        .bind(Hash::of(secret.as_bytes()).to_string())
+        .bind(&secret[..SHOWN])
+        .bind(label)
+        .fetch_optional(connection)
+        .await?;
+    Ok((key(&row.ok_or(StoreError::Missing("open account"))?)?, secret))
+}
+
+pub(super) async fn revoke(connection: &mut AnyConnection, clock: &str, id: &KeyId) -> Result<()> {
+    bump_epoch(connection).await?;
+    let revoke = format!("UPDATE api_keys SET revoked_at = COALESCE(revoked_at, {clock}) WHERE id = $1");
+    found(sql::query(revoke).bind(id.to_string()).execute(connection).await?.rows_affected(), "key")
 }
 
 /// Whose credit an allowance is a part of; `None` if there is no such allowance.

@@ -8,8 +8,9 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 
 use super::error::StoreError;
 
-const MIGRATIONS: [(i64, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str); 3] = [
     (1, "books", include_str!("../../../migrations/0001_books.sql")),
+    (3, "admin", include_str!("../../../migrations/0003_admin.sql")),
     (6, "usage", include_str!("../../../migrations/0006_usage.sql")),
 ];
 

@@ -4,16 +4,21 @@
 //! process has written). Rows are locked in one order: counter, replica, attempt, credit, allowance, each kind by id.
 
 mod accounts;
+mod act;
 mod allowances;
 mod attempts;
+mod audit;
 mod bus;
 mod catalogue;
 mod check;
+mod entries;
 mod error;
 mod invoices;
 pub mod lease;
 mod ledger;
 mod migrate;
+mod operator;
+mod prices;
 mod proofs;
 mod providers;
 mod receipts;
@@ -34,9 +39,12 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Any, AnyConnection, AnyPool, ConnectOptions, Executor, Row, Transaction};
 
 pub use accounts::{AccountRecord, Balance, CreditKind, KeyRecord};
+pub use act::{Act, ActRequest, Begun, StoredAnswer};
 pub use allowances::Reserved;
+pub use audit::{AuditFilter, AuditLine, AuditRecord};
 pub use bus::Bus;
 pub use check::BooksReport;
+pub use entries::{EntriesPage, EntryFilter, EntryRecord};
 pub use error::{StoreError, StoreErrorKind};
 pub use invoices::{Invoice, InvoiceEntry, InvoiceUsage};
 pub use lease::{Lease, LeaseGuard, LeaseHeld};
@@ -107,9 +115,14 @@ impl Store {
         Ok(row.ok_or(StoreError::Missing("signing key"))?.try_get(0)?)
     }
 
-    /// A number that goes up with every change that gateways cache: keys, accounts, the catalogue, providers' standings.
+    /// A number that goes up with every change that gateways cache: keys, accounts, the catalogue, providers' standings;
+    /// also when a price begins that was set before.
     pub async fn epoch(&self) -> Result<i64> {
-        let row = sqlx::query("SELECT value FROM counters WHERE name = 'epoch'").fetch_one(&self.reader).await?;
+        let select = format!(
+            "SELECT value + (SELECT COUNT(*) FROM model_prices WHERE valid_from <= {}) FROM counters WHERE name = 'epoch'",
+            self.clock()
+        );
+        let row = sql::query(select).fetch_one(&self.reader).await?;
         Ok(row.try_get(0)?)
     }
 

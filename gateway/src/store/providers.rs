@@ -2,8 +2,8 @@
 
 use lumbung_openapi::money::NanoUsd;
 use serde::Serialize;
-use sqlx::Row;
 use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, Row};
 
 use super::{Result, Store, StoreError, bump_epoch, sql};
 use crate::domain::ids::ProviderId;
@@ -42,15 +42,23 @@ impl Store {
 
     /// Sets a provider's standing, before it has joined if need be (a ban may come first).
     pub async fn set_standing(&self, id: &ProviderId, standing: Standing) -> Result<()> {
-        let clock = self.clock();
         let mut tx = self.writer.begin().await?;
-        bump_epoch(&mut tx).await?;
-        let set = format!(
-            "INSERT INTO providers (id, standing, first_seen, standing_since) VALUES ($1, $2, {clock}, {clock})
-             ON CONFLICT (id) DO UPDATE SET standing = excluded.standing, standing_since = excluded.standing_since"
-        );
-        sql::query(set).bind(id.as_str()).bind(standing.as_str()).execute(&mut *tx).await?;
+        self::set_standing(&mut tx, &self.clock(), id, standing).await?;
         Ok(tx.commit().await?)
+    }
+
+    /// Providers by id: at most `limit`, after the one with the id `after` (empty: from the first).
+    pub async fn providers_after(&self, after: &str, limit: i64) -> Result<Vec<ProviderRecord>> {
+        let select =
+            "SELECT id, standing, first_seen, standing_since FROM providers WHERE id > $1 ORDER BY id LIMIT $2";
+        sqlx::query(select).bind(after).bind(limit).fetch_all(&self.reader).await?.iter().map(provider).collect()
+    }
+
+    /// One provider. Fails with `Missing` if it never joined.
+    pub async fn provider(&self, id: &ProviderId) -> Result<ProviderRecord> {
+        let select = "SELECT id, standing, first_seen, standing_since FROM providers WHERE id = $1";
+        let row = sqlx::query(select).bind(id.as_str()).fetch_optional(&self.reader).await?;
+        provider(&row.ok_or(StoreError::Missing("provider"))?)
     }
 
     /// What a provider has earned; nothing if it is unknown.
@@ -60,6 +68,22 @@ impl Store {
             payable: self.balance(&LedgerId::provider_payable(id)).await?,
         })
     }
+}
+
+/// See [`Store::set_standing`].
+pub(super) async fn set_standing(
+    connection: &mut AnyConnection,
+    clock: &str,
+    id: &ProviderId,
+    standing: Standing,
+) -> Result<ProviderRecord> {
+    bump_epoch(connection).await?;
+    let set = format!(
+        "INSERT INTO providers (id, standing, first_seen, standing_since) VALUES ($1, $2, {clock}, {clock})
+         ON CONFLICT (id) DO UPDATE SET standing = excluded.standing, standing_since = excluded.standing_since
+         RETURNING id, standing, first_seen, standing_since"
+    );
+    provider(&sql::query(set).bind(id.as_str()).bind(standing.as_str()).fetch_one(connection).await?)
 }
 
 fn provider(row: &AnyRow) -> Result<ProviderRecord> {

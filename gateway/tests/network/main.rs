@@ -2,6 +2,7 @@
 
 mod support;
 
+mod admin;
 mod charging;
 mod disconnects;
 mod errors;

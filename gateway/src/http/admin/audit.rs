@@ -1,0 +1,78 @@
+//! The audit log.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Response;
+use lumbung_openapi::admin::AuditEntry;
+
+use super::super::Shared;
+use super::csv::Row;
+use super::error::AdminError;
+use super::page::{self, Params};
+use crate::store::{AuditFilter, AuditRecord};
+
+/// `GET /admin/v1/audit`
+pub async fn list(State(shared): State<Arc<Shared>>, mut params: Params) -> Result<Response, AdminError> {
+    let (paging, as_csv) = (params.paging()?, params.wants_csv()?);
+    let filter = AuditFilter {
+        subject: params.text("subject").unwrap_or_default(),
+        resource: params.text("resource").unwrap_or_default(),
+        from_us: params.moment("from_us")?,
+        until_us: params.moment("until_us")?,
+    };
+    params.end()?;
+    let lines = shared.store.audit_log(&filter, &paging.after, paging.fetch()).await?;
+    let page = paging.page(lines, |line| line.id.to_string()).map(describe);
+    Ok(if as_csv { page::csv(page, "audit") } else { page::json(page) })
+}
+
+fn describe(record: AuditRecord) -> AuditEntry {
+    let line = record.line;
+    AuditEntry {
+        id: record.id.to_string(),
+        at_us: record.at_us,
+        subject: line.actor.subject,
+        issuer: line.actor.issuer,
+        role: line.actor.role.to_string(),
+        method: line.method,
+        route: line.route,
+        resource: line.resource,
+        status: line.status,
+        request_id: line.request_id,
+        idempotency_key: line.idempotency_key,
+    }
+}
+
+impl Row for AuditEntry {
+    const HEAD: &'static [&'static str] = &[
+        "id",
+        "at_us",
+        "subject",
+        "issuer",
+        "role",
+        "method",
+        "route",
+        "resource",
+        "status",
+        "request_id",
+        "idempotency_key",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let text = |text: &String| text.clone();
+        vec![
+            text(&self.id),
+            self.at_us.to_string(),
+            text(&self.subject),
+            text(&self.issuer),
+            text(&self.role),
+            text(&self.method),
+            text(&self.route),
+            text(&self.resource),
+            self.status.to_string(),
+            text(&self.request_id),
+            text(&self.idempotency_key),
+        ]
+    }
+}

@@ -1,0 +1,44 @@
+//! The operator's API under `/admin/v1`: the route table, and what its handlers share. A handler checks its role, reads,
+//! or does one [act](crate::store::Act) and answers.
+
+mod accounts;
+mod audit;
+mod call;
+mod csv;
+mod error;
+mod gate;
+mod ledger;
+mod models;
+mod page;
+mod providers;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
+
+use super::Shared;
+
+/// The operator's routes, behind the gate that knows operators.
+pub fn routes(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
+    Router::new()
+        .route("/admin/v1/accounts", get(accounts::list).post(accounts::create))
+        .route("/admin/v1/accounts/{id}", get(accounts::retrieve))
+        .route("/admin/v1/accounts/{id}/close", post(accounts::close))
+        .route("/admin/v1/accounts/{id}/credit", post(accounts::credit))
+        .route("/admin/v1/accounts/{id}/refunds", post(accounts::refund))
+        .route("/admin/v1/accounts/{id}/keys", post(accounts::create_key))
+        .route("/admin/v1/keys", get(accounts::list_keys))
+        .route("/admin/v1/keys/{id}/revoke", post(accounts::revoke_key))
+        .route("/admin/v1/models", get(models::list))
+        .route("/admin/v1/models/{id}", get(models::retrieve).put(models::put).delete(models::remove))
+        .route("/admin/v1/models/{id}/prices", get(models::list_prices).post(models::add_price))
+        .route("/admin/v1/providers", get(providers::list))
+        .route("/admin/v1/providers/{id}", get(providers::retrieve))
+        .route("/admin/v1/providers/{id}/standing", post(providers::set_standing))
+        .route("/admin/v1/ledger/entries", get(ledger::entries))
+        .route("/admin/v1/ledger/check", get(ledger::check))
+        .route("/admin/v1/audit", get(audit::list))
+        .route_layer(from_fn_with_state(shared.clone(), gate::gate))
+}
