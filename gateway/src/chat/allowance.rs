@@ -110,14 +110,20 @@ impl Allowances {
         }
     }
 
-    /// One reservation; `false`: the credit is too little.
+    /// One reservation; `false`: the credit is too little. In a task of its own: whoever asked may leave before it is
+    /// decided, and what has been set aside by then must be known here, or nobody could spend it or give it back.
     async fn try_reserve(&self, allowance: &Arc<Allowance>, amount: NanoUsd) -> Result<bool, HoldError> {
         let short = amount.nanos() - allowance.left.load(Ordering::Acquire).clamp(0, amount.nanos());
-        let reserved = self.store.reserve(&allowance.account, &self.replica, NanoUsd::from_nanos(short), SLICE).await?;
-        let Some(reserved) = reserved else { return Ok(false) };
-        allowance.id.get_or_init(|| reserved.allowance);
-        allowance.left.fetch_add(reserved.amount.nanos(), Ordering::AcqRel);
-        Ok(true)
+        let (store, replica, allowance) = (self.store.clone(), self.replica, allowance.clone());
+        let reserving = tokio::spawn(async move {
+            let reserved = store.reserve(&allowance.account, &replica, NanoUsd::from_nanos(short), SLICE).await?;
+            let Some(reserved) = reserved else { return Ok(false) };
+            allowance.id.get_or_init(|| reserved.allowance);
+            allowance.left.fetch_add(reserved.amount.nanos(), Ordering::AcqRel);
+            Ok(true)
+        });
+        let cut_off = |_| Err(StoreError::Corrupt("a reservation did not come to its end".into()).into());
+        reserving.await.unwrap_or_else(cut_off)
     }
 
     /// Gives back what an account has unused here, because another replica is short of it.

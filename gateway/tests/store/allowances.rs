@@ -1,11 +1,12 @@
 //! Setting credit aside, and giving it back.
 
+use lumbung_gateway::chat::allowance::Allowances;
 use lumbung_gateway::domain::ids::{AccountId, AllowanceId, ReplicaId};
 use lumbung_gateway::store::StoreErrorKind;
 use lumbung_openapi::money::NanoUsd;
 
 use crate::on_both;
-use crate::support::{CLAIM_WINDOW, LEASE, nanos, usd};
+use crate::support::{Books, CLAIM_WINDOW, LEASE, nanos, usd};
 
 on_both! {
     async fn what_is_set_aside_is_a_tenth_at_most_unless_more_is_needed(books: &Books) {
@@ -127,4 +128,25 @@ on_both! {
         assert_eq!(books.store.release_ended(CLAIM_WINDOW).await.expect("answer"), 1);
         assert_eq!(books.store.account_balance(&account).await.expect("a balance").credit, usd("10"));
     }
+
+    async fn what_is_reserved_for_whoever_left_meanwhile_is_not_lost(books: &Books) {
+        let (account, lease) = (books.account_with(usd("1")).await, books.replica().await);
+        let allowances = Allowances::new(books.store.clone(), None, lease.replica);
+        let allowance = allowances.of(&account);
+        for micros in (0..4000).step_by(50) {
+            // Each needs more than is left in memory; each waits a little longer, some long enough.
+            let more = nanos(allowance_of(books, &account).await.nanos() + 1000);
+            let hold = allowances.hold(&allowance, more);
+            drop(tokio::time::timeout(std::time::Duration::from_micros(micros), hold).await);
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        assert!(allowance_of(books, &account).await > NanoUsd::ZERO, "something was reserved");
+        allowances.give_back(true).await.expect("the books answer");
+        assert_eq!(allowance_of(books, &account).await, NanoUsd::ZERO, "all of it is known");
+        assert_eq!(books.spendable(&account).await, usd("1"));
+    }
+}
+
+async fn allowance_of(books: &Books, account: &AccountId) -> NanoUsd {
+    books.store.account_balance(account).await.expect("a balance").allowances
 }
