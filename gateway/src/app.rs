@@ -14,6 +14,7 @@ use crate::admin::issuer::Issuer;
 use crate::chat::Gateway;
 use crate::chat::allowance::Allowances;
 use crate::chat::authenticate::Keyring;
+use crate::chat::limits::Gauges;
 use crate::chat::settle::Settler;
 use crate::config::{BooksConfig, ServeConfig};
 use crate::domain::ids::ReplicaId;
@@ -113,9 +114,11 @@ async fn assemble(
     let keys = store.signing_keys().await.context("cannot read the signing keys")?;
     let (settler, writer) = Settler::start(store.clone(), keys.clone(), config.max_jobs);
     let allowances = Arc::new(Allowances::new(store.clone(), bus, replica));
+    let gauges = Arc::new(Gauges::new(store.clone(), replica));
     let gateway = Gateway {
         replica,
-        keyring: Keyring::new(store.clone(), allowances.clone()),
+        keyring: Keyring::new(store.clone(), allowances.clone(), gauges.clone()),
+        gauges,
         fleet: Fleet::new(FleetLimits { max_tunnels: config.max_tunnels, queue_length: config.queue_length }),
         allowances,
         settler,

@@ -12,6 +12,7 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 
 use crate::error::InvalidRequest;
+use crate::money::NanoUsd;
 use crate::parameter::{Parameter, ParameterSet};
 use json::{Members, Value};
 pub use message::{Message, Role};
@@ -46,8 +47,19 @@ pub struct ChatRequest<'a> {
     pub stop: Vec<Cow<'a, str>>,
     /// Log-probabilities: `Some(k)` asks for them, with `k` alternatives.
     pub logprobs: Option<u8>,
+    /// What the client pays at most.
+    pub max_price: MaxPrice,
     /// The parameters that this request uses, by which providers are chosen.
     pub parameters: ParameterSet,
+}
+
+/// OpenRouter's `provider.max_price`: what a provider may ask at most, in dollars per million tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MaxPrice {
+    /// For prompt tokens.
+    pub prompt: Option<NanoUsd>,
+    /// For completion tokens.
+    pub completion: Option<NanoUsd>,
 }
 
 /// How the next token is drawn.
@@ -92,8 +104,21 @@ impl<'a> ChatRequest<'a> {
         let logprobs = parse_logprobs(&members, &mut used)?;
         parse_features(&members, &mut used)?;
         parse_labels(&members)?;
-
-        Ok(Self { model, messages, stream, include_usage, max_tokens, n, sampling, stop, logprobs, parameters: used.0 })
+        let max_price = parse_max_price(members.get("provider"))?;
+        let parameters = used.0;
+        Ok(Self {
+            model,
+            messages,
+            stream,
+            include_usage,
+            max_tokens,
+            n,
+            sampling,
+            stop,
+            logprobs,
+            max_price,
+            parameters,
+        })
     }
 
     /// The first parameter in use that `supported` lacks, where this model cannot serve the request as it stands.
@@ -310,6 +335,16 @@ fn parse_labels(members: &Members<'_>) -> Result<(), InvalidRequest> {
         value.string(&format!("metadata.{name}"))?;
     }
     Ok(())
+}
+
+/// Of OpenRouter's `provider` only the price cap is read here; its other members pass through.
+fn parse_max_price(provider: Option<Value<'_>>) -> Result<MaxPrice, InvalidRequest> {
+    let Some(provider) = provider else { return Ok(MaxPrice::default()) };
+    let Some(prices) = provider.object("provider")?.get("max_price") else { return Ok(MaxPrice::default()) };
+    let prices = prices.object("provider.max_price")?;
+    let price =
+        |name: &str| prices.get(name).map(|value| value.dollars(&format!("provider.max_price.{name}"))).transpose();
+    Ok(MaxPrice { prompt: price("prompt")?, completion: price("completion")? })
 }
 
 #[cfg(test)]

@@ -46,6 +46,37 @@ impl NanoUsd {
         self.0
     }
 
+    /// Reads an amount as JSON writes numbers, exponents included (`1e-7`): exactly, without a float. What is finer than a
+    /// nano-dollar is rounded toward zero.
+    pub fn from_json_number(text: &str) -> Result<Self, ParseUsdError> {
+        let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+            Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().map_err(|_| ParseUsdError::Malformed)?),
+            None => (text, 0),
+        };
+        let (negative, digits) = mantissa.strip_prefix('-').map_or((false, mantissa), |rest| (true, rest));
+        let (whole, part) = digits.split_once('.').unwrap_or((digits, "0"));
+        let all_digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+        if !all_digits(whole) || !all_digits(part) {
+            return Err(ParseUsdError::Malformed);
+        }
+        // digits × 10^shift nano-dollars
+        let digits = format!("{whole}{part}");
+        let significant = digits.trim_start_matches('0');
+        let shift = i64::from(exponent) + 9 - part.len() as i64;
+        let kept = significant.len() as i64 + shift;
+        let nanos = match kept {
+            ..=0 => 0,
+            1..=19 => {
+                let kept = kept as usize;
+                let digits = &significant[..kept.min(significant.len())];
+                format!("{digits:0<kept$}").parse::<i64>().map_err(|_| ParseUsdError::TooLarge)?
+            }
+            _ if significant.is_empty() => 0,
+            _ => return Err(ParseUsdError::TooLarge),
+        };
+        Ok(Self(if negative { -nanos } else { nanos }))
+    }
+
     /// Sum; `None` where 64 bits do not hold it.
     pub fn checked_add(self, other: Self) -> Option<Self> {
         self.0.checked_add(other.0).map(Self)
@@ -164,6 +195,32 @@ mod tests {
         assert_eq!("99999999999".parse::<NanoUsd>(), Err(ParseUsdError::TooLarge));
         for text in ["", ".", "1.", ".5", "1e3", "+1", " 1", "--1", "NaN", "1.-5"] {
             assert_eq!(text.parse::<NanoUsd>(), Err(ParseUsdError::Malformed), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn dollars_are_read_from_json_numbers_exactly() {
+        for (text, nanos) in [
+            ("0", 0),
+            ("0e99999999", 0),
+            ("1", 1_000_000_000),
+            ("0.1", 100_000_000),
+            ("1e-7", 100),
+            ("1E2", 100_000_000_000),
+            ("1.5e+1", 15_000_000_000),
+            ("0.30000000000000004", 300_000_000),
+            ("12345e-10", 1234),
+            ("1e-99", 0),
+            ("-0.000000001", -1),
+            ("9223372036.854775807", i64::MAX),
+        ] {
+            assert_eq!(NanoUsd::from_json_number(text).map(NanoUsd::nanos), Ok(nanos), "{text}");
+        }
+        for text in ["9223372036.854775808", "1e10", "1e2000000000", "99999999999999999999"] {
+            assert_eq!(NanoUsd::from_json_number(text), Err(ParseUsdError::TooLarge), "{text}");
+        }
+        for text in ["", "e1", "1e", "1e1.5", ".5", "1.", "0x1", "NaN", "1e99999999999", "--1", "+1"] {
+            assert_eq!(NanoUsd::from_json_number(text), Err(ParseUsdError::Malformed), "{text:?}");
         }
     }
 

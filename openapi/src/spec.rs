@@ -64,6 +64,7 @@ fn create_chat_completion() -> OperationBuilder {
         )
         .content(JSON, ContentBuilder::new().schema(Some(reference::<ChatCompletion>())).build())
         .content("text/event-stream", ContentBuilder::new().schema(Some(reference::<ChatCompletionChunk>())).build());
+    let answer = rates(with_header(answer, "x-generation-id", Type::String, "The answer's id."));
     operation("createChatCompletion", "Chat with a model", "OpenAI")
         .security(key())
         .request_body(Some(body::<ChatCompletionRequest>()))
@@ -74,13 +75,17 @@ fn create_chat_completion() -> OperationBuilder {
                 "A parameter is wrong, the prompt is too long, or the model cannot do what is asked; `param` names it.",
             ),
         )
-        .response("401", error("`invalid_api_key`"))
-        .response("404", error("`model_not_found`"))
+        .response("401", error("`invalid_api_key`, `api_key_expired`"))
+        .response("403", error("`model_not_allowed`, or `insufficient_permissions`: a management key."))
+        .response("404", error("`model_not_found`, or `no_provider_within_price`: nobody asks as little as `provider.max_price`."))
         .response("408", not_again(error("The body did not come, or the answer was not read, in time.")))
         .response("413", error("`request_too_large`"))
         .response(
             "429",
-            not_again(error("`insufficient_quota`: the account's credit does not cover what the request may cost.")),
+            rates(wait(not_again(error(
+                "`insufficient_quota`: the account's credit does not cover what the request may cost; `budget_exceeded`: a budget does \
+                 not; `rate_limit_exceeded`: too many requests or tokens in a minute, or requests at a time.",
+            )))),
         )
         .response("502", wait(error("`provider_failed`: the providers that were tried failed before they answered.")))
         .response("503", wait(error("`no_provider`, `all_busy`, or the gateway is at its limit.")))
@@ -249,6 +254,16 @@ fn with_request_id(response: ResponseBuilder) -> ResponseBuilder {
 /// An error after which trying again, later, makes sense.
 fn wait(response: ResponseBuilder) -> ResponseBuilder {
     with_header(response, "retry-after", Type::Integer, "Seconds to wait.")
+}
+
+/// Where the caller's rates per minute stand; only those that are limited.
+fn rates(response: ResponseBuilder) -> ResponseBuilder {
+    ["requests", "tokens"].into_iter().fold(response, |response, unit| {
+        let name = |what: &str| format!("x-ratelimit-{what}-{unit}");
+        let response = with_header(response, &name("limit"), Type::Integer, "In a minute, where that is limited.");
+        let response = with_header(response, &name("remaining"), Type::Integer, "What is left of that now.");
+        with_header(response, &name("reset"), Type::String, "Until all of it is, such as `6m0s` or `20ms`.")
+    })
 }
 
 /// An error that the SDKs would retry by its status.

@@ -5,18 +5,26 @@ use std::sync::Arc;
 use bytes::Bytes;
 use lumbung_openapi::chat::ChatRequest;
 use lumbung_openapi::merkle::Hash;
+use lumbung_openapi::money::TokenPrice;
 use lumbung_openapi::parameter::ParameterSet;
 
 use super::allowance::{Hold, HoldError};
 use super::authenticate::Caller;
 use super::error::ApiError;
+use super::limits::Grant;
 use super::settle::SettlePermit;
 use super::{Gateway, Incoming, clock};
 use crate::domain::ids::JobId;
+use crate::domain::limits::Ask;
+use crate::domain::provider::Standing;
 use crate::fleet::ModelSeats;
+use crate::fleet::seat::Seat;
 
 /// Tokens that a chat template may add to what the client wrote, beyond one per byte of the body.
 const TEMPLATE_TOKENS: u32 = 256;
+/// Bytes of a request that count as one token against a rate: OpenAI's own rule of thumb for English text ("one token is
+/// about four characters"). The rate is corrected once the answer is over.
+const BYTES_PER_TOKEN: u64 = 4;
 
 /// A request that will be served if a provider can be found.
 pub struct Admitted {
@@ -34,6 +42,8 @@ pub struct Admitted {
     pub model: Arc<ModelSeats>,
     /// Money for the most it may cost; for the first part of that, where the client has named no limit.
     pub hold: Hold,
+    /// What it takes of the key's and the account's limits.
+    pub grant: Grant,
     /// A place in the settlement queue.
     pub permit: SettlePermit,
     /// The job.
@@ -73,6 +83,32 @@ pub struct Wish {
     /// Those that money is held for at first: all of them where the client has named a limit; otherwise few, and as many
     /// again whenever the answer nears the end of what is held.
     pub held_completion_tokens: u32,
+    /// Prompt and completion tokens, as far as can be said beforehand.
+    pub likely_tokens: u64,
+    /// The most that a provider may ask: the reference price, or what the client has set below it.
+    pub max_price: TokenPrice,
+    /// Whether providers on probation may serve.
+    pub allow_probation: bool,
+}
+
+impl Wish {
+    /// Whether a provider's price and standing are what the client and its account accept.
+    pub fn accepts(&self, seat: &Seat) -> bool {
+        seat.ask.is_within(&self.max_price) && (self.allow_probation || seat.standing != Standing::Newcomer)
+    }
+
+    /// Why nobody among `seats` serves this.
+    pub fn nobody(&self, seats: &[Arc<Seat>]) -> ApiError {
+        let known = |seat: &&Arc<Seat>| self.allow_probation || seat.standing != Standing::Newcomer;
+        match (seats.iter().any(|seat| known(&seat)), seats.is_empty()) {
+            (_, true) => ApiError::NoProvider(self.public_model.clone()),
+            (false, _) => ApiError::OnlyNewcomers(self.public_model.clone()),
+            (true, _) if !seats.iter().filter(known).any(|seat| self.accepts(seat)) => {
+                ApiError::AbovePriceCap(self.public_model.clone())
+            }
+            (true, _) => ApiError::NoProvider(self.public_model.clone()),
+        }
+    }
 }
 
 /// Admits a request, or says why not. No database stands in the way of an ordinary one.
@@ -81,10 +117,14 @@ pub async fn admit(gateway: &Gateway, caller: Arc<Caller>, request: Incoming) ->
     if !gateway.is_admitting() {
         return Err(ApiError::Overloaded);
     }
-    let (wish, model) = understand(gateway, &body)?;
-    let ceiling = model.entry.reference.cost(wish.max_prompt_tokens, wish.held_completion_tokens);
+    if caller.is_management {
+        return Err(ApiError::Forbidden("A management key manages keys: it cannot ask for completions."));
+    }
+    let (wish, model) = understand(gateway, &caller, &body)?;
+    let ceiling = wish.max_price.cost(wish.max_prompt_tokens, wish.held_completion_tokens);
     let ceiling = ceiling.ok_or(ApiError::InsufficientQuota)?; // more than 64 bits of nano-dollars
     let permit = gateway.settler.permit().ok_or(ApiError::Overloaded)?;
+    let grant = caller.scopes.admit(Ask { tokens: wish.likely_tokens, ceiling })?;
     let hold = gateway.allowances.hold(&caller.allowance, ceiling).await.map_err(|error| match error {
         HoldError::InsufficientCredit => ApiError::InsufficientQuota,
         HoldError::Store(error) => {
@@ -102,17 +142,22 @@ pub async fn admit(gateway: &Gateway, caller: Arc<Caller>, request: Incoming) ->
         body_sha256,
         model,
         hold,
+        grant,
         permit,
         job: JobId::fresh(),
         received_micros,
     })
 }
 
-fn understand(gateway: &Gateway, body: &Bytes) -> Result<(Wish, Arc<ModelSeats>), ApiError> {
+fn understand(gateway: &Gateway, caller: &Caller, body: &Bytes) -> Result<(Wish, Arc<ModelSeats>), ApiError> {
     let request = ChatRequest::parse(body)?;
     let snapshot = gateway.fleet.snapshot();
     let model =
         snapshot.model(&request.model).ok_or_else(|| ApiError::UnknownModel(request.model.clone().into_owned()))?;
+    let scopes = [&caller.scopes.account.limits, &caller.scopes.key.limits];
+    if !scopes.iter().all(|limits| limits.allows(&model.entry.id)) {
+        return Err(ApiError::ModelNotAllowed(request.model.into_owned()));
+    }
     if model.seats.is_empty() {
         return Err(ApiError::NoProvider(request.model.into_owned()));
     }
@@ -127,7 +172,14 @@ fn understand(gateway: &Gateway, body: &Bytes) -> Result<(Wish, Arc<ModelSeats>)
         None => per_choice.min(gateway.default_hold_tokens),
     };
     let body_tokens = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    let (reference, cap) = (model.entry.reference, request.max_price);
     let wish = Wish {
+        likely_tokens: body.len() as u64 / BYTES_PER_TOKEN + u64::from(held_per_choice) * u64::from(request.n),
+        max_price: TokenPrice {
+            prompt: cap.prompt.map_or(reference.prompt, |cap| cap.min(reference.prompt)),
+            completion: cap.completion.map_or(reference.completion, |cap| cap.min(reference.completion)),
+        },
+        allow_probation: scopes.iter().all(|limits| limits.allow_probation),
         stream: request.stream,
         include_usage: request.include_usage,
         parameters: request.parameters,
@@ -136,5 +188,8 @@ fn understand(gateway: &Gateway, body: &Bytes) -> Result<(Wish, Arc<ModelSeats>)
         held_completion_tokens: held_per_choice.saturating_mul(request.n),
         public_model: request.model.into_owned(),
     };
-    Ok((wish, model.clone()))
+    match model.seats.iter().any(|seat| wish.accepts(seat)) {
+        true => Ok((wish, model.clone())),
+        false => Err(wish.nobody(&model.seats)),
+    }
 }

@@ -11,9 +11,11 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
 use super::allowance::{Allowance, Allowances};
+use super::clock;
 use super::error::ApiError;
+use super::limits::{Gauges, Scopes};
 use crate::domain::ids::KeyId;
-use crate::store::Store;
+use crate::store::{CallerRecord, Store};
 
 /// Keys remembered at a time.
 const CACHED_KEYS: usize = 100_000;
@@ -30,12 +32,17 @@ pub struct Caller {
     pub key: KeyId,
     /// What its account may spend here.
     pub allowance: Arc<Allowance>,
+    /// Its limits and its account's, and what has been used of them.
+    pub scopes: Arc<Scopes>,
+    /// Whether it manages keys, and may do nothing else.
+    pub is_management: bool,
 }
 
 /// The keys that this replica knows.
 pub struct Keyring {
     store: Store,
     allowances: Arc<Allowances>,
+    gauges: Arc<Gauges>,
     cache: Cache<[u8; 32], Remembered>,
     /// The store's epoch as last seen: an entry of an older one is looked up again.
     epoch: AtomicI64,
@@ -51,9 +58,9 @@ struct Remembered {
 
 impl Keyring {
     /// Knows no key yet.
-    pub fn new(store: Store, allowances: Arc<Allowances>) -> Self {
+    pub fn new(store: Store, allowances: Arc<Allowances>, gauges: Arc<Gauges>) -> Self {
         let (epoch, lookups) = (AtomicI64::new(0), Semaphore::new(LOOKUPS));
-        Self { store, allowances, cache: Cache::new(CACHED_KEYS), epoch, lookups }
+        Self { store, allowances, gauges, cache: Cache::new(CACHED_KEYS), epoch, lookups }
     }
 
     /// Something about keys changed in the store: what was remembered before is looked up again.
@@ -61,8 +68,19 @@ impl Keyring {
         self.epoch.store(epoch, Ordering::Release);
     }
 
-    /// Who shows this key.
+    /// Who shows this key, if it may still be used.
     pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Arc<Caller>, ApiError> {
+        let caller = self.identify(headers).await?;
+        let now_us = clock::unix_micros();
+        for (whose, scope) in [("key", &caller.scopes.key), ("account", &caller.scopes.account)] {
+            if scope.limits.has_expired(now_us) {
+                return Err(ApiError::Expired(whose));
+            }
+        }
+        Ok(caller)
+    }
+
+    async fn identify(&self, headers: &HeaderMap) -> Result<Arc<Caller>, ApiError> {
         let hash = bearer(headers).map(|key| <[u8; 32]>::from(Sha256::digest(key))).ok_or(ApiError::InvalidKey)?;
         let epoch = self.epoch.load(Ordering::Acquire);
         if let Some(known) =
@@ -77,11 +95,18 @@ impl Keyring {
 
     async fn look_up(&self, hash: &[u8; 32]) -> Result<Option<Arc<Caller>>, ApiError> {
         let _turn = self.lookups.acquire().await.map_err(|_| ApiError::Overloaded)?;
-        let record = self.store.find_key(hash).await.map_err(|error| {
+        let unavailable = |error| {
             tracing::error!(%error, "key look-up failed");
             ApiError::BooksUnavailable
-        })?;
-        Ok(record.map(|key| Arc::new(Caller { allowance: self.allowances.of(&key.account), key: key.id })))
+        };
+        let Some(CallerRecord { key, key_limits, account_limits }) =
+            self.store.find_caller(hash).await.map_err(unavailable)?
+        else {
+            return Ok(None);
+        };
+        let scopes = self.gauges.scopes(key.account, key.id, account_limits, key_limits).await.map_err(unavailable)?;
+        let (allowance, is_management) = (self.allowances.of(&key.account), key.management);
+        Ok(Some(Arc::new(Caller { key: key.id, allowance, scopes, is_management })))
     }
 }
 

@@ -43,7 +43,7 @@ pub async fn choose(gateway: &Gateway, job: &Admitted, attempt: u32, tried: &[Pr
             return Ok(route(gateway, job, attempt, seat));
         }
         if !model.seats.iter().any(|seat| can_serve(seat, &job.wish, tried)) {
-            return Err(if tried.is_empty() { no_provider(job) } else { ApiError::ProviderFailed });
+            return Err(if tried.is_empty() { job.wish.nobody(&model.seats) } else { ApiError::ProviderFailed });
         }
         let turn = model.queue.join(woken).map_err(|_| ApiError::AllBusy)?;
         // A slot may have come free between looking and joining: then nobody would wake us.
@@ -63,6 +63,7 @@ fn no_provider(job: &Admitted) -> ApiError {
 
 fn can_serve(seat: &Seat, wish: &Wish, tried: &[ProviderId]) -> bool {
     seat.tunnel.is_open()
+        && wish.accepts(seat)
         && wish.parameters.missing_from(seat.supported).is_empty()
         && !tried.contains(&seat.tunnel.provider)
 }

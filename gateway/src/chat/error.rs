@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use http::StatusCode;
 use lumbung_openapi::error::{ErrorObject, InvalidRequest};
 
+use crate::domain::limits::{Denied, Period};
+
 /// Why a request is not answered, or not to its end.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ApiError {
@@ -23,6 +25,24 @@ pub enum ApiError {
     /// The catalogue has no such model.
     #[error("unknown model")]
     UnknownModel(String),
+    /// The key (or account) was good until some time that has passed.
+    #[error("expired")]
+    Expired(&'static str),
+    /// The key may not do this; says why.
+    #[error("forbidden")]
+    Forbidden(&'static str),
+    /// The key or its account may not ask for this model.
+    #[error("model not allowed")]
+    ModelNotAllowed(String),
+    /// A limit of the key or its account is reached.
+    #[error("limit reached")]
+    Limited(Limited),
+    /// The model's providers are on probation, which the key or its account does not accept.
+    #[error("only newcomers")]
+    OnlyNewcomers(String),
+    /// The model's providers ask for more than the client's `provider.max_price`.
+    #[error("above the price cap")]
+    AbovePriceCap(String),
     /// The account cannot pay for what the request may cost.
     #[error("insufficient credit")]
     InsufficientQuota,
@@ -64,6 +84,12 @@ impl ApiError {
             Self::BodyTooLarge(_) => "body_too_large",
             Self::BodyTooSlow => "body_too_slow",
             Self::UnknownModel(_) => "unknown_model",
+            Self::Expired(_) => "expired",
+            Self::Forbidden(_) => "forbidden",
+            Self::ModelNotAllowed(_) => "model_not_allowed",
+            Self::Limited(limited) => limited.code(),
+            Self::OnlyNewcomers(_) => "only_newcomers",
+            Self::AbovePriceCap(_) => "above_price_cap",
             Self::InsufficientQuota => "insufficient_quota",
             Self::CreditExhausted => "credit_exhausted",
             Self::NoProvider(_) => "no_provider",
@@ -80,38 +106,72 @@ impl ApiError {
     /// The HTTP status.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::InvalidKey => StatusCode::UNAUTHORIZED,
+            Self::InvalidKey | Self::Expired(_) => StatusCode::UNAUTHORIZED,
+            Self::Forbidden(_) | Self::ModelNotAllowed(_) => StatusCode::FORBIDDEN,
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTooSlow | Self::ClientTooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::UnknownModel(_) | Self::NotFound(_) => StatusCode::NOT_FOUND,
-            Self::InsufficientQuota | Self::CreditExhausted => StatusCode::TOO_MANY_REQUESTS,
-            Self::NoProvider(_) | Self::AllBusy | Self::Overloaded | Self::BooksUnavailable => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::UnknownModel(_) | Self::NotFound(_) | Self::AbovePriceCap(_) => StatusCode::NOT_FOUND,
+            Self::InsufficientQuota | Self::CreditExhausted | Self::Limited(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::NoProvider(_)
+            | Self::OnlyNewcomers(_)
+            | Self::AllBusy
+            | Self::Overloaded
+            | Self::BooksUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::ProviderFailed => StatusCode::BAD_GATEWAY,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
         }
     }
 
-    /// Seconds after which trying again makes sense, where it does.
-    pub fn retry_after(&self) -> Option<u32> {
+    /// Milliseconds after which trying again makes sense, where it does.
+    pub fn retry_after_ms(&self) -> Option<u64> {
         match self {
-            Self::NoProvider(_) => Some(5),
-            Self::AllBusy | Self::Overloaded | Self::BooksUnavailable | Self::ProviderFailed => Some(1),
+            Self::Limited(limited) => limited.retry_after_ms(),
+            Self::NoProvider(_) | Self::OnlyNewcomers(_) => Some(5000),
+            Self::AllBusy | Self::Overloaded | Self::BooksUnavailable | Self::ProviderFailed => Some(1000),
             _ => None,
         }
     }
 
     /// Whether the SDKs, which retry by status, must be told that trying again cannot help.
     pub fn is_final(&self) -> bool {
-        matches!(self, Self::InsufficientQuota | Self::CreditExhausted | Self::BodyTooSlow | Self::ClientTooSlow)
+        match self {
+            Self::Limited(limited) => limited.retry_after_ms().is_none(),
+            Self::InsufficientQuota | Self::CreditExhausted | Self::BodyTooSlow | Self::ClientTooSlow => true,
+            _ => false,
+        }
     }
 
     /// OpenAI's error object.
     pub fn object(&self) -> ErrorObject {
         let (message, kind, param, code): (Cow<'static, str>, _, Option<&'static str>, Option<&'static str>) = match self {
             Self::Invalid(invalid) => return invalid.clone().into_object(),
+            Self::Limited(limited) => return limited.object(),
+            Self::Expired(whose) => (
+                format!("This API key's {whose} has expired.").replace("key's key", "key").into(),
+                "invalid_request_error",
+                None,
+                Some("api_key_expired"),
+            ),
+            Self::Forbidden(why) => ((*why).into(), "invalid_request_error", None, Some("insufficient_permissions")),
+            Self::ModelNotAllowed(model) => (
+                format!("This API key, or its account, is not allowed to use the model '{model}'.").into(),
+                "invalid_request_error",
+                Some("model"),
+                Some("model_not_allowed"),
+            ),
+            Self::OnlyNewcomers(model) => (
+                format!("Only providers on probation serve the model '{model}' at this moment, and this API key, or its account, does not accept them.").into(),
+                "server_error",
+                None,
+                Some("no_provider"),
+            ),
+            Self::AbovePriceCap(model) => (
+                format!("No provider of the model '{model}' asks as little as 'provider.max_price' allows.").into(),
+                "invalid_request_error",
+                Some("provider.max_price"),
+                Some("no_provider_within_price"),
+            ),
             Self::InvalidKey => (
                 "Incorrect API key provided. Send the key as 'Authorization: Bearer <key>'.".into(),
                 "invalid_request_error",
@@ -163,5 +223,74 @@ impl ApiError {
             Self::MethodNotAllowed(what) => (what.clone().into(), "invalid_request_error", None, Some("method_not_allowed")),
         };
         ErrorObject { message, kind: kind.into(), param: param.map(Cow::Borrowed), code: code.map(Cow::Borrowed) }
+    }
+}
+
+/// Which limit of a key or an account is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limited {
+    /// `key` or `account`.
+    pub whose: &'static str,
+    /// Which limit.
+    pub denied: Denied,
+}
+
+impl Limited {
+    fn code(&self) -> &'static str {
+        match self.denied {
+            Denied::Budget { .. } => "budget_exceeded",
+            _ => "rate_limit_exceeded",
+        }
+    }
+
+    /// Rates come back within minutes and places at any moment; a budget does not before its period ends, and a request
+    /// that is larger than the rate itself never passes.
+    fn retry_after_ms(&self) -> Option<u64> {
+        let ms = |us: i64| (us < i64::MAX).then(|| us.unsigned_abs().div_ceil(1000).max(1));
+        match self.denied {
+            Denied::Budget { .. } => None,
+            Denied::Requests { wait_us, .. } => ms(wait_us),
+            Denied::Tokens { wait_us, .. } => wait_us.and_then(ms),
+            Denied::Concurrent { .. } => Some(1000),
+        }
+    }
+
+    fn object(&self) -> ErrorObject {
+        let whose = self.whose;
+        let (message, kind) = match self.denied {
+            Denied::Budget { period, budget, used, resets } => {
+                let when = resets.map_or_else(String::new, |day| format!(" It resets at {day}T00:00:00Z."));
+                let period = if period == Period::Total { "total" } else { period.as_str() };
+                (
+                    format!(
+                        "The {whose}'s {period} budget of ${budget} does not cover what this request may cost: ${used} is spent or in flight.{when}"
+                    ),
+                    "insufficient_quota",
+                )
+            }
+            Denied::Requests { limit, .. } => (
+                format!("The {whose}'s limit of {limit} requests per minute is reached. Please try again shortly."),
+                "requests",
+            ),
+            Denied::Tokens { limit, asked, wait_us: Some(_) } => (
+                format!(
+                    "The {whose}'s limit of {limit} tokens per minute is reached: this request may take {asked}. Please try again shortly."
+                ),
+                "tokens",
+            ),
+            Denied::Tokens { limit, asked, wait_us: None } => (
+                format!(
+                    "This request may take {asked} tokens, more than the {whose}'s limit of {limit} tokens per minute. Lower 'max_tokens', or shorten the messages."
+                ),
+                "tokens",
+            ),
+            Denied::Concurrent { limit } => (
+                format!(
+                    "The {whose}'s limit of {limit} requests at a time is reached. Please try again when one has ended."
+                ),
+                "requests",
+            ),
+        };
+        ErrorObject { message: message.into(), kind: kind.into(), param: None, code: Some(self.code().into()) }
     }
 }

@@ -99,7 +99,7 @@ impl<'a> Funding<'a> {
 
     /// Raises the ceiling by a step, at once or by a reservation that begins here.
     fn raise(&mut self, ticket: &mut Ticket, prompt: u32, tokens: u32) {
-        let Admitted { hold, caller, .. } = self.job;
+        let Admitted { hold, grant, caller, .. } = self.job;
         let target = tokens.max(self.paid_for).saturating_add(self.step).min(ticket.max_completion_tokens);
         let cost = ticket.price.cost(prompt, target);
         let Some(short) = cost.and_then(|cost| cost.checked_sub(hold.amount())) else {
@@ -108,6 +108,13 @@ impl<'a> Funding<'a> {
         if short > NanoUsd::ZERO {
             if !self.gateway.lease.is_valid() {
                 return self.stop(ApiError::BooksUnavailable); // what is in memory may have been given away
+            }
+            // Budgets first: a reservation that they forbid would be in vain.
+            if let Err(limited) =
+                grant.raise_to(NanoUsd::from_nanos(hold.amount().nanos().saturating_add(short.nanos())))
+            {
+                (self.step, self.end) = (self.step / 2, limited);
+                return;
             }
             match self.gateway.allowances.try_hold(&caller.allowance, short) {
                 Some(more) => hold.add(more),

@@ -16,6 +16,7 @@ pub mod client;
 pub mod clock;
 pub mod error;
 pub mod funding;
+pub mod limits;
 pub mod meter;
 pub mod relay;
 pub mod settle;
@@ -31,6 +32,7 @@ use http::HeaderMap;
 use lumbung_openapi::reply::Usage;
 
 use crate::domain::ids::ReplicaId;
+use crate::domain::limits::Rates;
 use crate::fleet::Fleet;
 use crate::store::SigningKeys;
 use crate::store::lease::LeaseGuard;
@@ -39,6 +41,7 @@ use allowance::Allowances;
 use authenticate::Keyring;
 use client::{Answer, Client};
 use error::ApiError;
+use limits::Gauges;
 use relay::{Ending, relay};
 use settle::{Settler, Totals, settle};
 use tail::ChunkHead;
@@ -49,6 +52,8 @@ pub struct Gateway {
     pub replica: ReplicaId,
     /// Who may ask.
     pub keyring: Keyring,
+    /// How much of what they may.
+    pub gauges: Arc<Gauges>,
     /// Who may answer.
     pub fleet: Fleet,
     /// What may be spent.
@@ -86,14 +91,34 @@ pub struct Incoming {
     pub body: Bytes,
 }
 
+/// What a request gets, and what is told beside it.
+pub struct Served {
+    /// The answer, or why there is none.
+    pub answer: Result<Answer, ApiError>,
+    /// Where the caller's rates stand.
+    pub rates: Rates,
+    /// The job's public id; none for what was not admitted.
+    pub id: Option<String>,
+}
+
 /// Serves one request. The answer begins when a provider has begun it; the rest follows in the background,
 /// where it is counted and settled whether or not the client stays.
-pub async fn serve(gateway: &Arc<Gateway>, request: Incoming) -> Result<Answer, ApiError> {
-    let caller = gateway.keyring.authenticate(&request.headers).await?;
-    let job = admit(gateway, caller, request).await?;
-    let (client, waiting) = Client::new();
-    tokio::spawn(run(gateway.clone(), job, client));
-    waiting.await.map_err(|_| ApiError::ProviderFailed)?
+pub async fn serve(gateway: &Arc<Gateway>, request: Incoming) -> Served {
+    let caller = match gateway.keyring.authenticate(&request.headers).await {
+        Ok(caller) => caller,
+        Err(error) => return Served { answer: Err(error), rates: Rates::default(), id: None },
+    };
+    let scopes = caller.scopes.clone();
+    let (answer, id) = match admit(gateway, caller, request).await {
+        Ok(job) => {
+            let id = job.public_id();
+            let (client, waiting) = Client::new();
+            tokio::spawn(run(gateway.clone(), job, client));
+            (waiting.await.unwrap_or(Err(ApiError::ProviderFailed)), Some(id))
+        }
+        Err(error) => (Err(error), None),
+    };
+    Served { answer, rates: scopes.rates(), id }
 }
 
 async fn run(gateway: Arc<Gateway>, job: Admitted, mut client: Client) {

@@ -11,6 +11,7 @@ use tracing::{error, info};
 
 use super::admit::Admitted;
 use super::error::ApiError;
+use super::limits::Unposted;
 use super::relay::{Attempt, Ending, Relayed};
 use crate::domain::settlement::{Charge, Counted, Tokens};
 use crate::store::{SettleOutcome, Settlement, SigningKeys, Store};
@@ -42,6 +43,8 @@ pub enum Order {
 pub struct Metered {
     /// Its attempts, as the books take them.
     pub settlements: Vec<Settlement>,
+    /// Held against budgets until it is in the books.
+    pub unposted: Unposted,
     /// For the access log.
     pub access: Access,
 }
@@ -103,7 +106,7 @@ impl Settler {
 /// Works out what a job costs and hands it to the writer. From here on the charge is certain.
 pub fn settle(job: Admitted, relayed: Relayed) -> (Ending, Totals) {
     let id = job.public_id();
-    let Admitted { request_id, caller, hold, permit, received_micros, wish, .. } = job;
+    let Admitted { request_id, caller, hold, grant, permit, received_micros, wish, .. } = job;
     let first_token_us = relayed.attempts.iter().find_map(|attempt| attempt.meter.first_token_us);
     let since_ms = |at: i64| (at - received_micros) as f64 / 1000.0;
     let mut totals = Totals { prompt_tokens: 0, cached_tokens: 0, completion_tokens: 0 };
@@ -135,7 +138,8 @@ pub fn settle(job: Admitted, relayed: Relayed) -> (Ending, Totals) {
         duration_ms: since_ms(super::clock::unix_micros()),
     };
     hold.spend(charge);
-    permit.send(Order::Settle(Box::new(Metered { settlements, access })));
+    let unposted = grant.end(u64::from(totals.prompt_tokens) + u64::from(totals.completion_tokens), charge);
+    permit.send(Order::Settle(Box::new(Metered { settlements, unposted, access })));
     (relayed.ending, totals)
 }
 
@@ -173,11 +177,12 @@ impl Writer {
     }
 
     async fn commit(&self, orders: Vec<Order>) {
-        let (mut settlements, mut lines, mut barriers) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut settlements, mut unposted, mut lines, mut barriers) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for order in orders {
             match order {
                 Order::Settle(metered) => {
                     settlements.extend(metered.settlements);
+                    unposted.push(metered.unposted);
                     lines.push(metered.access);
                 }
                 Order::Barrier(done) => barriers.push(done),
@@ -199,6 +204,7 @@ impl Writer {
                 }
             }
         }
+        unposted.into_iter().for_each(Unposted::posted);
         lines.iter().for_each(Access::log);
         for done in barriers {
             let _ = done.send(()); // whoever asked may have gone

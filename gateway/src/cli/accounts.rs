@@ -4,10 +4,12 @@ use clap::Subcommand;
 use lumbung_openapi::money::NanoUsd;
 use serde_json::json;
 
-use super::Report;
+use super::limits::LimitsOf;
 use super::table::{table, time};
+use super::{Report, limits};
 use crate::domain::ids::{AccountId, KeyId};
-use crate::store::{CreditKind, Store};
+use crate::domain::limits::{LimitOwner, Limits};
+use crate::store::{CreditKind, KeyRecord, NewKey, Store};
 
 /// `accounts …`
 #[derive(Debug, Subcommand)]
@@ -29,6 +31,9 @@ pub enum Accounts {
         /// `acct_…`
         account: AccountId,
     },
+    /// What all keys of an account may do together.
+    #[command(subcommand)]
+    Limits(LimitsOf<AccountId>),
 }
 
 /// `keys …`
@@ -41,6 +46,9 @@ pub enum Keys {
         /// What to call it.
         #[arg(long, default_value = "")]
         label: String,
+        /// A management key: it makes and changes keys of its account, and cannot ask for completions.
+        #[arg(long)]
+        management: bool,
     },
     /// The keys of an account, or all.
     List {
@@ -52,6 +60,9 @@ pub enum Keys {
         /// `key_…`
         key: KeyId,
     },
+    /// What a key may do.
+    #[command(subcommand)]
+    Limits(LimitsOf<KeyId>),
 }
 
 /// `credit …`
@@ -101,6 +112,7 @@ pub(super) async fn accounts(action: Accounts, store: &Store) -> anyhow::Result<
             store.close_account(&account).await?;
             Report::new(format!("{account} closed"), store.account(&account).await?)
         }
+        Accounts::Limits(action) => limits::run(action, LimitOwner::Account, store).await,
     }
 }
 
@@ -123,8 +135,9 @@ async fn show(account: &AccountId, store: &Store) -> anyhow::Result<Report> {
 
 pub(super) async fn keys(action: Keys, store: &Store) -> anyhow::Result<Report> {
     match action {
-        Keys::Create { account, label } => {
-            let (key, secret) = store.create_key(&account, &label).await?;
+        Keys::Create { account, label, management } => {
+            let new = NewKey { label, management, limits: Limits::default() };
+            let (key, secret) = store.create_key_with(&account, &new).await?;
             Report::new(secret.clone(), json!({ "key": key, "secret": secret }))
         }
         Keys::List { account } => {
@@ -135,12 +148,18 @@ pub(super) async fn keys(action: Keys, store: &Store) -> anyhow::Result<Report> 
             store.revoke_key(&key).await?;
             Report::new(format!("{key} revoked"), json!({ "key": key, "revoked": true }))
         }
+        Keys::Limits(action) => limits::run(action, LimitOwner::Key, store).await,
     }
 }
 
-fn key_table(keys: &[crate::store::KeyRecord]) -> String {
-    let row = |key: &crate::store::KeyRecord| {
-        let state = if key.revoked_at_us.is_some() { "revoked" } else { "good" };
+fn key_table(keys: &[KeyRecord]) -> String {
+    let row = |key: &KeyRecord| {
+        let state = match (key.revoked_at_us, key.disabled, key.management) {
+            (Some(_), ..) => "revoked",
+            (None, true, _) => "disabled",
+            (None, false, true) => "management",
+            (None, false, false) => "good",
+        };
         let shown = format!("{}…", key.shown_prefix);
         [key.id.to_string(), key.account.to_string(), shown, time(key.created_at_us), state.into(), key.label.clone()]
     };

@@ -6,6 +6,7 @@ mod accounts;
 mod admin;
 mod books;
 mod invoices;
+mod limits;
 mod models;
 mod providers;
 mod receipt;

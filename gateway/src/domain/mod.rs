@@ -6,6 +6,7 @@ pub mod calendar;
 pub mod catalogue;
 pub mod csv;
 pub mod ids;
+pub mod limits;
 pub mod posting;
 pub mod provider;
 pub mod refusal;

@@ -5,21 +5,36 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use http::HeaderValue;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderName, HeaderValue};
 
 use super::Shared;
 use super::layers::{JobLogged, RequestId, read_body};
+use super::rates;
 use crate::chat::client::Answer;
 use crate::chat::error::ApiError;
 use crate::chat::{self, Incoming};
+
+/// OpenRouter's name for an answer's id, which `GET /v1/generation` takes.
+pub const GENERATION_ID: HeaderName = HeaderName::from_static("x-generation-id");
 
 /// Answers a conversation, as one document or as server-sent events.
 pub async fn complete(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
     let request_id = parts.extensions.get::<RequestId>().map_or_else(String::new, |id| id.0.clone());
     let body = read_body(body, shared.max_body).await?;
-    let answer = chat::serve(&shared.gateway, Incoming { request_id, headers: parts.headers, body }).await?;
+    let served = chat::serve(&shared.gateway, Incoming { request_id, headers: parts.headers, body }).await;
+    let mut response = served.answer.map_or_else(IntoResponse::into_response, begin);
+    let headers = response.headers_mut();
+    rates::write(&served.rates, headers);
+    if let Some(Ok(id)) = served.id.map(HeaderValue::try_from) {
+        headers.insert(GENERATION_ID, id);
+    }
+    Ok(response)
+}
+
+/// The head of an answer, and the answer.
+fn begin(answer: Answer) -> Response {
     let mut response = match answer {
         Answer::Whole(json) => ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], json).into_response(),
         Answer::Stream(events) => {
@@ -32,5 +47,5 @@ pub async fn complete(State(shared): State<Arc<Shared>>, request: Request) -> Re
         }
     };
     response.extensions_mut().insert(JobLogged);
-    Ok(response)
+    response
 }

@@ -16,9 +16,9 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status(), Json(ErrorBody { error: self.object() })).into_response();
         let headers = response.headers_mut();
-        if let Some(seconds) = self.retry_after() {
-            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
-            headers.insert("retry-after-ms", HeaderValue::from(u64::from(seconds) * 1000));
+        if let Some(ms) = self.retry_after_ms() {
+            headers.insert(RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000)));
+            headers.insert("retry-after-ms", HeaderValue::from(ms));
         }
         if self.is_final() {
             headers.insert("x-should-retry", HeaderValue::from_static("false"));

@@ -10,14 +10,16 @@ use axum::extract::{MatchedPath, Request};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use http::header::RETRY_AFTER;
 use http::{HeaderName, HeaderValue, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use lumbung_openapi::error::{ErrorBody, ErrorObject};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::CorsLayer;
 
-use super::Shared;
+use super::chat::GENERATION_ID;
 use super::error::ErrorKind;
+use super::{Shared, rates};
 use crate::chat::error::ApiError;
 
 /// How long a client may take to send its body.
@@ -35,7 +37,15 @@ pub struct JobLogged;
 /// Wraps the route table.
 pub fn wrap(routes: Router<Arc<Shared>>) -> Router<Arc<Shared>> {
     // Keys are sent as a header, never as a cookie, so any origin may call.
-    let cors = CorsLayer::permissive().expose_headers([REQUEST_ID]).max_age(Duration::from_secs(3600));
+    let told = [
+        REQUEST_ID,
+        RETRY_AFTER,
+        GENERATION_ID,
+        HeaderName::from_static("retry-after-ms"),
+        HeaderName::from_static("x-should-retry"),
+    ];
+    let told: Vec<HeaderName> = told.into_iter().chain(rates::names()).collect();
+    let cors = CorsLayer::permissive().expose_headers(told).max_age(Duration::from_secs(3600));
     routes.layer(CatchPanicLayer::custom(panicked)).layer(cors).layer(middleware::from_fn(identify))
 }
 

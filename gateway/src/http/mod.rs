@@ -8,6 +8,7 @@ mod health;
 mod layers;
 mod models;
 mod provider;
+mod rates;
 mod receipts;
 pub mod server;
 

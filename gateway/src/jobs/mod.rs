@@ -14,6 +14,8 @@ use crate::store::{Bus, Store, StoreError};
 
 /// How often the books are asked whether keys, models or standings changed: a revoked key works no longer than this.
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
+/// How often what other replicas have spent of budgets is read.
+const READ_SPENT_EVERY: Duration = Duration::from_secs(3);
 /// How often unused allowances and unclaimed money are looked for.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
 
@@ -30,6 +32,7 @@ pub fn start(
             keep_lease(&gateway, lease, &stop),
             follow(&gateway, &store),
             tidy(&gateway, &store),
+            read_spent(&gateway),
             answer_recalls(&gateway, bus.as_deref())
         );
     })
@@ -87,6 +90,17 @@ pub async fn reload(gateway: &Gateway, store: &Store, known: Option<i64>) -> Res
     gateway.fleet.set_catalogue(store.models().await?, standings);
     gateway.keyring.set_epoch(epoch);
     Ok(epoch)
+}
+
+/// Other replicas' spending counts against budgets here, a few seconds later.
+async fn read_spent(gateway: &Gateway) {
+    let mut tick = ticks(READ_SPENT_EVERY);
+    loop {
+        tick.tick().await;
+        if let Err(error) = gateway.gauges.follow().await {
+            warn!(%error, "what other replicas have spent is not known");
+        }
+    }
 }
 
 async fn tidy(gateway: &Gateway, store: &Store) {

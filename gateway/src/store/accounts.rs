@@ -1,22 +1,16 @@
-//! Customers' accounts, their API keys and their credit.
+//! Customers' accounts and their credit.
 
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use lumbung_openapi::merkle::Hash;
 use lumbung_openapi::money::NanoUsd;
 use serde::Serialize;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row};
 
 use super::{Result, Store, StoreError, bump_epoch, ledger, sql};
-use crate::domain::ids::{AccountId, KeyId};
+use crate::domain::ids::AccountId;
 use crate::domain::posting::{LedgerId, Posting, PostingKind};
 
-/// What every API key begins with.
-const KEY_PREFIX: &str = "sk-lumbung-";
 /// The most that is credited at once: far from where 64 bits end.
 const MAX_CREDIT: NanoUsd = NanoUsd::from_nanos(1_000_000_000_000_000_000);
-/// How much of a key is shown again, so that people can tell their keys apart.
-const SHOWN: usize = KEY_PREFIX.len() + 4;
 
 /// A customer's account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -29,23 +23,6 @@ pub struct AccountRecord {
     pub created_at_us: i64,
     /// Unix microseconds; null while it is open.
     pub closed_at_us: Option<i64>,
-}
-
-/// An API key. The key itself is nowhere in the books, only its SHA-256.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct KeyRecord {
-    /// Its id.
-    pub id: KeyId,
-    /// Whose it is.
-    pub account: AccountId,
-    /// What its owner calls it.
-    pub label: String,
-    /// Its first characters.
-    pub shown_prefix: String,
-    /// Unix microseconds.
-    pub created_at_us: i64,
-    /// Unix microseconds; null while it is good.
-    pub revoked_at_us: Option<i64>,
 }
 
 /// What an account has.
@@ -106,15 +83,6 @@ impl Store {
         Ok(accounts)
     }
 
-    /// Keys, oldest first, revoked ones too: those of `account` (empty: all), at most `limit`, after the one with the id
-    /// `after` (empty: from the first).
-    pub async fn keys_after(&self, account: &str, after: &str, limit: i64) -> Result<Vec<KeyRecord>> {
-        let select = "SELECT id, account, label, shown_prefix, created_at, revoked_at FROM api_keys
-                      WHERE ($1 = '' OR account = $1) AND id > $2 ORDER BY id LIMIT $3";
-        let query = sqlx::query(select).bind(account).bind(after).bind(limit);
-        query.fetch_all(&self.reader).await?.iter().map(key).collect()
-    }
-
     /// Closes an account: its keys are good no more. What it has stays in the books.
     pub async fn close_account(&self, id: &AccountId) -> Result<()> {
         let mut tx = self.writer.begin().await?;
@@ -144,38 +112,6 @@ impl Store {
         sql::retrying(add).await?;
         self.account_balance(id).await
     }
-
-    /// Makes an API key. The text is returned once and kept nowhere.
-    pub async fn create_key(&self, account: &AccountId, label: &str) -> Result<(KeyRecord, String)> {
-        let mut tx = self.writer.begin().await?;
-        let made = make_key(&mut tx, &self.clock(), account, label).await?;
-        tx.commit().await?;
-        Ok(made)
-    }
-
-    /// An account's keys, or everyone's; oldest first, revoked ones too.
-    pub async fn keys(&self, account: Option<&AccountId>) -> Result<Vec<KeyRecord>> {
-        let select = "SELECT id, account, label, shown_prefix, created_at, revoked_at FROM api_keys
-                      WHERE $1 = '' OR account = $1 ORDER BY id";
-        let account = account.map_or_else(String::new, AccountId::to_string);
-        sqlx::query(select).bind(account).fetch_all(&self.reader).await?.iter().map(key).collect()
-    }
-
-    /// Revokes a key. Gateways follow within a second, by the epoch.
-    pub async fn revoke_key(&self, id: &KeyId) -> Result<()> {
-        let mut tx = self.writer.begin().await?;
-        revoke(&mut tx, &self.clock(), id).await?;
-        Ok(tx.commit().await?)
-    }
-
-    /// The key with this SHA-256, if it is good and its account open.
-    pub async fn find_key(&self, sha256: &[u8; 32]) -> Result<Option<KeyRecord>> {
-        let select = "SELECT k.id, k.account, k.label, k.shown_prefix, k.created_at, k.revoked_at
-                      FROM api_keys k JOIN accounts a ON a.id = k.account
-                      WHERE k.sha256 = $1 AND k.revoked_at IS NULL AND a.closed_at IS NULL";
-        let row = sqlx::query(select).bind(Hash(*sha256).to_string()).fetch_optional(&self.reader).await?;
-        row.as_ref().map(key).transpose()
-    }
 }
 
 pub(super) async fn open(connection: &mut AnyConnection, clock: &str, name: &str) -> Result<AccountRecord> {
@@ -198,12 +134,6 @@ pub(super) async fn read(connection: &mut AnyConnection, id: &AccountId) -> Resu
     let select = "SELECT id, name, created_at, closed_at FROM accounts WHERE id = $1";
     let row = sqlx::query(select).bind(id.to_string()).fetch_optional(connection).await?;
     account(&row.ok_or(StoreError::Missing("account"))?)
-}
-
-pub(super) async fn read_key(connection: &mut AnyConnection, id: &KeyId) -> Result<KeyRecord> {
-    let select = "SELECT id, account, label, shown_prefix, created_at, revoked_at FROM api_keys WHERE id = $1";
-    let row = sqlx::query(select).bind(id.to_string()).fetch_optional(connection).await?;
-    key(&row.ok_or(StoreError::Missing("key"))?)
 }
 
 pub(super) async fn close(connection: &mut AnyConnection, clock: &str, id: &AccountId) -> Result<()> {
@@ -253,38 +183,6 @@ pub(super) async fn credit(
     })
 }
 
-pub(super) async fn make_key(
-    connection: &mut AnyConnection,
-    clock: &str,
-    account: &AccountId,
-    label: &str,
-) -> Result<(KeyRecord, String)> {
-    let mut random = [0; 32];
-    getrandom::fill(&mut random).map_err(|error| StoreError::Unavailable(sqlx::Error::Io(error.into())))?;
-    let secret = format!("{KEY_PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(random));
-    let insert = format!(
-        "INSERT INTO api_keys (id, account, sha256, shown_prefix, label, created_at)
-         SELECT $1, id, $3, $4, $5, {clock} FROM accounts WHERE id = $2 AND closed_at IS NULL
-         RETURNING id, account, label, shown_prefix, created_at, revoked_at"
-    );
-    // A gateway may remember that nobody has this key; nobody could have guessed it, so the epoch stays.
-    let row = sql::query(insert)
-        .bind(KeyId::fresh().to_string())
-        .bind(account.to_string())
-        .bind(Hash::of(secret.as_bytes()).to_string())
-        .bind(&secret[..SHOWN])
-        .bind(label)
-        .fetch_optional(connection)
-        .await?;
-    Ok((key(&row.ok_or(StoreError::Missing("open account"))?)?, secret))
-}
-
-pub(super) async fn revoke(connection: &mut AnyConnection, clock: &str, id: &KeyId) -> Result<()> {
-    bump_epoch(connection).await?;
-    let revoke = format!("UPDATE api_keys SET revoked_at = COALESCE(revoked_at, {clock}) WHERE id = $1");
-    found(sql::query(revoke).bind(id.to_string()).execute(connection).await?.rows_affected(), "key")
-}
-
 /// Whose credit an allowance is a part of; `None` if there is no such allowance.
 pub(super) async fn owner_of(connection: &mut AnyConnection, allowance: &str) -> Result<Option<AccountId>> {
     let select = "SELECT owner FROM ledger_accounts WHERE id = $1 AND kind = 'allowance'";
@@ -292,11 +190,11 @@ pub(super) async fn owner_of(connection: &mut AnyConnection, allowance: &str) ->
     row.map(|row| parse(row.try_get(0)?)).transpose()
 }
 
-fn found(rows: u64, what: &'static str) -> Result<()> {
+pub(super) fn found(rows: u64, what: &'static str) -> Result<()> {
     if rows == 0 { Err(StoreError::Missing(what)) } else { Ok(()) }
 }
 
-fn parse<T: std::str::FromStr>(text: String) -> Result<T> {
+pub(super) fn parse<T: std::str::FromStr>(text: String) -> Result<T> {
     text.parse().map_err(|_| StoreError::corrupt("an id is malformed"))
 }
 
@@ -306,16 +204,5 @@ fn account(row: &AnyRow) -> Result<AccountRecord> {
         name: row.try_get(1)?,
         created_at_us: row.try_get(2)?,
         closed_at_us: row.try_get(3)?,
-    })
-}
-
-fn key(row: &AnyRow) -> Result<KeyRecord> {
-    Ok(KeyRecord {
-        id: parse(row.try_get(0)?)?,
-        account: parse(row.try_get(1)?)?,
-        label: row.try_get(2)?,
-        shown_prefix: row.try_get(3)?,
-        created_at_us: row.try_get(4)?,
-        revoked_at_us: row.try_get(5)?,
     })
 }

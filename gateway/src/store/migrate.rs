@@ -8,8 +8,9 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 
 use super::error::StoreError;
 
-const MIGRATIONS: [(i64, &str, &str); 3] = [
+const MIGRATIONS: [(i64, &str, &str); 4] = [
     (1, "books", include_str!("../../../migrations/0001_books.sql")),
+    (2, "limits", include_str!("../../../migrations/0002_limits.sql")),
     (3, "admin", include_str!("../../../migrations/0003_admin.sql")),
     (6, "usage", include_str!("../../../migrations/0006_usage.sql")),
 ];

@@ -2,8 +2,9 @@
 
 use lumbung_openapi::money::{NanoUsd, TokenPrice};
 
-use super::accounts::{self, AccountRecord, Balance, CreditKind, KeyRecord};
+use super::accounts::{self, AccountRecord, Balance, CreditKind};
 use super::act::Act;
+use super::keys::{self, KeyRecord, NewKey};
 use super::{Result, StoreError, catalogue, ledger, prices, providers};
 use crate::domain::catalogue::{CatalogueModel, PriceVersion};
 use crate::domain::ids::{AccountId, KeyId, ModelId, ProviderId};
@@ -67,14 +68,14 @@ impl Act {
     /// See [`super::Store::create_key`].
     pub async fn create_key(&mut self, account: &AccountId, label: &str) -> Result<(KeyRecord, String)> {
         let (connection, clock) = self.parts();
-        accounts::make_key(connection, clock, account, label).await
+        keys::make(connection, clock, account, &NewKey { label: label.to_owned(), ..NewKey::default() }).await
     }
 
     /// See [`super::Store::revoke_key`]. Returns the key as it is then.
     pub async fn revoke_key(&mut self, id: &KeyId) -> Result<KeyRecord> {
         let (connection, clock) = self.parts();
-        accounts::revoke(connection, clock, id).await?;
-        accounts::read_key(connection, id).await
+        keys::revoke(connection, clock, id).await?;
+        keys::read(connection, id).await
     }
 
     /// See [`super::Store::upsert_model`]. Returns the model as it is then.

@@ -8,6 +8,7 @@ mod disconnects;
 mod errors;
 mod kills;
 mod kills_under_load;
+mod limits;
 mod outages;
 mod refused;
 mod sdk;

@@ -8,6 +8,7 @@ mod crash;
 mod fill;
 mod interleavings;
 mod lease;
+mod limits;
 mod network;
 mod operator;
 mod process;

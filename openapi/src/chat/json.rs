@@ -8,6 +8,7 @@ use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::error::InvalidRequest;
+use crate::money::NanoUsd;
 
 /// The members of a JSON object, in order; a name given twice is refused.
 pub struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
@@ -137,6 +138,21 @@ impl<'a> Value<'a> {
                 param,
                 format!("'{param}' must be a number from {} to {}.", range.start(), range.end()),
             )),
+        }
+    }
+
+    /// Dollars, zero or more, as a number or as a string; exact, what is finer than a nano-dollar rounded down.
+    pub fn dollars(self, param: &str) -> Result<NanoUsd, InvalidRequest> {
+        let text = match self.is_string() {
+            true => self.string(param)?,
+            false if self.is_number() => Cow::Borrowed(self.0.get()),
+            false => {
+                return Err(InvalidRequest::wrong_type(param, "an amount of dollars: a number, or a string with one"));
+            }
+        };
+        match NanoUsd::from_json_number(&text) {
+            Ok(amount) if amount >= NanoUsd::ZERO => Ok(amount),
+            _ => Err(InvalidRequest::value(param, format!("'{param}' must be an amount of dollars, zero or more."))),
         }
     }
 

@@ -86,6 +86,8 @@ pub struct ChatCompletionRequest {
     /// Search the web first.
     #[schema(value_type = Option<Object>)]
     pub web_search_options: Option<serde_json::Value>,
+    /// OpenRouter's: which providers may serve. Members other than these are passed on.
+    pub provider: Option<ProviderPreferences>,
     /// A label; changes nothing about the answer.
     pub user: Option<String>,
     /// A label; changes nothing about the answer.
@@ -98,6 +100,24 @@ pub struct ChatCompletionRequest {
     pub service_tier: Option<String>,
     /// Labels; change nothing about the answer.
     pub metadata: Option<BTreeMap<String, String>>,
+}
+
+/// Which providers may serve.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct ProviderPreferences {
+    /// Providers that ask for more are not chosen, and no more is reserved.
+    pub max_price: Option<MaxPrices>,
+}
+
+/// What may be asked at most: US dollars per million tokens, as numbers or as decimal strings.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct MaxPrices {
+    /// For prompt tokens.
+    #[schema(value_type = Option<Value>, example = 0.5)]
+    pub prompt: Option<serde_json::Value>,
+    /// For completion tokens.
+    #[schema(value_type = Option<Value>, example = "2")]
+    pub completion: Option<serde_json::Value>,
 }
 
 /// Only with `stream`.

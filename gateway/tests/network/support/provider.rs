@@ -16,6 +16,7 @@ pub struct ProviderSetup {
     flags: Vec<String>,
     script: Option<Value>,
     folder: Option<tempfile::TempDir>,
+    ask: (String, String),
 }
 
 /// A running provider.
@@ -31,14 +32,26 @@ impl ProviderSetup {
     /// Answers from a script, in as many slots as anyone could want.
     pub fn scripted(script: Value) -> Self {
         let flags = ["--engine", "scripted", "--slots", "1024"].map(str::to_owned).into();
-        Self { model: MODEL.into(), flags, script: Some(script), folder: None }
+        Self { model: MODEL.into(), flags, script: Some(script), folder: None, ask: ask() }
     }
 
     /// Answers with the bundled model.
     pub fn bundled(model: &str) -> Self {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../provider-runtime/models/padi");
         let flags = vec!["--engine".into(), "mistral".into(), "--model".into(), folder.display().to_string()];
-        Self { model: model.into(), flags, script: None, folder: None }
+        Self { model: model.into(), flags, script: None, folder: None, ask: ask() }
+    }
+
+    /// Serves this model of the catalogue.
+    pub fn model(mut self, model: &str) -> Self {
+        self.model = model.into();
+        self
+    }
+
+    /// Asks for so many dollars per million tokens, in and out.
+    pub fn ask(mut self, prompt: &str, completion: &str) -> Self {
+        self.ask = (prompt.into(), completion.into());
+        self
     }
 
     pub fn slots(mut self, slots: u32) -> Self {
@@ -51,7 +64,7 @@ impl ProviderSetup {
         let folder = self.folder.unwrap_or_else(|| tempfile::tempdir().expect("a temporary folder"));
         let mut flags = self.flags;
         flags.extend(["--model-id".to_owned(), self.model.clone()]);
-        flags.extend(["--ask-prompt", ASK.0, "--ask-completion", ASK.1].map(str::to_owned));
+        flags.extend(["--ask-prompt", &self.ask.0, "--ask-completion", &self.ask.1].map(str::to_owned));
         if let Some(script) = self.script {
             let path = folder.path().join("script.json");
             std::fs::write(&path, script.to_string()).expect("a script is written");
@@ -111,4 +124,9 @@ fn start(flags: &[String], base: &str, folder: &std::path::Path) -> Process {
     command.args(["--data-dir", &folder.display().to_string()]).arg("serve").args(["--gateway", base]).args(flags);
     command.env("RUST_LOG", "info");
     Process::start("provider", command, Some(folder.join("provider.log")))
+}
+
+/// What test providers ask where nothing else is said.
+fn ask() -> (String, String) {
+    (ASK.0.into(), ASK.1.into())
 }
