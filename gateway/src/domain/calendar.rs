@@ -21,7 +21,7 @@ pub struct Month {
 
 /// Why a text is no day or month.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a {0} of the years 1970 to 9999")]
+#[error("not a {0}")]
 pub struct ParseDateError(&'static str);
 
 impl Day {
@@ -105,7 +105,7 @@ impl FromStr for Month {
         let wrong = ParseDateError("month (2026-11)");
         let (year, month) = text.split_once('-').ok_or(wrong)?;
         let (year, month) = (digits(year, 4).ok_or(wrong)?, digits(month, 2).ok_or(wrong)?);
-        match year >= 1970 && (1..=12).contains(&month) {
+        match year >= 1 && (1..=12).contains(&month) {
             true => Ok(Self { year, month }),
             false => Err(wrong),
         }
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn every_day_is_read_back_from_its_text() {
-        for number in 0..60_000 {
+        for number in -30_000..60_000 {
             let day = Day(number);
             assert_eq!(day.to_string().parse(), Ok(day));
             assert!(day.month().first_day() <= day && day < day.month().next().first_day(), "{day}");
@@ -172,11 +172,11 @@ mod tests {
 
     #[test]
     fn what_is_no_date_is_refused() {
-        for wrong in ["", "2026-02-29", "2026-13-01", "2026-1-01", "1969-12-31", "2026-11", "2026-11-25 ", "+026-11-25"]
+        for wrong in ["", "2026-02-29", "2026-13-01", "2026-1-01", "0000-12-31", "2026-11", "2026-11-25 ", "+026-11-25"]
         {
             assert!(wrong.parse::<Day>().is_err(), "{wrong:?}");
         }
-        for wrong in ["", "2026", "2026-00", "2026-13", "2026-1", "2026-11-01", "1969-12"] {
+        for wrong in ["", "2026", "2026-00", "2026-13", "2026-1", "2026-11-01", "0000-12"] {
             assert!(wrong.parse::<Month>().is_err(), "{wrong:?}");
         }
         let month: Month = "2026-12".parse().expect("a month");

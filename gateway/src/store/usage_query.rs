@@ -4,6 +4,9 @@
 //! Two tables answer. Without accounts and keys, the network's, a few rows a day. With them, the accounts', which is ordered
 //! by account; and so is the answer, so that a page reads its own accounts and no others.
 
+use std::fmt;
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use sqlx::any::AnyArguments;
 use sqlx::query::Query;
@@ -86,8 +89,28 @@ pub struct UsageQuestion {
 }
 
 /// A place between two lines: what the line before it is told apart by.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsageCursor(Vec<String>);
+
+impl fmt::Display for UsageCursor {
+    /// As text that can stand in a URL.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&BASE64_URL_SAFE_NO_PAD.encode(serde_json::json!(self.0).to_string()))
+    }
+}
+
+impl std::str::FromStr for UsageCursor {
+    type Err = StoreError;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let json = BASE64_URL_SAFE_NO_PAD.decode(text).ok();
+        let names = json.and_then(|json| serde_json::from_slice(&json).ok()).map(Self);
+        // Postgres has no text with a zero in it.
+        names
+            .filter(|cursor| !cursor.0.iter().any(|name| name.contains('\0')))
+            .ok_or(StoreError::Invalid("that is no cursor"))
+    }
+}
 
 /// A line of an answer. What is not told apart is null.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

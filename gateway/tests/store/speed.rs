@@ -100,6 +100,7 @@ on_both! {
     async fn whole_lives_of_jobs_per_second(books: &Books) {
         let full = std::env::var_os("LUMBUNG_TEST_FULL").is_some();
         let (length, promise) = (Duration::from_secs(if full { 20 } else { 3 }), Promise::of(books, full));
+        books.survive_power_cuts(true).await;
         let (make, mut lots) = mpsc::channel(2);
         let (mint, keys) = (Mint::new(books).await, books.keys.clone());
         let minting = std::thread::spawn(move || mint.run(keys, make));
@@ -146,6 +147,7 @@ on_both! {
         over.store(true, Ordering::Relaxed);
         tidy.await.expect("rolled up");
         let minted = minting.join().expect("the mint ends");
+        books.survive_power_cuts(false).await;
 
         let jobs = committed.load(Ordering::Relaxed) as f64;
         let per_job = |cpu: Duration| cpu.as_secs_f64() * 1e6 / jobs;

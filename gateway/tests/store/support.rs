@@ -131,6 +131,15 @@ impl Books {
         rows.iter().map(|row| row.try_get(0).expect("a number")).collect()
     }
 
+    /// Whether what is committed survives a power cut, as it does in operation; the tests' Postgres need not, to be quicker.
+    /// For the whole server.
+    pub async fn survive_power_cuts(&self, survive: bool) {
+        if self.is_postgres() {
+            self.sql(if survive { "ALTER SYSTEM SET fsync = on" } else { "ALTER SYSTEM RESET fsync" }).await;
+            self.sql("SELECT pg_reload_conf()").await;
+        }
+    }
+
     /// SQL past the store, for tests that damage the books or look at them.
     pub async fn sql(&self, sql: &str) {
         execute(&self.url, sql.to_owned()).await;

@@ -100,7 +100,7 @@ on_both! {
                     let page = books.store.usage(&question).await.expect("a page");
                     assert!(page.lines.len() <= limit as usize);
                     lines.extend(page.lines);
-                    question.after = page.next;
+                    question.after = page.next.map(|cursor| cursor.to_string().parse().expect("its own text"));
                     if question.after.is_none() {
                         break;
                     }
