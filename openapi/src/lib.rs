@@ -4,7 +4,7 @@
 //! - [`reply`]: what a client gets back; [`error`]: how it is told no
 //! - [`frame`], [`provider`], [`ticket`], [`voucher`], [`receipt`]: the link between gateway and provider
 //! - [`merkle`], [`jws`]: the proofs that receipts rest on
-//! - [`admin`]: the operator's API
+//! - [`admin`]: the operator's API; [`usage`]: what was used, and invoices
 //! - [`money`]: US dollars in whole nano-dollars
 //! - [`spec`]: the OpenAPI documents generated from these types, checked in beside this crate
 
@@ -21,4 +21,5 @@ pub mod receipt;
 pub mod reply;
 pub mod spec;
 pub mod ticket;
+pub mod usage;
 pub mod voucher;

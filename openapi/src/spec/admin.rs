@@ -5,7 +5,9 @@ use utoipa::openapi::content::ContentBuilder;
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::{OperationBuilder, ParameterBuilder, ParameterIn};
 use utoipa::openapi::response::ResponseBuilder;
-use utoipa::openapi::schema::{ArrayBuilder, Object, ObjectBuilder, Schema, SchemaType, Type};
+use utoipa::openapi::schema::{
+    ArrayBuilder, KnownFormat, Object, ObjectBuilder, Schema, SchemaFormat, SchemaType, Type,
+};
 use utoipa::openapi::security::SecurityRequirement;
 use utoipa::openapi::{HttpMethod, PathItem, PathsBuilder, RefOr, Required};
 
@@ -14,6 +16,7 @@ use crate::admin::{
     Account, AddCredit, AuditEntry, BooksCheck, CatalogueModel, CreateAccount, CreateKey, CreatedKey, CreditMoved, Key,
     LedgerEntry, ModelPrice, Provider, PutModel, Refund, Removed, SetPrice, SetStanding,
 };
+use crate::usage::{Invoice, UsageLine};
 
 const TAG: &str = "Operator";
 const ACCOUNT: (&str, &str, &str) =
@@ -49,6 +52,8 @@ pub(super) fn paths(paths: PathsBuilder) -> PathsBuilder {
         .path("/admin/v1/providers/{id}/standing", post(set_standing()))
         .path("/admin/v1/ledger/entries", get(list_entries()))
         .path("/admin/v1/ledger/check", get(check_books()))
+        .path("/admin/v1/usage", get(list_usage()))
+        .path("/admin/v1/accounts/{id}/invoices/{month}", get(retrieve_invoice()))
         .path("/admin/v1/audit", get(list_audit()))
 }
 
@@ -72,6 +77,8 @@ pub(super) fn collect_schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
     collect::<AuditEntry>(schemas);
     collect::<LedgerEntry>(schemas);
     collect::<BooksCheck>(schemas);
+    collect::<UsageLine>(schemas);
+    collect::<Invoice>(schemas);
 }
 
 fn list_accounts() -> OperationBuilder {
@@ -207,6 +214,51 @@ fn list_entries() -> OperationBuilder {
 fn check_books() -> OperationBuilder {
     look("checkBooks", "Recompute every balance from its entries; one check at a time")
         .response("200", with_request_id(answer::<BooksCheck>("What was found.")))
+}
+
+fn list_usage() -> OperationBuilder {
+    let day = || {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .format(Some(SchemaFormat::KnownFormat(KnownFormat::Date)))
+            .build()
+    };
+    list_or_csv::<UsageLine>("listUsage", "What was used, by account, key, model, provider and day")
+        .description(Some(
+            "One line for each combination of what `by` names, ordered by account, key, model, provider and day; one line for all of it where \
+             `by` is absent. A key is told with its account.",
+        ))
+        .parameter(query(
+            "by",
+            "Some of `account`, `key`, `model`, `provider` and `day`, with commas between.",
+            text(Some("^(account|key|model|provider|day)(,(account|key|model|provider|day))*$")),
+        ))
+        .parameter(query("from", "From this day on, UTC.", day()))
+        .parameter(query("until", "Up to this day, which is not included.", day()))
+        .parameter(query("account", "Only this account's.", text(Some(ACCOUNT.1))))
+        .parameter(query("key", "Only with this key.", text(Some(KEY.1))))
+        .parameter(query("model", "Only of this model.", text(Some("^[!-~]{1,128}$"))))
+        .parameter(query("provider", "Only at this provider.", text(Some(PROVIDER.1))))
+}
+
+fn retrieve_invoice() -> OperationBuilder {
+    let csv = ContentBuilder::new().schema(Some(Object::with_type(Type::String))).build();
+    let format = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["json", "csv"])).build();
+    let month = ParameterBuilder::new()
+        .name("month")
+        .parameter_in(ParameterIn::Path)
+        .required(Required::True)
+        .description(Some("The month, UTC."))
+        .schema(Some(text(Some("^20[0-9]{2}-(0[1-9]|1[0-2])$"))))
+        .example(Some("2026-11".into()))
+        .build();
+    look("retrieveInvoice", "An account's month: what it had, what came in, what it used, what is left")
+        .description(Some("Adds up to the nano-dollar. A month that is over (`is_final`) does not change any more."))
+        .parameter(id(ACCOUNT))
+        .parameter(month)
+        .parameter(query("format", "The same as the header `accept`, and before it.", format))
+        .response("200", with_request_id(answer::<Invoice>("The invoice.").content("text/csv", csv)))
+        .response("404", error("There is no such account."))
 }
 
 fn list_audit() -> OperationBuilder {

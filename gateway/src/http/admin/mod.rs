@@ -11,6 +11,7 @@ mod ledger;
 mod models;
 mod page;
 mod providers;
+mod usage;
 
 use std::sync::Arc;
 
@@ -39,6 +40,8 @@ pub fn routes(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
         .route("/admin/v1/providers/{id}/standing", post(providers::set_standing))
         .route("/admin/v1/ledger/entries", get(ledger::entries))
         .route("/admin/v1/ledger/check", get(ledger::check))
+        .route("/admin/v1/usage", get(usage::list))
+        .route("/admin/v1/accounts/{id}/invoices/{month}", get(usage::invoice))
         .route("/admin/v1/audit", get(audit::list))
         .route_layer(from_fn_with_state(shared.clone(), gate::gate))
 }

@@ -2,6 +2,7 @@
 
 mod acts;
 mod tokens;
+mod usage;
 
 use lumbung_gateway::admin::token;
 use lumbung_gateway::domain::role::Role;
