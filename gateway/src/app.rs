@@ -127,6 +127,7 @@ async fn assemble(
         fee_bps: config.fee_bps,
         default_hold_tokens: config.default_hold_tokens,
         claim_window: Duration::from_secs(config.claim_window_secs),
+        holdback: Duration::from_secs(config.holdback_secs),
         draining: AtomicBool::new(false),
     };
     jobs::reload(&gateway, store, None).await.context("cannot read the catalogue")?;
@@ -139,6 +140,7 @@ async fn assemble(
         jwks: serde_json::to_string(&keys.published())?,
         spec: lumbung_openapi::spec::document().to_json()?,
         max_body: config.max_body,
+        payout_cooldown: Duration::from_secs(config.payout_cooldown_secs),
     };
     Ok((Arc::new(shared), writer))
 }

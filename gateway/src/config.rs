@@ -58,6 +58,12 @@ pub struct ServeConfig {
     /// Seconds after a ticket in which its receipt may be offered; also how long a dead replica's reserved money is kept for them.
     #[arg(long, env = "LUMBUNG_CLAIM_WINDOW_SECS", default_value_t = 3600)]
     pub claim_window_secs: u64,
+    /// Seconds that a provider's earnings are held back after a job was settled; then they are payable.
+    #[arg(long, env = "LUMBUNG_HOLDBACK_SECS", default_value_t = 7 * 86_400)]
+    pub holdback_secs: u64,
+    /// Seconds after a provider changed where it wants to be paid in which it is not paid.
+    #[arg(long, env = "LUMBUNG_PAYOUT_COOLDOWN_SECS", default_value_t = 3 * 86_400)]
+    pub payout_cooldown_secs: u64,
     /// Seconds of this replica's lease on the books; a restart after a crash waits at most this long.
     #[arg(long, env = "LUMBUNG_LEASE_SECS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(2..=300))]
     pub lease_secs: u64,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use lumbung_openapi::earnings::{EARNINGS_PATH, PAYOUT_DETAILS_PATH};
 use lumbung_openapi::provider::{CHALLENGE_PATH, RECEIPTS_PATH, TUNNEL_PATH};
 
 /// The paths in the source of the route table, `{*rest}` written as `{rest}`.
@@ -12,6 +13,8 @@ fn routed() -> BTreeSet<String> {
         "CHALLENGE_PATH" => CHALLENGE_PATH.to_owned(),
         "TUNNEL_PATH" => TUNNEL_PATH.to_owned(),
         "RECEIPTS_PATH" => RECEIPTS_PATH.to_owned(),
+        "EARNINGS_PATH" => EARNINGS_PATH.to_owned(),
+        "PAYOUT_DETAILS_PATH" => PAYOUT_DETAILS_PATH.to_owned(),
         literal => literal.trim_matches('"').replace("{*", "{"),
     };
     routes.map(path).collect()

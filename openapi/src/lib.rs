@@ -3,6 +3,7 @@
 //! - [`chat`]: what a client asks for, parsed once and by the same code at the gateway and at the provider
 //! - [`reply`]: what a client gets back; [`error`]: how it is told no
 //! - [`frame`], [`provider`], [`ticket`], [`voucher`], [`receipt`]: the link between gateway and provider
+//! - [`earnings`]: what a provider is told of its money
 //! - [`merkle`], [`jws`]: the proofs that receipts rest on
 //! - [`admin`]: the operator's API; [`usage`]: what was used, and invoices
 //! - [`money`]: US dollars in whole nano-dollars
@@ -10,6 +11,7 @@
 
 pub mod admin;
 pub mod chat;
+pub mod earnings;
 pub mod error;
 pub mod frame;
 pub mod jws;

@@ -1,5 +1,6 @@
 //! The provider protocol: how a machine joins, and what it says of itself over its tunnel.
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::money::TokenPrice;
@@ -36,6 +37,18 @@ pub struct Challenge {
     pub expires_at: u64,
 }
 
+/// Claims that answer a challenge. Each kind has a `typ` of its own, so that none passes for another.
+pub trait ChallengeAnswer: Serialize + DeserializeOwned {
+    /// `typ` of the signed text.
+    const TYP: &'static str;
+
+    /// The gateway's origin as the provider dialled it, so that no other gateway can use it.
+    fn aud(&self) -> &str;
+
+    /// The challenge that is answered.
+    fn challenge(&self) -> &str;
+}
+
 /// What a provider signs to open a tunnel, its public key in the header.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinClaims {
@@ -45,6 +58,18 @@ pub struct JoinClaims {
     pub challenge: String,
     /// The provider's software, `name/version`.
     pub agent: String,
+}
+
+impl ChallengeAnswer for JoinClaims {
+    const TYP: &'static str = JOIN_TYP;
+
+    fn aud(&self) -> &str {
+        &self.aud
+    }
+
+    fn challenge(&self) -> &str {
+        &self.challenge
+    }
 }
 
 /// What a provider offers now.

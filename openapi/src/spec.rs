@@ -11,11 +11,12 @@ use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::{OperationBuilder, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::RequestBodyBuilder;
 use utoipa::openapi::response::ResponseBuilder;
-use utoipa::openapi::schema::{ComponentsBuilder, Object, Schema, Type};
+use utoipa::openapi::schema::{ComponentsBuilder, Object, ObjectBuilder, Schema, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{HttpMethod, InfoBuilder, OpenApi, OpenApiBuilder, PathItem, PathsBuilder, Ref, RefOr, Required};
 use utoipa::{PartialSchema, ToSchema};
 
+use crate::earnings::{EARNINGS_PATH, EarningsStatement, PAYOUT_DETAILS_PATH, PayoutDetailsSet, SIGNED_SCHEME};
 use crate::error::ErrorBody;
 use crate::provider::{CHALLENGE_PATH, Challenge, JOIN_SCHEME, RECEIPTS_PATH, TUNNEL_PATH, TUNNEL_PROTOCOL};
 use crate::receipt::{JobReceipt, ReceiptBatch, ReceiptVerdicts};
@@ -43,6 +44,8 @@ pub fn document() -> OpenApi {
         .path(CHALLENGE_PATH, PathItem::new(HttpMethod::Get, get_challenge()))
         .path(TUNNEL_PATH, PathItem::new(HttpMethod::Get, open_tunnel()))
         .path(RECEIPTS_PATH, PathItem::new(HttpMethod::Post, offer_receipts()))
+        .path(EARNINGS_PATH, PathItem::new(HttpMethod::Get, get_earnings()))
+        .path(PAYOUT_DETAILS_PATH, PathItem::new(HttpMethod::Put, set_payout_details()))
         .path("/.well-known/jwks.json", PathItem::new(HttpMethod::Get, get_keys()))
         .path("/health/live", PathItem::new(HttpMethod::Get, is_live()))
         .path("/health/ready", PathItem::new(HttpMethod::Get, is_ready()))
@@ -149,6 +152,50 @@ fn offer_receipts() -> OperationBuilder {
         .response("503", wait(error("The books cannot be reached.")))
 }
 
+fn get_earnings() -> OperationBuilder {
+    let query = |name: &str, description: &str| {
+        ParameterBuilder::new()
+            .name(name)
+            .parameter_in(ParameterIn::Query)
+            .required(Required::False)
+            .description(Some(description))
+    };
+    let number = |least: i64, most: Option<i64>| {
+        let schema = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(least));
+        Some(match most {
+            Some(most) => schema.maximum(Some(most)).build(),
+            None => schema.build(),
+        })
+    };
+    operation("getEarnings", "What a provider earned, job by job, and where it is", "Provider protocol")
+        .description(Some("Oldest jobs first. Every deduction says why. Each page needs a challenge of its own."))
+        .security(SecurityRequirement::new("signed", Vec::<String>::new()))
+        .parameter(query("since", "Jobs settled from then on, Unix seconds.").schema(number(0, Some(9_000_000_000))))
+        .parameter(query("after", "The `next_cursor` of the page before.").schema(Some(String::schema())))
+        .parameter(query("limit", "Jobs on the page; 100 if it is not said.").schema(number(1, Some(500))))
+        .response("200", with_request_id(answer::<EarningsStatement>("One page.")))
+        .response("400", error("A parameter is wrong; `param` names it."))
+        .response("401", error("Not signed properly, or the challenge is unknown, expired or used before."))
+        .response("403", error("Signed for another gateway."))
+        .response("503", wait(error("The books cannot be reached, or too many challenges are being answered.")))
+}
+
+fn set_payout_details() -> OperationBuilder {
+    operation("setPayoutDetails", "Say where a provider wants to be paid", "Provider protocol")
+        .description(Some(
+            "The details are in the signed claims (`details`, one line of 512 bytes at most): an IBAN, a wallet. After a \
+             change nothing is paid out for a while; `used_from` says until when.",
+        ))
+        .security(SecurityRequirement::new("signed", Vec::<String>::new()))
+        .response("200", with_request_id(answer::<PayoutDetailsSet>("They are set.")))
+        .response("400", error("The details are empty, too long, or not one line."))
+        .response("401", error("Not signed properly, or the challenge is unknown, expired or used before."))
+        .response("403", error("Signed for another gateway."))
+        .response("404", error("This provider has never joined."))
+        .response("409", error("They were changed less than a minute ago."))
+        .response("503", wait(error("The books cannot be reached, or too many challenges are being answered.")))
+}
+
 fn get_keys() -> OperationBuilder {
     operation("getKeys", "The gateway's public keys, retired ones included", "Receipts").response(
         "200",
@@ -191,6 +238,11 @@ fn components() -> ComponentsBuilder {
          the public key in the header."
     );
     let join = ApiKey::Header(ApiKeyValue::with_description("authorization", &join));
+    let signed = format!(
+        "`{SIGNED_SCHEME} <JWS>`: the gateway's origin (`aud`) and a fresh `challenge`, signed with the provider's Ed25519 \
+         key, the public key in the header; `typ` is `lumbung-statement` or `lumbung-payout-details`."
+    );
+    let signed = ApiKey::Header(ApiKeyValue::with_description("authorization", &signed));
     let bearer = Http::builder().scheme(HttpAuthScheme::Bearer).description(Some("An API key.")).build();
     let mut schemas = Vec::new();
     collect::<ErrorBody>(&mut schemas);
@@ -199,6 +251,8 @@ fn components() -> ComponentsBuilder {
     collect::<ChatCompletionChunk>(&mut schemas);
     collect::<ModelList>(&mut schemas);
     collect::<JobReceipt>(&mut schemas);
+    collect::<EarningsStatement>(&mut schemas);
+    collect::<PayoutDetailsSet>(&mut schemas);
     collect::<Challenge>(&mut schemas);
     collect::<ReceiptBatch>(&mut schemas);
     collect::<ReceiptVerdicts>(&mut schemas);
@@ -210,6 +264,7 @@ fn components() -> ComponentsBuilder {
         .security_scheme("operator", SecurityScheme::Http(operator.build()))
         .security_scheme("key", SecurityScheme::Http(bearer))
         .security_scheme("join", SecurityScheme::ApiKey(join))
+        .security_scheme("signed", SecurityScheme::ApiKey(signed))
 }
 
 /// A type's schema and those of the types within it.

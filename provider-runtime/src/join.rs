@@ -68,7 +68,8 @@ pub async fn join(gateway: &Gateway, key: &SigningKey) -> Result<Joined, JoinErr
     Ok(Joined { io, replica })
 }
 
-async fn ask_challenge(gateway: &Gateway) -> Result<String, JoinError> {
+/// A fresh challenge.
+pub(crate) async fn ask_challenge(gateway: &Gateway) -> Result<String, JoinError> {
     let response = in_time(gateway.client.get(gateway.address.endpoint(CHALLENGE_PATH)).send()).await?;
     if response.status() != StatusCode::OK {
         return Err(refusal(response).await);
@@ -83,7 +84,8 @@ async fn ask_challenge(gateway: &Gateway) -> Result<String, JoinError> {
     Ok(challenge.challenge)
 }
 
-async fn in_time<T>(answer: impl Future<Output = reqwest::Result<T>>) -> Result<T, JoinError> {
+/// Waits for a gateway as long as it may take.
+pub(crate) async fn in_time<T>(answer: impl Future<Output = reqwest::Result<T>>) -> Result<T, JoinError> {
     match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
         Ok(answer) => answer.map_err(|error| JoinError::Failed(causes(&error))),
         Err(_) => Err(JoinError::Failed(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))),

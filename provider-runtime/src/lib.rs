@@ -13,6 +13,7 @@ pub mod cli;
 mod clock;
 mod data_dir;
 mod doctor;
+mod earnings;
 pub mod engine;
 mod gateway;
 mod hardware;

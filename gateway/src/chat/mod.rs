@@ -70,6 +70,8 @@ pub struct Gateway {
     pub default_hold_tokens: u32,
     /// How long after a ticket its receipt may still be offered.
     pub claim_window: Duration,
+    /// How long earnings are held back before they are payable.
+    pub holdback: Duration,
     /// Set once, when the gateway stops.
     pub draining: AtomicBool,
 }

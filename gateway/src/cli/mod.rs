@@ -5,9 +5,11 @@
 mod accounts;
 mod admin;
 mod books;
+mod earnings;
 mod invoices;
 mod limits;
 mod models;
+mod payouts;
 mod providers;
 mod receipt;
 mod table;
@@ -34,6 +36,10 @@ pub enum Command {
     Models(Group<models::Models>),
     /// Providers and how far they are trusted.
     Providers(Group<providers::Providers>),
+    /// What providers earned.
+    Earnings(Group<earnings::Earnings>),
+    /// Runs that pay providers.
+    Payouts(Group<payouts::Payouts>),
     /// The ledger.
     Books(Group<books::Books>),
     /// Operators' access to the API under /admin/v1.
@@ -64,6 +70,8 @@ pub async fn run(command: Command, open: impl AsyncFnOnce() -> store::Result<Sto
         Command::Credit(Group { json, action }) => (json, accounts::credit(action, &open().await?).await?),
         Command::Models(Group { json, action }) => (json, models::run(action, &open().await?).await?),
         Command::Providers(Group { json, action }) => (json, providers::run(action, &open().await?).await?),
+        Command::Earnings(Group { json, action }) => (json, earnings::run(action, &open().await?).await?),
+        Command::Payouts(Group { json, action }) => (json, payouts::run(action, &open().await?).await?),
         Command::Books(Group { json, action }) => (json, books::run(action, &open().await?).await?),
         Command::Admin(Group { json, action }) => (json, admin::run(action, &open().await?).await?),
         Command::Receipt(Group { json, action }) => (json, receipt::run(action)?),

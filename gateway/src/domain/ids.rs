@@ -87,6 +87,18 @@ id!(
 id!(
     /// Some leaves under one signed Merkle root.
     BatchId, "bat");
+id!(
+    /// Earnings taken back from a provider.
+    ClawbackId, "clw");
+id!(
+    /// What the operator decided about shares that promotional credit paid for.
+    DecisionId, "dec");
+id!(
+    /// Payouts made together.
+    PayoutRunId, "run");
+id!(
+    /// One provider's payout in a run.
+    PayoutId, "pay");
 
 /// A provider: the RFC 7638 thumbprint of its Ed25519 key (SHA-256, base64url, 43 characters).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

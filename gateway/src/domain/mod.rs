@@ -5,6 +5,7 @@ pub mod backing;
 pub mod calendar;
 pub mod catalogue;
 pub mod csv;
+pub mod earnings;
 pub mod ids;
 pub mod limits;
 pub mod posting;

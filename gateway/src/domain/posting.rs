@@ -5,7 +5,7 @@ use std::fmt;
 
 use lumbung_openapi::money::NanoUsd;
 
-use super::ids::{AccountId, AllowanceId, ProviderId};
+use super::ids::{AccountId, AllowanceId, PayoutId, ProviderId};
 
 /// A ledger account, by the text that the books know it under.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,6 +32,16 @@ impl LedgerId {
         Self(format!("payable:{provider}"))
     }
 
+    /// What a provider earned from promotional credit, until the operator has decided about it.
+    pub fn provider_promotional(provider: &ProviderId) -> Self {
+        Self(format!("promotional:{provider}"))
+    }
+
+    /// What is on its way to a provider, until the operator confirms that it has arrived.
+    pub fn payout(payout: PayoutId) -> Self {
+        Self(format!("payout:{payout}"))
+    }
+
     /// The operator's fees.
     pub fn revenue() -> Self {
         Self("revenue".into())
@@ -53,6 +63,8 @@ impl LedgerId {
             Some("credit") => LedgerKind::Credit,
             Some("pending") => LedgerKind::ProviderPending,
             Some("payable") => LedgerKind::ProviderPayable,
+            Some("promotional") => LedgerKind::ProviderPromotional,
+            Some("payout") => LedgerKind::Payout,
             Some("revenue") => LedgerKind::Revenue,
             Some("outside") => LedgerKind::Outside,
             _ => LedgerKind::Allowance,
@@ -82,6 +94,10 @@ pub enum LedgerKind {
     ProviderPending,
     /// A provider's earnings after it.
     ProviderPayable,
+    /// A provider's earnings from promotional credit, undecided.
+    ProviderPromotional,
+    /// A payout on its way.
+    Payout,
     /// The operator's fees.
     Revenue,
     /// The outside world.
@@ -96,6 +112,8 @@ impl LedgerKind {
             Self::Allowance => "allowance",
             Self::ProviderPending => "provider_pending",
             Self::ProviderPayable => "provider_payable",
+            Self::ProviderPromotional => "provider_promotional",
+            Self::Payout => "payout",
             Self::Revenue => "revenue",
             Self::Outside => "outside",
         }
@@ -104,7 +122,7 @@ impl LedgerKind {
     /// Whether so many postings touch one row of this kind that it must not be locked for each:
     /// its entries are queued, and rolled up into the balance later.
     pub fn is_busy(self) -> bool {
-        matches!(self, Self::ProviderPending | Self::Revenue | Self::Outside)
+        matches!(self, Self::ProviderPending | Self::ProviderPromotional | Self::Revenue | Self::Outside)
     }
 }
 
@@ -129,6 +147,20 @@ pub enum PostingKind {
     Correct,
     /// No receipt came in time.
     Withheld,
+    /// Earnings whose holdback time is over.
+    Mature,
+    /// Earnings taken back before that.
+    Clawback,
+    /// The operator let a provider have what promotional credit had paid for.
+    PromotionalApproved,
+    /// The operator did not.
+    PromotionalRefused,
+    /// Payable earnings sent on their way.
+    Payout,
+    /// They have arrived.
+    PayoutConfirmed,
+    /// They have not, and are payable again.
+    PayoutReversed,
 }
 
 impl PostingKind {
@@ -144,6 +176,13 @@ impl PostingKind {
             Self::Settle => "settle",
             Self::Correct => "correct",
             Self::Withheld => "withheld",
+            Self::Mature => "mature",
+            Self::Clawback => "clawback",
+            Self::PromotionalApproved => "promotional_approved",
+            Self::PromotionalRefused => "promotional_refused",
+            Self::Payout => "payout",
+            Self::PayoutConfirmed => "payout_confirmed",
+            Self::PayoutReversed => "payout_reversed",
         }
     }
 }

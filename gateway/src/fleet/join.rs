@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use lumbung_openapi::jws::{self, HmacKey, JwsError};
-use lumbung_openapi::provider::{Challenge, JOIN_TYP, JoinClaims};
+use lumbung_openapi::provider::{Challenge, ChallengeAnswer};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::ids::ProviderId;
@@ -69,20 +69,21 @@ impl Doorman {
         Challenge { challenge: self.key.sign(CHALLENGE_TYP, "0", &claims), expires_at }
     }
 
-    /// Who signed this join, if it is in order.
-    pub fn admit(&self, token: &str, now_secs: u64) -> Result<ProviderId, JoinError> {
+    /// Who signed this answer to a challenge, and what it says, if it is in order: signed for this gateway and for this
+    /// purpose, and not answered before.
+    pub fn admit<C: ChallengeAnswer>(&self, token: &str, now_secs: u64) -> Result<(ProviderId, C), JoinError> {
         let key = jws::embedded_key(token)?;
-        let join: JoinClaims = key.verify(JOIN_TYP, token)?;
-        if !self.origins.contains(&join.aud) {
+        let answer: C = key.verify(C::TYP, token)?;
+        if !self.origins.iter().any(|origin| origin == answer.aud()) {
             return Err(JoinError::OtherGateway);
         }
         let challenge: ChallengeClaims =
-            self.key.verify(CHALLENGE_TYP, &join.challenge).map_err(|_| JoinError::UnknownChallenge)?;
+            self.key.verify(CHALLENGE_TYP, answer.challenge()).map_err(|_| JoinError::UnknownChallenge)?;
         if challenge.exp < now_secs {
             return Err(JoinError::Expired);
         }
         self.mark_answered(challenge, now_secs)?;
-        Ok(ProviderId::from(key))
+        Ok((ProviderId::from(key), answer))
     }
 
     fn mark_answered(&self, challenge: ChallengeClaims, now_secs: u64) -> Result<(), JoinError> {
@@ -103,12 +104,36 @@ impl Doorman {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lumbung_openapi::earnings::{PayoutDetailsClaims, StatementClaims};
     use lumbung_openapi::jws::SigningKey;
+    use lumbung_openapi::provider::{JOIN_TYP, JoinClaims};
 
     const HERE: &str = "https://here.example";
 
     fn join(key: &SigningKey, aud: &str, challenge: String) -> String {
         key.sign_with_jwk(JOIN_TYP, &JoinClaims { aud: aud.into(), challenge, agent: "test/1".into() })
+    }
+
+    fn admit(doorman: &Doorman, token: &str, now_secs: u64) -> Result<ProviderId, JoinError> {
+        doorman.admit::<JoinClaims>(token, now_secs).map(|(provider, _)| provider)
+    }
+
+    #[test]
+    fn what_was_signed_for_one_purpose_is_good_for_no_other() {
+        let doorman = Doorman::new(vec![HERE.into()]).expect("entropy");
+        let key = SigningKey::from_seed(&[1; 32]);
+        let statement = StatementClaims { aud: HERE.into(), challenge: doorman.challenge(1000).challenge };
+        let statement = key.sign_with_jwk(StatementClaims::TYP, &statement);
+        assert!(matches!(admit(&doorman, &statement, 1001), Err(JoinError::Signature(_))));
+        assert!(doorman.admit::<StatementClaims>(&statement, 1001).is_ok());
+        assert_eq!(doorman.admit::<StatementClaims>(&statement, 1001).err(), Some(JoinError::Replayed));
+        // These hold every member that a statement's claims have: only their type is another.
+        let challenge = || doorman.challenge(1000).challenge;
+        let details = PayoutDetailsClaims { aud: HERE.into(), challenge: challenge(), details: "DE02".into() };
+        for other in [join(&key, HERE, challenge()), key.sign_with_jwk(PayoutDetailsClaims::TYP, &details)] {
+            let refused = doorman.admit::<StatementClaims>(&other, 1001).err();
+            assert_eq!(refused, Some(JoinError::Signature(JwsError::WrongType)));
+        }
     }
 
     #[test]
@@ -117,16 +142,16 @@ mod tests {
             (Doorman::new(vec![HERE.into()]).expect("entropy"), Doorman::new(vec![HERE.into()]).expect("entropy"));
         let key = SigningKey::from_seed(&[1; 32]);
         let token = join(&key, HERE, doorman.challenge(1000).challenge);
-        assert_eq!(doorman.admit(&token, 1001).map(|id| id.to_string()), Ok(key.public().thumbprint()));
-        assert_eq!(doorman.admit(&token, 1002), Err(JoinError::Replayed));
+        assert_eq!(admit(&doorman, &token, 1001).map(|id| id.to_string()), Ok(key.public().thumbprint()));
+        assert_eq!(admit(&doorman, &token, 1002), Err(JoinError::Replayed));
 
         let elsewhere = join(&key, "https://there.example", doorman.challenge(1000).challenge);
-        assert_eq!(doorman.admit(&elsewhere, 1001), Err(JoinError::OtherGateway));
+        assert_eq!(admit(&doorman, &elsewhere, 1001), Err(JoinError::OtherGateway));
         let foreign = join(&key, HERE, other.challenge(1000).challenge);
-        assert_eq!(doorman.admit(&foreign, 1001), Err(JoinError::UnknownChallenge));
+        assert_eq!(admit(&doorman, &foreign, 1001), Err(JoinError::UnknownChallenge));
         let late = join(&key, HERE, doorman.challenge(1000).challenge);
-        assert_eq!(doorman.admit(&late, 1000 + CHALLENGE_SECS + 1), Err(JoinError::Expired));
+        assert_eq!(admit(&doorman, &late, 1000 + CHALLENGE_SECS + 1), Err(JoinError::Expired));
         let unsigned = token.rsplit_once('.').expect("a JWS has dots").0.to_owned() + ".";
-        assert!(matches!(doorman.admit(&unsigned, 1001), Err(JoinError::Signature(_))));
+        assert!(matches!(admit(&doorman, &unsigned, 1001), Err(JoinError::Signature(_))));
     }
 }

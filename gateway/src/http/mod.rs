@@ -3,6 +3,7 @@
 mod admin;
 mod chat;
 mod docs;
+mod earnings;
 mod error;
 mod health;
 mod layers;
@@ -15,7 +16,8 @@ pub mod server;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
+use lumbung_openapi::earnings::{EARNINGS_PATH, PAYOUT_DETAILS_PATH};
 use lumbung_openapi::provider::{CHALLENGE_PATH, RECEIPTS_PATH, TUNNEL_PATH};
 
 use crate::admin::Desk;
@@ -42,6 +44,8 @@ pub struct Shared {
     pub spec: String,
     /// The largest request body, in bytes.
     pub max_body: usize,
+    /// How long after a change of its payout details a provider is not paid.
+    pub payout_cooldown: std::time::Duration,
 }
 
 /// The whole route table.
@@ -54,6 +58,8 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route(CHALLENGE_PATH, get(provider::challenge))
         .route(TUNNEL_PATH, get(provider::tunnel))
         .route(RECEIPTS_PATH, post(provider::receipts))
+        .route(EARNINGS_PATH, get(earnings::statement))
+        .route(PAYOUT_DETAILS_PATH, put(earnings::set_payout_details))
         .route("/.well-known/jwks.json", get(health::jwks))
         .route("/openapi.json", get(health::spec))
         .route("/docs", get(docs::page))

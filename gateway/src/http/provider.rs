@@ -9,7 +9,7 @@ use http::header::{AUTHORIZATION, CONNECTION, RETRY_AFTER, UPGRADE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use hyper_util::rt::TokioIo;
 use lumbung_openapi::error::{ErrorBody, ErrorObject};
-use lumbung_openapi::provider::{Challenge, JOIN_SCHEME, REPLICA_HEADER, TUNNEL_PROTOCOL};
+use lumbung_openapi::provider::{Challenge, JOIN_SCHEME, JoinClaims, REPLICA_HEADER, TUNNEL_PROTOCOL};
 use lumbung_openapi::receipt::{ReceiptBatch, ReceiptVerdicts};
 use tracing::{info, warn};
 
@@ -71,7 +71,8 @@ async fn admit(shared: &Shared, headers: &HeaderMap) -> Result<(ProviderId, Stan
     if !shared.gateway.fleet.has_room() || !shared.gateway.is_admitting() {
         return Err(TunnelRefusal::Full);
     }
-    let provider = shared.doorman.admit(join.trim(), clock::unix_secs()).map_err(TunnelRefusal::Join)?;
+    let admitted = shared.doorman.admit::<JoinClaims>(join.trim(), clock::unix_secs());
+    let (provider, _) = admitted.map_err(TunnelRefusal::Join)?;
     let standing = shared.store.register_provider(&provider).await.map_err(|error| {
         tracing::error!(%error, "provider not registered");
         TunnelRefusal::BooksUnavailable
@@ -111,15 +112,7 @@ impl IntoResponse for TunnelRefusal {
                 "upgrade_required",
                 "this is where lumbung-provider dials in: 'Upgrade: lumbung-tunnel/1' and a signed join are needed",
             ),
-            Self::Join(error) => {
-                info!(%error, "join refused");
-                let status = match error {
-                    JoinError::OtherGateway => StatusCode::FORBIDDEN,
-                    JoinError::TooMany => StatusCode::SERVICE_UNAVAILABLE,
-                    _ => StatusCode::UNAUTHORIZED,
-                };
-                refuse(status, "join_refused", &error.to_string())
-            }
+            Self::Join(error) => refuse_answer("join_refused", &error),
             Self::Banned => refuse(StatusCode::FORBIDDEN, "provider_banned", "the operator has banned this provider"),
             Self::Full => refuse(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -128,14 +121,31 @@ impl IntoResponse for TunnelRefusal {
             ),
             Self::BooksUnavailable => ApiError::BooksUnavailable.into_response(),
         };
-        if response.status() == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().entry(RETRY_AFTER).or_insert(HeaderValue::from_static("5"));
-        }
+        wait_if_unavailable(&mut response);
         response
     }
 }
 
-fn refuse(status: StatusCode, code: &'static str, message: &str) -> Response {
+/// Why a signed answer to a challenge is not accepted.
+pub(super) fn refuse_answer(code: &'static str, error: &JoinError) -> Response {
+    info!(%error, code, "a provider's signature is not accepted");
+    let status = match error {
+        JoinError::OtherGateway => StatusCode::FORBIDDEN,
+        JoinError::TooMany => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::UNAUTHORIZED,
+    };
+    let mut response = refuse(status, code, &error.to_string());
+    wait_if_unavailable(&mut response);
+    response
+}
+
+fn wait_if_unavailable(response: &mut Response) {
+    if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().entry(RETRY_AFTER).or_insert(HeaderValue::from_static("5"));
+    }
+}
+
+pub(super) fn refuse(status: StatusCode, code: &'static str, message: &str) -> Response {
     let error = ErrorObject {
         message: message.to_owned().into(),
         kind: "invalid_request_error".into(),

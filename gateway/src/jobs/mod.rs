@@ -129,6 +129,11 @@ async fn tidy(gateway: &Gateway, store: &Store) {
             Ok(reclaimed) => info!(reclaimed, "shares without a receipt given back"),
             Err(error) => warn!(%error, "shares without a receipt not looked at"),
         }
+        match store.mature(gateway.holdback).await {
+            Ok(0) => {}
+            Ok(matured) => info!(matured, "attempts whose earnings are payable now"),
+            Err(error) => warn!(%error, "earnings not made payable"),
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use serde::Serialize;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row};
 
-use super::{Result, Store, StoreError, bump_epoch, ledger, sql};
+use super::{Result, Store, StoreError, bump_epoch, ledger, promotional, sql};
 use crate::domain::ids::AccountId;
 use crate::domain::posting::{LedgerId, Posting, PostingKind};
 
@@ -37,6 +37,9 @@ pub struct Balance {
     /// Both together.
     #[serde(rename = "spendable_usd")]
     pub spendable: NanoUsd,
+    /// How much of that was given away, not paid for; it is spent first.
+    #[serde(rename = "promotional_usd")]
+    pub promotional: NanoUsd,
 }
 
 /// Where credit came from.
@@ -144,7 +147,8 @@ pub(super) async fn close(connection: &mut AnyConnection, clock: &str, id: &Acco
 
 pub(super) async fn balance(connection: &mut AnyConnection, id: &AccountId) -> Result<Balance> {
     let select = "SELECT balance, CAST(COALESCE(
-                (SELECT SUM(a.balance) FROM ledger_accounts a WHERE a.kind = 'allowance' AND a.owner = $2), 0) AS BIGINT)
+                (SELECT SUM(a.balance) FROM ledger_accounts a WHERE a.kind = 'allowance' AND a.owner = $2), 0) AS BIGINT),
+                COALESCE((SELECT p.remaining FROM promotional_credit p WHERE p.account = $2), 0)
             FROM ledger_accounts WHERE id = $1";
     let credit = LedgerId::credit(*id);
     let row = sqlx::query(select).bind(credit.as_str()).bind(credit.owner()).fetch_optional(connection).await?;
@@ -155,6 +159,7 @@ pub(super) async fn balance(connection: &mut AnyConnection, id: &AccountId) -> R
         credit: NanoUsd::from_nanos(credit),
         allowances: NanoUsd::from_nanos(allowances),
         spendable: NanoUsd::from_nanos(spendable),
+        promotional: NanoUsd::from_nanos(row.try_get(2)?),
     })
 }
 
@@ -170,6 +175,10 @@ pub(super) async fn credit(
     if amount <= NanoUsd::ZERO || amount > MAX_CREDIT {
         return Err(StoreError::Invalid("credit must be above zero, and a billion dollars at most"));
     }
+    let given = match kind {
+        CreditKind::Paid => NanoUsd::ZERO,
+        CreditKind::Promotional => amount,
+    };
     let kind = match kind {
         CreditKind::Paid => PostingKind::CreditPaid,
         CreditKind::Promotional => PostingKind::CreditPromotional,
@@ -177,6 +186,7 @@ pub(super) async fn credit(
     let posting = Posting::from_source(kind, reference, LedgerId::outside(), [(LedgerId::credit(*id), amount)])
         .ok_or(StoreError::Invalid("more money than 64 bits hold"))?;
     ledger::add_credit(connection, &LedgerId::credit(*id), amount).await?;
+    promotional::give(connection, id, given).await?;
     ledger::write(connection, clock, std::slice::from_ref(&posting)).await.map_err(|error| match error {
         StoreError::Conflict(_) => StoreError::Conflict("this payment has been credited already".into()),
         other => other,

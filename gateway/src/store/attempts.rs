@@ -10,7 +10,8 @@ use sqlx::{AnyConnection, Row};
 
 use super::sql::{pieces, query, values};
 use super::usage::{self, Use, Used};
-use super::{Result, SigningKeys, StoreError, ledger};
+use super::{Result, SigningKeys, StoreError, ledger, promotional};
+use crate::domain::earnings::Funding;
 use crate::domain::ids::{AccountId, AllowanceId, BatchId, KeyId, ProviderId};
 use crate::domain::posting::{LedgerId, Posting, PostingKind};
 use crate::domain::refusal::claim_by_us;
@@ -96,6 +97,7 @@ pub(super) async fn write(
     if attempts.is_empty() {
         return Ok(Ok(()));
     }
+    let funding = promotional::spend(connection, attempts).await?;
     let records: Vec<String> = attempts.iter().map(record).collect::<Result<_>>()?;
     let batch = sign(connection, clock, now_us, &records, keys).await?;
     let mut known: HashSet<AttemptKey> = attempts.iter().map(|new| attempt_key(new.ticket)).collect();
@@ -149,7 +151,9 @@ pub(super) async fn write(
     if !known.is_empty() {
         return Ok(Err(known));
     }
-    let postings: Vec<Posting> = attempts.iter().map(posting).collect::<Result<_>>()?;
+    promotional::mark(connection, attempts, &funding).await?;
+    let postings: Vec<Posting> =
+        attempts.iter().zip(&funding).map(|(new, funding)| posting(new, funding)).collect::<Result<_>>()?;
     ledger::write_at(connection, now_us, &postings).await?;
     usage::count(connection, now_us, attempts.iter().map(used)).await?;
     Ok(Ok(()))
@@ -222,17 +226,19 @@ fn used(new: &NewAttempt<'_>) -> (Use, Used) {
     (which, used)
 }
 
-fn posting(new: &NewAttempt<'_>) -> Result<Posting> {
-    let Parties { allowance, pending } = Parties::of(new.ticket)?;
-    let parts = [(pending, new.charge.share()), (LedgerId::revenue(), new.charge.fee)];
-    Posting::from_source(PostingKind::Settle, reference(new.ticket), allowance, parts)
-        .ok_or(StoreError::Invalid("more money than 64 bits hold"))
+fn posting(new: &NewAttempt<'_>, funding: &Funding) -> Result<Posting> {
+    let too_much = || StoreError::Invalid("more money than 64 bits hold");
+    let Parties { allowance, pending, promotional } = Parties::of(new.ticket)?;
+    let paid = new.charge.share().checked_sub(funding.share).ok_or_else(too_much)?;
+    let parts = [(pending, paid), (promotional, funding.share), (LedgerId::revenue(), new.charge.fee)];
+    Posting::from_source(PostingKind::Settle, reference(new.ticket), allowance, parts).ok_or_else(too_much)
 }
 
 /// The ledger accounts that a ticket names.
 pub(super) struct Parties {
     pub allowance: LedgerId,
     pub pending: LedgerId,
+    pub promotional: LedgerId,
 }
 
 impl Parties {
@@ -240,7 +246,11 @@ impl Parties {
         let malformed = || StoreError::corrupt("a ticket of ours names what has no id");
         let allowance: AllowanceId = ticket.allowance.parse().map_err(|_| malformed())?;
         let provider: ProviderId = ticket.provider.parse().map_err(|_| malformed())?;
-        Ok(Self { allowance: LedgerId::allowance(allowance), pending: LedgerId::provider_pending(&provider) })
+        Ok(Self {
+            allowance: LedgerId::allowance(allowance),
+            pending: LedgerId::provider_pending(&provider),
+            promotional: LedgerId::provider_promotional(&provider),
+        })
     }
 }
 

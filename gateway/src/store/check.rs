@@ -4,7 +4,7 @@ use futures_util::TryStreamExt;
 use serde::Serialize;
 use sqlx::Row;
 
-use super::{Result, Store};
+use super::{Result, Store, check_earnings};
 
 /// Differences that are listed at most.
 const MAX_LISTED: usize = 1000;
@@ -31,7 +31,7 @@ impl BooksReport {
 
 /// Every statement yields what is wrong, with what, what was found, and what should have been. Each reads its tables once
 /// and groups them: a check takes as long as the ledger is, and never the square of that.
-const STATEMENTS: [&str; 5] = [POSTINGS, BALANCES, ATTEMPTS, JOBS, USAGE];
+const STATEMENTS: [&str; 6] = [POSTINGS, BALANCES, ATTEMPTS, JOBS, USAGE, check_earnings::STATEMENT];
 
 const POSTINGS: &str = "
 SELECT CASE WHEN p.id IS NULL THEN 'entries of no posting' ELSE 'posting does not sum to zero' END,
@@ -62,6 +62,7 @@ UNION ALL SELECT 'balances do not sum to zero', 'all', CAST(SUM(balance) AS BIGI
 const ATTEMPTS: &str = "
 SELECT CASE WHEN known = 0 THEN 'moved for no attempt'
             WHEN party = 'revenue' THEN 'attempt: the fee'
+            WHEN party LIKE 'promotional:%' THEN 'attempt: the promotional share'
             WHEN party LIKE 'client:%' THEN 'attempt: what the client paid'
             ELSE 'attempt: the provider''s share' END,
        reference, moved, due
@@ -69,13 +70,14 @@ FROM (
     SELECT reference, party, CAST(SUM(moved) AS BIGINT) AS moved, CAST(SUM(due) AS BIGINT) AS due, MAX(known) AS known
     FROM (
         SELECT a.job || '/' || CAST(a.attempt AS TEXT) AS reference,
-               CASE part WHEN 1 THEN 'pending:' || a.provider WHEN 2 THEN 'revenue' ELSE 'client:' || a.account END
-                   AS party,
+               CASE part WHEN 1 THEN 'pending:' || a.provider WHEN 2 THEN 'revenue' WHEN 3 THEN 'promotional:' || a.provider
+                   ELSE 'client:' || a.account END AS party,
                CAST(0 AS BIGINT) AS moved,
-               CASE part WHEN 1 THEN a.share WHEN 2 THEN a.fee ELSE -a.share - a.fee END AS due, 1 AS known
+               CASE part WHEN 1 THEN a.share WHEN 2 THEN a.fee WHEN 3 THEN a.given ELSE -a.share - a.given - a.fee END AS due, 1 AS known
         FROM (SELECT job, attempt, account, provider, fee,
-                     CASE WHEN state = 'withheld' THEN 0 ELSE charge - fee END AS share FROM attempts) a
-        CROSS JOIN (SELECT 1 AS part UNION ALL SELECT 2 UNION ALL SELECT 3) parts
+                     CASE WHEN state = 'withheld' THEN 0 ELSE charge - fee - promotional_share END AS share,
+                     CASE WHEN state = 'withheld' THEN 0 ELSE promotional_share END AS given FROM attempts) a
+        CROSS JOIN (SELECT 1 AS part UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4) parts
         UNION ALL
         SELECT p.reference, CASE WHEN l.kind IN ('credit', 'allowance') THEN 'client:' || l.owner ELSE e.account END,
                e.amount, 0, 0

@@ -93,6 +93,15 @@ pub(super) async fn add_credit(connection: &mut AnyConnection, credit: &LedgerId
     }
 }
 
+/// Adds `amount`, zero or more, to what a provider can be paid.
+pub(super) async fn add_payable(connection: &mut AnyConnection, payable: &LedgerId, amount: NanoUsd) -> Result<()> {
+    let add = "INSERT INTO ledger_accounts (id, kind, owner, balance) VALUES ($1, $2, $3, $4)
+               ON CONFLICT (id) DO UPDATE SET balance = ledger_accounts.balance + excluded.balance";
+    let add = sqlx::query(add).bind(payable.as_str()).bind(payable.kind().as_str()).bind(payable.owner());
+    add.bind(amount.nanos()).execute(connection).await?;
+    Ok(())
+}
+
 /// Locks an account's credit row, where it will be changed only after a row that comes later in the locking order.
 pub(super) async fn lock_credit(connection: &mut AnyConnection, credit: &LedgerId) -> Result<()> {
     add_credit(connection, credit, NanoUsd::ZERO).await
@@ -139,6 +148,7 @@ impl Store {
 fn split(account: &str) -> Result<(LedgerKind, &str)> {
     match account.split_once(':') {
         Some(("pending", owner)) => Ok((LedgerKind::ProviderPending, owner)),
+        Some(("promotional", owner)) => Ok((LedgerKind::ProviderPromotional, owner)),
         None if account == "revenue" => Ok((LedgerKind::Revenue, "")),
         None if account == "outside" => Ok((LedgerKind::Outside, "")),
         _ => Err(StoreError::corrupt("an account is queued that is not a busy one")),

@@ -8,10 +8,11 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 
 use super::error::StoreError;
 
-const MIGRATIONS: [(i64, &str, &str); 4] = [
+const MIGRATIONS: [(i64, &str, &str); 5] = [
     (1, "books", include_str!("../../../migrations/0001_books.sql")),
     (2, "limits", include_str!("../../../migrations/0002_limits.sql")),
     (3, "admin", include_str!("../../../migrations/0003_admin.sql")),
+    (4, "earnings", include_str!("../../../migrations/0004_earnings.sql")),
     (6, "usage", include_str!("../../../migrations/0006_usage.sql")),
 ];
 

@@ -1,7 +1,8 @@
 //! The books: the only place that knows the database. One SQL text serves SQLite and Postgres, through sqlx's `Any`.
 //!
 //! Every write is one transaction that begins with a write (SQLite cannot turn a reader into a writer once another
-//! process has written). Rows are locked in one order: counter, replica, attempt, credit, allowance, each kind by id.
+//! process has written). Rows are locked in one order: counter, replica, attempt, credit, allowance, promotional credit,
+//! payable, each kind by id.
 
 mod accounts;
 mod act;
@@ -11,6 +12,8 @@ mod audit;
 mod bus;
 mod catalogue;
 mod check;
+mod check_earnings;
+mod clawback;
 mod entries;
 mod error;
 mod invoices;
@@ -18,15 +21,20 @@ mod keys;
 pub mod lease;
 mod ledger;
 mod limits;
+mod mature;
 mod migrate;
 mod operator;
+mod payout_details;
+mod payouts;
 mod prices;
+mod promotional;
 mod proofs;
 mod providers;
 mod receipts;
 mod settle;
 mod signing_keys;
 mod sql;
+mod statement;
 mod usage;
 mod usage_query;
 mod withheld;
@@ -46,15 +54,20 @@ pub use allowances::Reserved;
 pub use audit::{AuditFilter, AuditLine, AuditRecord};
 pub use bus::Bus;
 pub use check::BooksReport;
+pub use clawback::{Claw, Clawback};
 pub use entries::{EntriesPage, EntryFilter, EntryRecord};
 pub use error::{StoreError, StoreErrorKind};
 pub use invoices::{Invoice, InvoiceEntry, InvoiceUsage};
 pub use keys::{CallerRecord, KeyChange, KeyRecord, NewKey};
 pub use lease::{Lease, LeaseGuard, LeaseHeld};
 pub use limits::{SpentLine, SpentSince};
+pub use payout_details::{MAX_DETAILS, PayoutDetails};
+pub use payouts::{Payout, PayoutRun, PayoutState, PayoutTerms};
+pub use promotional::{HeldShares, PromotionalDecision, Verdict};
 pub use providers::Earnings;
 pub use settle::{SettleOutcome, Settlement};
 pub use signing_keys::SigningKeys;
+pub use statement::{MAX_PAGE, StatementCursor, StatementPage};
 pub use usage::Used;
 pub use usage_query::{MAX_USAGE_LINES, UsageBy, UsageCursor, UsageLine, UsagePage, UsageQuestion, usage_csv};
 
@@ -171,6 +184,11 @@ async fn bump_epoch(connection: &mut AnyConnection) -> Result<()> {
 async fn lock(connection: &mut AnyConnection, counter: &'static str) -> Result<()> {
     sqlx::query("UPDATE counters SET value = value + 1 WHERE name = $1").bind(counter).execute(connection).await?;
     Ok(())
+}
+
+/// A length of time as the books count it, in microseconds; "for ever" for what 64 bits do not hold.
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX / 2)
 }
 
 /// Makes the file before SQLite does: it holds the signing keys, so nobody but its owner may read it. (SQLite gives its

@@ -5,7 +5,7 @@ use lumbung_openapi::money::{NanoUsd, TokenPrice};
 use super::accounts::{self, AccountRecord, Balance, CreditKind};
 use super::act::Act;
 use super::keys::{self, KeyRecord, NewKey};
-use super::{Result, StoreError, catalogue, ledger, prices, providers};
+use super::{Result, StoreError, catalogue, ledger, prices, promotional, providers};
 use crate::domain::catalogue::{CatalogueModel, PriceVersion};
 use crate::domain::ids::{AccountId, KeyId, ModelId, ProviderId};
 use crate::domain::posting::{LedgerId, Posting, PostingKind};
@@ -43,7 +43,8 @@ impl Act {
     }
 
     /// Pays credit back to the outside world: at most what is not set aside for a replica. The same reference twice is a
-    /// `Conflict`, and so is more than there is; an empty reference is not compared.
+    /// `Conflict`, and so is more than there is, or than was paid for: credit that was given away is not paid back. An empty
+    /// reference is not compared.
     pub async fn refund(&mut self, id: &AccountId, amount: NanoUsd, reference: &str) -> Result<()> {
         if amount <= NanoUsd::ZERO {
             return Err(StoreError::Invalid("a refund must be above zero"));
@@ -58,6 +59,11 @@ impl Act {
         if taken.rows_affected() == 0 {
             accounts::read(connection, id).await?;
             return Err(StoreError::Conflict("more than the account's credit that is not set aside".into()));
+        }
+        promotional::lock(connection, id).await?;
+        let left = accounts::balance(connection, id).await?;
+        if left.spendable < left.promotional {
+            return Err(StoreError::Conflict("credit that was given away is not paid back".into()));
         }
         ledger::write(connection, clock, std::slice::from_ref(&posting)).await.map_err(|error| match error {
             StoreError::Conflict(_) => StoreError::Conflict("this refund has been paid already".into()),

@@ -19,6 +19,9 @@ pub struct Earnings {
     /// For good.
     #[serde(rename = "payable_usd")]
     pub payable: NanoUsd,
+    /// Paid for with promotional credit, undecided.
+    #[serde(rename = "promotional_usd")]
+    pub promotional: NanoUsd,
 }
 
 impl Store {
@@ -66,6 +69,7 @@ impl Store {
         Ok(Earnings {
             pending: self.balance(&LedgerId::provider_pending(id)).await?,
             payable: self.balance(&LedgerId::provider_payable(id)).await?,
+            promotional: self.balance(&LedgerId::provider_promotional(id)).await?,
         })
     }
 }

@@ -15,8 +15,9 @@ use super::attempts::{self, AttemptKey, JobSoFar, NewAttempt, Parties, attempt_k
 use super::settle::{now, take, touch};
 use super::sql::{pieces, query, values};
 use super::usage::{self, Use, Used};
-use super::{Result, Store, StoreError, ledger, signing_keys, sql};
+use super::{Result, Store, StoreError, ledger, promotional, signing_keys, sql};
 use crate::domain::backing::Backing;
+use crate::domain::earnings::Funding;
 use crate::domain::ids::{AccountId, BatchId, ProviderId};
 use crate::domain::posting::{LedgerId, Posting, PostingKind};
 use crate::domain::refusal::Refusal;
@@ -109,7 +110,7 @@ impl Store {
         }
         let leaves: Vec<Hash> = batch.receipts.iter().map(Receipt::leaf).collect();
         let proof = attempts::write_batch(&mut tx, &clock, "receipts", &batch.jws, &leaves).await?;
-        let mut committed = attach_all(&mut tx, &clock, &attach, proof).await?;
+        let (mut committed, restored) = attach_all(&mut tx, &clock, &attach, proof).await?;
         let (mut new, mut refusals) = (Vec::new(), Vec::new());
         for offered in alone.into_values().flatten() {
             match charge_alone(&mut tx, offered, &new).await? {
@@ -133,6 +134,7 @@ impl Store {
                 return Ok(verdicts);
             }
         }
+        promotional::restore(&mut tx, &restored).await?;
         committed.extend(new.iter().filter_map(|new| new.proof).map(|(_, index)| index));
         match committed.is_empty() {
             true => tx.rollback().await?, // no receipt refers to this batch
@@ -206,13 +208,14 @@ fn settled(row: &AnyRow, offered: &Offered<'_>) -> Result<Finding> {
 }
 
 /// Attaches receipts to their settled attempts; those that changed meanwhile are left out. Where a receipt claims fewer
-/// tokens than were charged, the difference goes back to the account. Returns the receipts' places.
+/// tokens than were charged, the difference goes back to the account. Returns the receipts' places, and what of
+/// the refunds was promotional credit.
 async fn attach_all(
     connection: &mut AnyConnection,
     clock: &str,
     attach: &[&Offered<'_>],
     proof: BatchId,
-) -> Result<Vec<usize>> {
+) -> Result<(Vec<usize>, BTreeMap<AccountId, NanoUsd>)> {
     let by_key: HashMap<AttemptKey, &Offered<'_>> = attach.iter().map(|o| (attempt_key(o.ticket), *o)).collect();
     let (mut places, mut corrections) = (Vec::new(), Vec::new());
     for piece in pieces(attach) {
@@ -223,7 +226,7 @@ async fn attach_all(
              FROM offered WHERE job = offered.id AND attempt = offered.number AND receipt_batch IS NULL AND state = 'settled'
                AND (receipt IS NULL OR receipt = offered.claims)
              RETURNING job, attempt, account, prompt_tokens, completion_tokens, charge, fee, delivered_sha256,
-                       COALESCE(api_key, '')"
+                       COALESCE(api_key, ''), promotional, promotional_share"
         ));
         for offered in piece {
             update = update
@@ -239,8 +242,8 @@ async fn attach_all(
             corrections.extend(Correction::of(&row, offered)?);
         }
     }
-    correct(connection, clock, &corrections).await?;
-    Ok(places)
+    let restored = correct(connection, clock, &corrections).await?;
+    Ok((places, restored))
 }
 
 /// An attempt that was charged for more than its provider claims.
@@ -250,6 +253,8 @@ struct Correction<'a> {
     api_key: String,
     was: Charge,
     is: Charge,
+    was_given: Funding,
+    is_given: Funding,
     record: String,
 }
 
@@ -272,7 +277,10 @@ impl<'a> Correction<'a> {
         let record = attempts::record_text(offered.ticket, &is, delivered)?;
         let account = row.try_get::<String, _>(2)?.parse().map_err(|_| damaged())?;
         let api_key = row.try_get(8)?;
-        Ok(Some(Self { ticket: offered.ticket, account, api_key, was, is, record }))
+        let was_given =
+            Funding { promotional: NanoUsd::from_nanos(row.try_get(9)?), share: NanoUsd::from_nanos(row.try_get(10)?) };
+        let is_given = was_given.lowered(&was, &is);
+        Ok(Some(Self { ticket: offered.ticket, account, api_key, was, is, was_given, is_given, record }))
     }
 
     fn used_less(&self) -> Option<(Use, Used)> {
@@ -294,10 +302,11 @@ impl<'a> Correction<'a> {
     }
 
     fn posting(&self) -> Option<Posting> {
-        let pending = Parties::of(self.ticket).ok()?.pending;
+        let Parties { pending, promotional, .. } = Parties::of(self.ticket).ok()?;
         let share = self.is.share().checked_sub(self.was.share())?;
+        let given = self.is_given.share.checked_sub(self.was_given.share)?;
         let fee = self.is.fee.checked_sub(self.was.fee)?;
-        let parts = [(pending, share), (LedgerId::revenue(), fee)];
+        let parts = [(pending, share.checked_sub(given)?), (promotional, given), (LedgerId::revenue(), fee)];
         Posting::from_source(
             PostingKind::Correct,
             attempts::reference(self.ticket),
@@ -307,10 +316,16 @@ impl<'a> Correction<'a> {
     }
 }
 
-/// Posts corrections, and signs new records in the place of those that said more.
-async fn correct(connection: &mut AnyConnection, clock: &str, corrections: &[Correction<'_>]) -> Result<()> {
+/// Posts corrections, and signs new records in the place of those that said more. Returns what of the refunds was
+/// promotional credit, by account.
+async fn correct(
+    connection: &mut AnyConnection,
+    clock: &str,
+    corrections: &[Correction<'_>],
+) -> Result<BTreeMap<AccountId, NanoUsd>> {
+    let mut restored = BTreeMap::new();
     if corrections.is_empty() {
-        return Ok(());
+        return Ok(restored);
     }
     let (now_us, keys) = (now(connection, clock).await?, signing_keys::existing(connection).await?);
     let records: Vec<String> = corrections.iter().map(|correction| correction.record.clone()).collect();
@@ -319,7 +334,8 @@ async fn correct(connection: &mut AnyConnection, clock: &str, corrections: &[Cor
     for (index, correction) in corrections.iter().enumerate() {
         let update =
             "UPDATE attempts SET prompt_tokens = $3, completion_tokens = $4, charge = $5, fee = $6, record = $7,
-                      batch = $8, batch_index = $9 WHERE job = $1 AND attempt = $2";
+                      batch = $8, batch_index = $9, promotional = $10, promotional_share = $11, corrected_from = $12
+                      WHERE job = $1 AND attempt = $2";
         sqlx::query(update)
             .bind(correction.ticket.job.as_str())
             .bind(i64::from(correction.ticket.attempt))
@@ -330,8 +346,13 @@ async fn correct(connection: &mut AnyConnection, clock: &str, corrections: &[Cor
             .bind(correction.record.as_str())
             .bind(batch.to_string())
             .bind(index as i64)
+            .bind(correction.is_given.promotional.nanos())
+            .bind(correction.is_given.share.nanos())
+            .bind(correction.was.share().nanos())
             .execute(&mut *connection)
             .await?;
+        let given = correction.was_given.promotional.checked_sub(correction.is_given.promotional);
+        promotional::add(&mut restored, correction.account, given.ok_or(StoreError::corrupt("a refund overflows"))?)?;
         let too_much = StoreError::Invalid("more money than 64 bits hold");
         let refund = refunds.entry(correction.account).or_default();
         let more = correction.was.amount.checked_sub(correction.is.amount).and_then(|more| refund.checked_add(more));
@@ -344,7 +365,8 @@ async fn correct(connection: &mut AnyConnection, clock: &str, corrections: &[Cor
     }
     ledger::write_at(connection, now_us, &postings).await?;
     let less: Option<Vec<_>> = corrections.iter().map(Correction::used_less).collect();
-    usage::count(connection, now_us, less.ok_or(StoreError::Invalid("more money than 64 bits hold"))?).await
+    usage::count(connection, now_us, less.ok_or(StoreError::Invalid("more money than 64 bits hold"))?).await?;
+    Ok(restored)
 }
 
 /// What an attempt costs whose gateway is gone, by its receipt and the last voucher; taken from the allowance, which has

@@ -7,7 +7,7 @@ use sqlx::Row;
 
 use super::settle::now;
 use super::usage::{self, Use, Used};
-use super::{Result, Store, StoreError, ledger, sql};
+use super::{Result, Store, StoreError, ledger, promotional, sql};
 use crate::domain::ids::{AccountId, ProviderId};
 use crate::domain::posting::{LedgerId, Posting, PostingKind};
 
@@ -35,12 +35,13 @@ impl Store {
         let mark = format!(
             "UPDATE attempts SET state = 'withheld' WHERE {overdue} AND (job, attempt) IN
                 (SELECT job, attempt FROM attempts WHERE {overdue} ORDER BY claim_by, job, attempt LIMIT {CHUNK})
-             RETURNING job, attempt, account, provider, charge, fee, COALESCE(api_key, ''), model"
+             RETURNING job, attempt, account, provider, charge, fee, COALESCE(api_key, ''), model,
+                       promotional_share"
         );
         let mut tx = self.writer.begin().await?;
         let rows = sql::query(mark).fetch_all(&mut *tx).await?;
         let (mut postings, mut refunds) = (Vec::new(), BTreeMap::<AccountId, NanoUsd>::new());
-        let mut less = Vec::new();
+        let (mut less, mut restored) = (Vec::new(), BTreeMap::<AccountId, NanoUsd>::new());
         for row in &rows {
             let damaged = || StoreError::corrupt("an attempt's row is malformed");
             let (job, attempt): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
@@ -50,9 +51,16 @@ impl Store {
             let share = NanoUsd::from_nanos(charge.checked_sub(fee).ok_or_else(damaged)?);
             let refund = refunds.entry(account).or_default();
             *refund = refund.checked_add(share).ok_or_else(damaged)?;
-            let (pending, credit) = (LedgerId::provider_pending(&provider), LedgerId::credit(account));
-            let posting =
-                Posting::from_source(PostingKind::Withheld, format!("{job}/{attempt}"), pending, [(credit, share)]);
+            let given = NanoUsd::from_nanos(row.try_get(8)?);
+            promotional::add(&mut restored, account, given)?;
+            let taken = |amount: NanoUsd| NanoUsd::ZERO.checked_sub(amount).ok_or_else(damaged);
+            let paid = share.checked_sub(given).ok_or_else(damaged)?;
+            let parts = [
+                (LedgerId::provider_pending(&provider), taken(paid)?),
+                (LedgerId::provider_promotional(&provider), taken(given)?),
+            ];
+            let credit = LedgerId::credit(account);
+            let posting = Posting::from_source(PostingKind::Withheld, format!("{job}/{attempt}"), credit, parts);
             postings.push(posting.ok_or_else(damaged)?);
             let which = Use {
                 account: account.to_string(),
@@ -66,6 +74,7 @@ impl Store {
         for (account, refund) in refunds {
             ledger::add_credit(&mut tx, &LedgerId::credit(account), refund).await?;
         }
+        promotional::restore(&mut tx, &restored).await?;
         let now_us = now(&mut tx, &clock).await?;
         ledger::write_at(&mut tx, now_us, &postings).await?;
         usage::count(&mut tx, now_us, less).await?;

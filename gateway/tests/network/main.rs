@@ -5,6 +5,7 @@ mod support;
 mod admin;
 mod charging;
 mod disconnects;
+mod earnings;
 mod errors;
 mod kills;
 mod kills_under_load;

@@ -179,9 +179,9 @@ impl World {
         self.books.assert_right().await;
         let mut somewhere = self.books.revenue().await.nanos();
         for provider in &self.providers {
-            let pending = self.books.pending(provider).await;
-            assert!(pending >= NanoUsd::ZERO);
-            somewhere += pending.nanos();
+            let earnings = self.books.store.earnings(&provider.id).await.expect("earnings");
+            assert!(earnings.pending >= NanoUsd::ZERO && earnings.promotional >= NanoUsd::ZERO);
+            somewhere += earnings.pending.nanos() + earnings.promotional.nanos();
         }
         for account in &self.accounts {
             somewhere += self.books.spendable(account).await.nanos();

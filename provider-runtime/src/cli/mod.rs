@@ -1,6 +1,7 @@
 //! The command line. The only place that reads the environment.
 
 mod doctor;
+mod earnings;
 mod engine;
 mod serve;
 mod status;
@@ -44,6 +45,13 @@ enum Command {
     Serve(Box<serve::ServeArgs>),
     /// Look at this machine, the model and the gateway, and say what to do about what prevents serving.
     Doctor(Box<doctor::DoctorArgs>),
+    /// Print what this provider earned, job by job, and where it is.
+    Earnings(Box<earnings::EarningsArgs>),
+    /// Where this provider is paid to.
+    PayoutDetails {
+        #[command(subcommand)]
+        action: earnings::PayoutDetails,
+    },
     /// Print this provider's id, making its key if there is none.
     Identity,
     /// Print what a provider that uses this data directory does.
@@ -80,6 +88,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Serve(args) => block_on(serve::run(*args, data_dir))?,
         Command::Doctor(args) => block_on(doctor::run(*args, data_dir))?,
+        Command::Earnings(args) => block_on(earnings::run(*args, &data_dir))?,
+        Command::PayoutDetails { action } => block_on(earnings::payout_details(action, &data_dir))?,
         Command::Identity => {
             data_dir::create(&data_dir)?;
             println!("{}", Identity::open(&data_dir)?.id);
