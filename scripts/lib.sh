@@ -64,6 +64,6 @@ postgres_bin() {
 # The SDKs' environment is named after what is in it, so that a changed pin makes a new one.
 sdk_dir() {
   local sum
-  sum=$(cat "$ROOT"/gateway/tests/sdk/{requirements.txt,package-lock.json} | sha256sum)
+  sum=$(cat "$ROOT"/gateway/tests/sdk/{requirements.txt,requirements-spec.txt,package-lock.json} | sha256sum)
   echo "$CACHE/sdk-${sum:0:12}"
 }

@@ -104,7 +104,7 @@ pub fn key_of(headers: &HeaderMap) -> Result<Option<String>, AdminError> {
     let text = value
         .to_str()
         .ok()
-        .filter(|text| (1..=MAX_KEY).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic() || b == b' '));
+        .filter(|text| (1..=MAX_KEY).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()));
     match text {
         Some(text) => Ok(Some(text.to_owned())),
         None => {

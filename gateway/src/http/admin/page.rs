@@ -72,7 +72,11 @@ impl Params {
 
     /// A moment in Unix microseconds.
     pub fn moment(&mut self, name: &str) -> Result<Option<i64>, AdminError> {
-        self.take(name, "a time in Unix microseconds")
+        let expected = "a time in Unix microseconds";
+        match self.take(name, expected)? {
+            Some(us) if us < 0 => Err(AdminError::invalid(name, format!("'{name}' must be {expected}."))),
+            moment => Ok(moment),
+        }
     }
 
     /// `limit` and `after`.

@@ -171,8 +171,8 @@ async fn acts_once(books: Books) {
 
     // A key is shown once, and kept nowhere.
     let keys = format!("/accounts/{id}/keys");
-    let first = operator.call(Method::POST, &keys, Some("a key"), Some(json!({}))).await;
-    let second = operator.call(Method::POST, &keys, Some("a key"), Some(json!({}))).await;
+    let first = operator.call(Method::POST, &keys, Some("a-key"), Some(json!({}))).await;
+    let second = operator.call(Method::POST, &keys, Some("a-key"), Some(json!({}))).await;
     assert!(second.replayed && !first.replayed);
     assert_eq!(first.body["record"], second.body["record"]);
     assert!(first.body["key"].is_string() && second.body["key"].is_null());

@@ -1,6 +1,7 @@
 //! The operator's API: who comes in, what each may do, and that a repeated call acts once.
 
 mod acts;
+mod fuzz;
 mod tokens;
 mod usage;
 
