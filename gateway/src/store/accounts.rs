@@ -54,7 +54,7 @@ pub enum CreditKind {
 impl Store {
     /// Opens an account without credit.
     pub async fn create_account(&self, name: &str) -> Result<AccountRecord> {
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.transaction().await?;
         let record = open(&mut tx, &self.clock(), name).await?;
         tx.commit().await?;
         Ok(record)
@@ -88,7 +88,7 @@ impl Store {
 
     /// Closes an account: its keys are good no more. What it has stays in the books.
     pub async fn close_account(&self, id: &AccountId) -> Result<()> {
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.transaction().await?;
         close(&mut tx, &self.clock(), id).await?;
         Ok(tx.commit().await?)
     }
@@ -108,7 +108,7 @@ impl Store {
         reference: &str,
     ) -> Result<Balance> {
         let add = async || {
-            let mut tx = self.writer.begin().await?;
+            let mut tx = self.transaction().await?;
             credit(&mut tx, &self.clock(), id, amount, kind, reference).await?;
             Ok(tx.commit().await?)
         };

@@ -50,7 +50,7 @@ pub struct Act {
 impl Store {
     /// Begins an act. One with the same idempotency key that is being done is waited for.
     pub async fn begin(&self, request: ActRequest) -> Result<Begun> {
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.transaction().await?;
         let (clock, line) = (self.clock(), request.line);
         if line.idempotency_key.is_empty() {
             return Ok(Begun::Fresh(Box::new(Act { tx, clock, line })));

@@ -43,7 +43,7 @@ impl Store {
         slice: NanoUsd,
     ) -> Result<Option<Reserved>> {
         let credit = LedgerId::credit(*account);
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.transaction().await?;
         let Some(amount) = take_credit(&mut tx, &credit, need, slice).await? else { return Ok(None) };
         let open = "INSERT INTO ledger_accounts (id, kind, owner, replica, balance) VALUES ($1, 'allowance', $2, $3, $4)
                     ON CONFLICT (kind, owner, replica) DO UPDATE SET balance = ledger_accounts.balance + excluded.balance
@@ -84,7 +84,7 @@ impl Store {
 
     async fn try_give_back(&self, allowance: AllowanceId, credit: &LedgerId, amount: NanoUsd) -> Result<bool> {
         let allowance = LedgerId::allowance(allowance);
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.transaction().await?;
         ledger::add_credit(&mut tx, credit, amount).await?;
         let take = "UPDATE ledger_accounts SET balance = balance - $2 WHERE id = $1 AND balance >= $2";
         let taken = sqlx::query(take).bind(allowance.as_str()).bind(amount.nanos()).execute(&mut *tx).await?;
@@ -119,7 +119,7 @@ impl Store {
 
     async fn release(&self, replica: &str, window_us: i64) -> Result<u64> {
         let clock = self.clock();
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.transaction().await?;
         let mark = format!(
             "UPDATE replicas SET touched = touched + 1, released_at = COALESCE(released_at, {clock})
              WHERE id = $1 AND ends_at < {clock} - $2"

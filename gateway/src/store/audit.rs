@@ -82,7 +82,7 @@ pub(super) async fn insert(connection: &mut AnyConnection, clock: &str, line: &A
 impl Store {
     /// Writes down an act that came to nothing.
     pub async fn audit(&self, line: &AuditLine) -> Result<()> {
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.transaction().await?;
         insert(&mut tx, &self.clock(), line).await?;
         Ok(tx.commit().await?)
     }

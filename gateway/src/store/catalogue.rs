@@ -18,14 +18,14 @@ impl Store {
     /// A price other than the one in force begins now. Fails with `Conflict` if one of its names is another model's, with
     /// `Invalid` for a price below zero.
     pub async fn upsert_model(&self, model: &CatalogueModel) -> Result<()> {
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.transaction().await?;
         upsert(&mut tx, &self.clock(), model).await?;
         Ok(tx.commit().await?)
     }
 
     /// Takes a model out of the catalogue; jobs that are running go on.
     pub async fn remove_model(&self, id: &ModelId) -> Result<()> {
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.transaction().await?;
         remove(&mut tx, id).await?;
         Ok(tx.commit().await?)
     }

@@ -104,7 +104,7 @@ impl Store {
     ) -> Result<Clawback> {
         let id = ClawbackId::fresh();
         let clock = self.clock();
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.transaction().await?;
         // Whoever makes these attempts payable waits for the same turn, and receipts change only attempts without one.
         let at_us = turn(&mut tx, &clock).await?;
         let items = match claw {

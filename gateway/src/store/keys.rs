@@ -86,7 +86,7 @@ impl Store {
     /// Makes an API key. The text is returned once and kept nowhere. Fails with `Missing` where there is no such open
     /// account, and as [`Store::set_limits`] does.
     pub async fn create_key_with(&self, account: &AccountId, new: &NewKey) -> Result<(KeyRecord, String)> {
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.transaction().await?;
         let made = make(&mut tx, &self.clock(), account, new).await?;
         tx.commit().await?;
         Ok(made)
@@ -140,7 +140,7 @@ impl Store {
     /// Changes a key. Gateways follow within a second, by the epoch. Fails with `Missing` where the account has no such
     /// key, or a revoked one.
     pub async fn change_key(&self, account: &AccountId, id: &KeyId, change: &KeyChange) -> Result<()> {
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.transaction().await?;
         bump_epoch(&mut tx).await?;
         let update = "UPDATE api_keys SET label = COALESCE($3, label), disabled = COALESCE($4, disabled)
                       WHERE id = $1 AND account = $2 AND revoked_at IS NULL";
@@ -155,7 +155,7 @@ impl Store {
 
     /// Revokes a key. Gateways follow within a second, by the epoch.
     pub async fn revoke_key(&self, id: &KeyId) -> Result<()> {
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.transaction().await?;
         revoke(&mut tx, &self.clock(), id).await?;
         Ok(tx.commit().await?)
     }

@@ -71,7 +71,7 @@ impl Store {
     ) -> Result<std::result::Result<Lease, LeaseHeld>> {
         let renewed = Moment::now();
         let (clock, mine) = (self.clock(), i64::from(exclusive));
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.transaction().await?;
         lock(&mut tx, "leases").await?;
         let held = format!(
             "SELECT id, CAST((ends_at - {clock} + 999999) / 1000000 AS BIGINT) FROM replicas

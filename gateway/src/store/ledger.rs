@@ -115,7 +115,7 @@ impl Store {
     }
 
     async fn try_roll_up(&self) -> Result<u64> {
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.transaction().await?;
         lock(&mut tx, "roll_up").await?;
         let rows = sqlx::query("DELETE FROM unrolled RETURNING account, amount").fetch_all(&mut *tx).await?;
         let mut sums: BTreeMap<String, i64> = BTreeMap::new();

@@ -62,7 +62,7 @@ impl Store {
     /// `Missing` where there is no such key or account, with `Invalid` for a budget below zero or a model that the
     /// catalogue does not have; a model's other names are kept as its id.
     pub async fn set_limits(&self, owner: LimitOwner, limits: &Limits) -> Result<()> {
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.transaction().await?;
         bump_epoch(&mut tx).await?;
         let (select, what) = match owner {
             LimitOwner::Account(_) => ("UPDATE accounts SET name = name WHERE id = $1", "account"),

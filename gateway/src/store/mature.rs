@@ -29,7 +29,7 @@ impl Store {
 
     async fn mature_some(&self, holdback_us: i64) -> Result<u64> {
         let clock = self.clock();
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.transaction().await?;
         let now_us = turn(&mut tx, &clock).await?;
         let due = "receipt_batch IS NOT NULL AND state = 'settled' AND matured_at IS NULL AND settled_at < $1";
         let mark = format!(

@@ -155,13 +155,18 @@ impl Store {
         self.clock_offset_us.fetch_add(ahead.as_micros() as i64, Ordering::Relaxed);
     }
 
+    /// A transaction. Its first statement must be a write.
+    async fn transaction(&self) -> Result<Transaction<'static, Any>> {
+        begin(self.writer.clone(), "BEGIN").await
+    }
+
     /// A transaction that sees the books as they are when it first looks, and changes nothing.
     async fn snapshot(&self) -> Result<Transaction<'static, Any>> {
-        let begin = match self.dialect {
+        let statement = match self.dialect {
             Dialect::Sqlite => "BEGIN",
             Dialect::Postgres => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
         };
-        Ok(self.reader.begin_with(begin).await?)
+        begin(self.reader.clone(), statement).await
     }
 
     /// The database's clock as an SQL expression: the one text that differs between the databases. Read when the
@@ -172,6 +177,16 @@ impl Store {
             Dialect::Postgres => "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)",
         };
         format!("({micros} + {})", self.clock_offset_us.load(Ordering::Relaxed))
+    }
+}
+
+/// Begins a transaction, in a task of its own: a caller that is dropped in the middle of `BEGIN` would put a connection
+/// back into the pool that is inside a transaction nobody knows of, and what is written there next is never committed
+/// (sqlx 0.9 counts a transaction only once `BEGIN` was answered, and rolls back only what it has counted).
+async fn begin(pool: AnyPool, statement: &'static str) -> Result<Transaction<'static, Any>> {
+    match tokio::spawn(async move { pool.begin_with(statement).await }).await {
+        Ok(begun) => Ok(begun?),
+        Err(_) => Err(StoreError::Unavailable(sqlx::Error::PoolClosed)), // the runtime is shutting down
     }
 }
 

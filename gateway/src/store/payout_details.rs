@@ -38,7 +38,7 @@ impl Store {
     }
 
     async fn try_set_payout_details(&self, provider: &ProviderId, details: &str) -> Result<PayoutDetails> {
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.transaction().await?;
         // The provider's row is the lock: versions come one after the other.
         let lock = "UPDATE providers SET first_seen = first_seen WHERE id = $1";
         if sqlx::query(lock).bind(provider.as_str()).execute(&mut *tx).await?.rows_affected() == 0 {

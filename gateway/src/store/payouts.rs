@@ -170,7 +170,7 @@ impl Store {
 
     async fn try_create_payouts(&self, terms: &PayoutTerms) -> Result<PayoutRunId> {
         let clock = self.clock();
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.transaction().await?;
         let now_us = turn(&mut tx, &clock).await?;
         if let Some(known) = run_with(&mut tx, &terms.reference).await? {
             return Ok(known);
@@ -195,7 +195,7 @@ impl Store {
     /// Whether it was undecided until now.
     async fn try_decide_payout(&self, id: &PayoutId, state: PayoutState, reference: &str) -> Result<bool> {
         let clock = self.clock();
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.transaction().await?;
         let now_us = turn(&mut tx, &clock).await?;
         let decide =
             "UPDATE payouts SET state = $2, reference = $3, decided_at = $4 WHERE id = $1 AND state = 'in_transit'

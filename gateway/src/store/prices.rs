@@ -35,7 +35,7 @@ impl Store {
         price: &TokenPrice,
         valid_from_us: Option<i64>,
     ) -> Result<PriceVersion> {
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.transaction().await?;
         let version = add(&mut tx, &self.clock(), model, price, valid_from_us).await?;
         tx.commit().await?;
         Ok(version)

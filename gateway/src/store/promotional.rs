@@ -113,7 +113,7 @@ impl Store {
     ) -> Result<PromotionalDecision> {
         let id = DecisionId::fresh();
         let payer = account.map(AccountId::to_string);
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.transaction().await?;
         let at_us = turn(&mut tx, &self.clock()).await?;
         let undecided = "promotional_state = 'held' AND state = 'settled' AND receipt_batch IS NOT NULL
                          AND provider = $1 AND ($2 = '' OR account = $2)";

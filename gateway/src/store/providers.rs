@@ -45,7 +45,7 @@ impl Store {
 
     /// Sets a provider's standing, before it has joined if need be (a ban may come first).
     pub async fn set_standing(&self, id: &ProviderId, standing: Standing) -> Result<()> {
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.transaction().await?;
         self::set_standing(&mut tx, &self.clock(), id, standing).await?;
         Ok(tx.commit().await?)
     }

@@ -104,7 +104,7 @@ impl Store {
             return Ok(verdicts);
         }
         let clock = self.clock();
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.transaction().await?;
         for replica in alone.keys() {
             touch(&mut tx, &clock, replica).await?;
         }

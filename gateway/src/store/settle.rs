@@ -74,7 +74,7 @@ impl Store {
             return Ok(Ok(Vec::new()));
         }
         let clock = self.clock();
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.transaction().await?;
         let replicas: BTreeSet<&str> = batch.iter().map(|s| s.ticket.replica.as_str()).collect();
         let (mut now_us, mut late) = (0, false);
         for replica in replicas {

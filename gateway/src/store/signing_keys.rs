@@ -88,7 +88,7 @@ impl Store {
     }
 
     async fn make_signing_keys(&self, rotate: bool) -> Result<SigningKeys> {
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.transaction().await?;
         if rotate {
             bump_epoch(&mut tx).await?;
         }

@@ -143,7 +143,7 @@ impl Store {
     }
 
     async fn try_roll_up_usage(&self) -> Result<u64> {
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.transaction().await?;
         lock(&mut tx, "usage").await?;
         let take = format!(
             "DELETE FROM usage_unrolled WHERE id IN (SELECT id FROM usage_unrolled ORDER BY id LIMIT {CHUNK})

@@ -38,7 +38,7 @@ impl Store {
              RETURNING job, attempt, account, provider, charge, fee, COALESCE(api_key, ''), model,
                        promotional_share"
         );
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.transaction().await?;
         let rows = sql::query(mark).fetch_all(&mut *tx).await?;
         let (mut postings, mut refunds) = (Vec::new(), BTreeMap::<AccountId, NanoUsd>::new());
         let (mut less, mut restored) = (Vec::new(), BTreeMap::<AccountId, NanoUsd>::new());
