@@ -7,7 +7,11 @@ use lumbung_openapi::provider::{CHALLENGE_PATH, RECEIPTS_PATH, TUNNEL_PATH};
 
 /// The paths in the source of the route table, `{*rest}` written as `{rest}`.
 fn routed() -> BTreeSet<String> {
-    let source = concat!(include_str!("../src/http/mod.rs"), include_str!("../src/http/admin/mod.rs"));
+    let source = concat!(
+        include_str!("../src/http/mod.rs"),
+        include_str!("../src/http/admin/mod.rs"),
+        include_str!("../src/http/account/mod.rs")
+    );
     let routes = source.split(".route(").skip(1).map(|rest| rest.split(',').next().unwrap_or_default().trim());
     let path = |argument: &str| match argument {
         "CHALLENGE_PATH" => CHALLENGE_PATH.to_owned(),

@@ -4,7 +4,7 @@
 //! Strings are borrowed from the body where JSON allows. Members outside OpenAI's specification are passed over here
 //! and reach the provider untouched. Source of names, types and ranges: OpenAI's API specification of August 2026.
 
-mod json;
+pub mod json;
 mod message;
 
 use std::borrow::Cow;

@@ -1,5 +1,6 @@
 //! Every type that crosses a wire in lumbung, and nothing that acts on one.
 //!
+//! - [`account`]: an account's own view of its credit, keys, usage and answers
 //! - [`chat`]: what a client asks for, parsed once and by the same code at the gateway and at the provider
 //! - [`reply`]: what a client gets back; [`error`]: how it is told no
 //! - [`frame`], [`provider`], [`ticket`], [`voucher`], [`receipt`]: the link between gateway and provider
@@ -9,6 +10,7 @@
 //! - [`money`]: US dollars in whole nano-dollars
 //! - [`spec`]: the OpenAPI documents generated from these types, checked in beside this crate
 
+pub mod account;
 pub mod admin;
 pub mod chat;
 pub mod earnings;

@@ -6,6 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::value::RawValue;
 
 /// Nano-dollars in one US dollar.
 const NANO_PER_USD: i64 = 1_000_000_000;
@@ -145,6 +146,24 @@ impl<'de> Deserialize<'de> for NanoUsd {
     }
 }
 
+/// The same amount as JSON number, printed exactly from the integer: for shapes that are not ours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UsdNumber(pub NanoUsd);
+
+impl Serialize for UsdNumber {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let number = RawValue::from_string(self.0.to_string()).map_err(serde::ser::Error::custom)?;
+        number.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for UsdNumber {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = Box::<RawValue>::deserialize(deserializer)?;
+        NanoUsd::from_json_number(number.get()).map(Self).map_err(de::Error::custom)
+    }
+}
+
 /// What a provider asks: US dollars per million tokens, in and out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct TokenPrice {
@@ -221,6 +240,15 @@ mod tests {
         }
         for text in ["", "e1", "1e", "1e1.5", ".5", "1.", "0x1", "NaN", "1e99999999999", "--1", "+1"] {
             assert_eq!(NanoUsd::from_json_number(text), Err(ParseUsdError::Malformed), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_number_is_printed_exactly() {
+        for text in ["0", "12", "0.000000001", "9223372036.854775807", "-3.5"] {
+            let amount: NanoUsd = text.parse().expect("an amount");
+            assert_eq!(serde_json::to_string(&UsdNumber(amount)).expect("JSON"), text);
+            assert_eq!(serde_json::from_str::<UsdNumber>(text).expect("an amount"), UsdNumber(amount));
         }
     }
 

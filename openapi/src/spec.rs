@@ -3,6 +3,7 @@
 //! [`document`] is what the gateway serves at `/openapi.json`; `openapi.json` beside this crate is the same, checked in
 //! and compared by a test. `make spec` writes it.
 
+mod account;
 mod admin;
 pub mod request;
 
@@ -36,7 +37,7 @@ pub fn document() -> OpenApi {
         ))
         .license(Some(utoipa::openapi::License::new("Apache-2.0")))
         .build();
-    let paths = admin::paths(PathsBuilder::new())
+    let paths = account::paths(admin::paths(PathsBuilder::new()))
         .path("/v1/chat/completions", PathItem::new(HttpMethod::Post, create_chat_completion()))
         .path("/v1/models", PathItem::new(HttpMethod::Get, list_models()))
         .path("/v1/models/{id}", PathItem::new(HttpMethod::Get, retrieve_model()))
@@ -256,6 +257,7 @@ fn components() -> ComponentsBuilder {
     collect::<Challenge>(&mut schemas);
     collect::<ReceiptBatch>(&mut schemas);
     collect::<ReceiptVerdicts>(&mut schemas);
+    account::collect_schemas(&mut schemas);
     admin::collect_schemas(&mut schemas);
     let operator = "An operator's token (JWT): made by `lumbung-gateway admin token`, or by the configured issuer.";
     let operator = Http::builder().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").description(Some(operator));

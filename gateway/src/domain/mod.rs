@@ -13,3 +13,4 @@ pub mod provider;
 pub mod refusal;
 pub mod role;
 pub mod settlement;
+pub mod timestamp;

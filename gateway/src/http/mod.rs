@@ -1,5 +1,6 @@
 //! The only place that knows axum: the whole route table, thin handlers, errors as OpenAI's JSON.
 
+mod account;
 mod admin;
 mod chat;
 mod docs;
@@ -65,6 +66,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/docs", get(docs::page))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
+        .merge(account::routes())
         .merge(admin::routes(&shared))
         .fallback(health::not_found)
         .method_not_allowed_fallback(health::method_not_allowed);

@@ -32,6 +32,11 @@ impl<'a> Members<'a> {
         (raw.get() != "null").then_some(Value(raw))
     }
 
+    /// Whether a member is there, if only as null.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(n, _)| n == name)
+    }
+
     /// A member that must be there.
     pub fn required(&self, name: &str) -> Result<Value<'a>, InvalidRequest> {
         self.get(name).ok_or_else(|| InvalidRequest::missing(name))
