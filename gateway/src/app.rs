@@ -15,6 +15,7 @@ use crate::chat::Gateway;
 use crate::chat::allowance::Allowances;
 use crate::chat::authenticate::Keyring;
 use crate::chat::limits::Gauges;
+use crate::chat::recount::Recounter;
 use crate::chat::settle::Settler;
 use crate::config::{BooksConfig, ServeConfig};
 use crate::domain::ids::ReplicaId;
@@ -121,6 +122,7 @@ async fn assemble(
         gauges,
         fleet: Fleet::new(FleetLimits { max_tunnels: config.max_tunnels, queue_length: config.queue_length }),
         allowances,
+        recounter: Recounter::new(config.recount_bps).map_err(|error| anyhow::anyhow!("no entropy: {error}"))?,
         settler,
         lease,
         keys: keys.clone(),
@@ -131,6 +133,7 @@ async fn assemble(
         draining: AtomicBool::new(false),
     };
     jobs::reload(&gateway, store, None).await.context("cannot read the catalogue")?;
+    jobs::tokenizers::reload(&gateway, store, None).await.context("cannot read the models' tokenizers")?;
     let shared = Shared {
         gateway: Arc::new(gateway),
         doorman: Doorman::new(origins).map_err(|error| anyhow::anyhow!("no entropy: {error}"))?,

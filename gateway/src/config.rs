@@ -55,6 +55,10 @@ pub struct ServeConfig {
     /// the answer grows.
     #[arg(long, env = "LUMBUNG_DEFAULT_HOLD_TOKENS", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
     pub default_hold_tokens: u32,
+    /// Share of trusted providers' jobs whose tokens are counted again with the model's own tokenizer, in basis points
+    /// (1/100 of a percent). Newcomers' jobs always are, where the model has one (`models tokenizer`).
+    #[arg(long, env = "LUMBUNG_RECOUNT_BPS", default_value_t = 500, value_parser = clap::value_parser!(u16).range(0..=10_000))]
+    pub recount_bps: u16,
     /// Seconds after a ticket in which its receipt may be offered; also how long a dead replica's reserved money is kept for them.
     #[arg(long, env = "LUMBUNG_CLAIM_WINDOW_SECS", default_value_t = 3600)]
     pub claim_window_secs: u64,

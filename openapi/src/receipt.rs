@@ -179,6 +179,65 @@ pub struct AttemptProof {
     pub receipt: Option<Receipt>,
     /// That the provider signed it; null until its batch has come, about a second after the answer.
     pub proof: Option<InclusionProof>,
+    /// What the gateway found when it counted this attempt's tokens again; absent where it was not chosen for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recount: Option<Recount>,
+}
+
+/// An attempt's tokens counted again by the gateway, with the model's own tokenizer. The lower figures were charged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Recount {
+    /// Whether it could be done.
+    pub outcome: RecountOutcome,
+    /// Digest of the tokenizer and its chat template.
+    pub tokenizer: String,
+    /// Prompt tokens by the provider's count, within the ticket.
+    pub claimed_prompt_tokens: u32,
+    /// Completion tokens by the provider's count.
+    pub claimed_completion_tokens: u32,
+    /// Prompt tokens found; null where a template alone does not make the prompt (tools, images), or nothing was counted.
+    pub prompt_tokens: Option<u32>,
+    /// The most completion tokens that the text can have cost; null where there was no text.
+    pub completion_tokens: Option<u32>,
+}
+
+impl Recount {
+    /// Whether a figure was found that is lower than the provider's.
+    pub fn is_lower(&self) -> bool {
+        self.prompt_tokens.is_some_and(|found| found < self.claimed_prompt_tokens)
+            || self.completion_tokens.is_some_and(|found| found < self.claimed_completion_tokens)
+    }
+}
+
+/// Whether tokens could be counted again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RecountOutcome {
+    /// They were.
+    Counted,
+    /// The gateway was too busy; the provider's count stands.
+    Late,
+    /// The tokenizer failed; the provider's count stands.
+    Failed,
+    /// The answer broke off before any text reached the gateway; the provider's count of completion tokens stands.
+    NoText,
+}
+
+impl RecountOutcome {
+    /// Its name on the wire and in the books.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Counted => "counted",
+            Self::Late => "late",
+            Self::Failed => "failed",
+            Self::NoText => "no_text",
+        }
+    }
+
+    /// From its name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Counted, Self::Late, Self::Failed, Self::NoText].into_iter().find(|outcome| outcome.as_str() == name)
+    }
 }
 
 /// `GET /v1/receipts/{id}`: everything needed to check a charge without trusting anyone.

@@ -1,8 +1,8 @@
 //! `POST /v1/chat/completions`, as one straight line:
 //!
 //! ```text
-//! authenticate → admit → relay (choose, and choose again) → settle → finish
-//!     Caller     Admitted        Relayed                     Totals
+//! authenticate → admit → relay (choose, and choose again) → recount (some) → settle → finish
+//!     Caller     Admitted        Relayed                                     Totals
 //! ```
 //!
 //! Each step is a file and takes what the step before it made.
@@ -18,9 +18,11 @@ pub mod error;
 pub mod funding;
 pub mod limits;
 pub mod meter;
+pub mod recount;
 pub mod relay;
 pub mod settle;
 pub mod tail;
+pub mod transcript;
 pub mod vouching;
 
 use std::sync::Arc;
@@ -42,6 +44,7 @@ use authenticate::Keyring;
 use client::{Answer, Client};
 use error::ApiError;
 use limits::Gauges;
+use recount::{Recounter, recount};
 use relay::{Ending, relay};
 use settle::{Settler, Totals, settle};
 use tail::ChunkHead;
@@ -58,6 +61,8 @@ pub struct Gateway {
     pub fleet: Fleet,
     /// What may be spent.
     pub allowances: Arc<Allowances>,
+    /// Who counts again.
+    pub recounter: Recounter,
     /// Who writes down what was spent.
     pub settler: Settler,
     /// This replica's right to spend.
@@ -126,7 +131,8 @@ pub async fn serve(gateway: &Arc<Gateway>, request: Incoming) -> Served {
 async fn run(gateway: Arc<Gateway>, job: Admitted, mut client: Client) {
     let (id, created, include_usage) = (job.public_id(), job.created_secs(), job.wish.include_usage);
     let model = job.wish.public_model.clone();
-    let relayed = relay(&gateway, &job, &mut client).await;
+    let mut relayed = relay(&gateway, &job, &mut client).await;
+    recount(&gateway, &job, &mut relayed).await;
     // Settled before the tail is sent: whoever has seen the end can ask for the receipt.
     let (ending, totals) = settle(job, relayed);
     let head = ChunkHead { id: &id, created, model: &model };

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use lumbung_openapi::error::InvalidRequest;
 use lumbung_openapi::frame::{Frame, FrameKind};
 use lumbung_openapi::provider::CHAT_PATH;
+use lumbung_openapi::receipt::Recount;
 use lumbung_openapi::ticket::Ticket;
 use tokio::time::Instant;
 use tracing::warn;
@@ -18,8 +19,10 @@ use super::client::Client;
 use super::error::ApiError;
 use super::funding::Funding;
 use super::meter::Meter;
+use super::recount::Hearing;
 use super::vouching::Vouching;
 use crate::domain::ids::ProviderId;
+use crate::domain::settlement::Tokens;
 use crate::fleet::job::{JobStream, OpenError};
 use crate::fleet::seat::Seat;
 
@@ -53,6 +56,19 @@ pub struct Attempt {
     pub broke_off: Option<&'static str>,
     /// Whether the client pays for what arrived.
     pub charged: bool,
+    /// What the client was told, where it will be counted again.
+    pub hearing: Option<Hearing>,
+    /// What was found then.
+    pub recount: Option<Recount>,
+}
+
+impl Attempt {
+    /// The tokens that it costs by what arrived and what the provider claims, whichever is lower.
+    pub fn claimed(&self) -> Tokens {
+        let prompt = self.meter.prompt(&self.ticket).prompt_tokens;
+        let arrived = Tokens { prompt, completion: self.meter.tokens() };
+        self.meter.claims().map_or(arrived, |claims| arrived.lower((&claims).into()))
+    }
 }
 
 /// How a job ended.
@@ -122,8 +138,10 @@ pub async fn relay(gateway: &Gateway, job: &Admitted, client: &mut Client) -> Re
 async fn attempt(gateway: &Gateway, job: &Admitted, client: &mut Client, routed: Routed) -> (Attempt, Outcome) {
     let Routed { seat, mut ticket, ticket_text } = routed;
     let mut meter = Meter::start();
+    let mut hearing = gateway.recounter.choose(&ticket, seat.standing);
     let outcome = match open(job, client, &seat, &ticket, &ticket_text).await {
-        Ok(mut stream) => match pass_on(gateway, job, client, &mut ticket, &mut stream, &mut meter).await {
+        Ok(mut stream) => match pass_on(gateway, job, client, &mut ticket, &mut stream, &mut meter, &mut hearing).await
+        {
             Ok(body) => Outcome::Complete(body),
             Err(outcome) => {
                 stream.cancel();
@@ -143,7 +161,7 @@ async fn attempt(gateway: &Gateway, job: &Admitted, client: &mut Client, routed:
     // An answer that broke off is paid for as far as it got: the client has it, or left while it was being made.
     // Where it has nothing and an error or another provider's answer comes instead, it pays nothing.
     let charged = !matches!(outcome, Outcome::Broken | Outcome::OutOfMoney(_)) || client.has_begun();
-    (Attempt { ticket, ticket_text, meter, broke_off, charged }, outcome)
+    (Attempt { ticket, ticket_text, meter, broke_off, charged, hearing, recount: None }, outcome)
 }
 
 /// Hands the job to the provider, and waits until it accepts.
@@ -211,6 +229,7 @@ async fn pass_on(
     ticket: &mut Ticket,
     stream: &mut JobStream,
     meter: &mut Meter,
+    hearing: &mut Option<Hearing>,
 ) -> Result<Option<Bytes>, Outcome> {
     let (mut vouching, mut funding) = (Vouching::new(&gateway.keys, ticket), Funding::new(gateway, job, ticket));
     let (mut body, mut ended, mut heard_at) = (None, false, Instant::now());
@@ -234,6 +253,9 @@ async fn pass_on(
                 let is_prompt = frame.kind == FrameKind::Prompt;
                 pay_for(client, &mut funding, ticket, meter, &frame).await?;
                 meter.count(&frame, ticket).map_err(|error| broken(ticket, &error))?;
+                if let Some(hearing) = hearing {
+                    hearing.transcript.take(&frame);
+                }
                 take(job, client, frame, &mut body, &mut ended)?;
                 if is_prompt {
                     funding.reckon(ticket, meter.longest_prompt(ticket));

@@ -144,14 +144,15 @@ pub fn settle(job: Admitted, relayed: Relayed) -> (Ending, Totals) {
 }
 
 fn settlement(attempt: Attempt, caller: &super::authenticate::Caller, left: NanoUsd) -> (Settlement, Charge) {
-    let Attempt { ticket, ticket_text, meter, broke_off, charged } = attempt;
+    let Attempt { ticket, ticket_text, meter, broke_off, charged, recount, .. } = attempt;
     let claims = meter.claims();
     let (counted, receipt) = meter.finish(&ticket, broke_off);
     let counted = if charged { counted } else { Counted { prompt_tokens: 0, completion_tokens: 0, ..counted } };
     let tokens = claims.as_ref().map_or(Tokens::from(&counted), |claims| Tokens::from(&counted).lower(claims.into()));
+    let tokens = recount.as_ref().map_or(tokens, |recount| tokens.recounted(recount));
     let charge = Charge::of(&ticket, tokens, left);
     let account = caller.allowance.account;
-    (Settlement { ticket, ticket_text, account, key: caller.key, counted, receipt, charge }, charge)
+    (Settlement { ticket, ticket_text, account, key: caller.key, counted, receipt, charge, recount }, charge)
 }
 
 struct Writer {

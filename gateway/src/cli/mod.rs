@@ -13,6 +13,7 @@ mod payouts;
 mod providers;
 mod receipt;
 mod table;
+mod tokenizer;
 mod usage;
 
 use std::io::Write;

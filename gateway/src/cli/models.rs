@@ -1,11 +1,14 @@
 //! `models`.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 use lumbung_openapi::money::{NanoUsd, TokenPrice};
 use serde_json::json;
 
 use super::Report;
 use super::table::{table, time};
+use super::tokenizer;
 use crate::domain::catalogue::{CatalogueModel, PriceVersion};
 use crate::domain::ids::ModelId;
 use crate::store::Store;
@@ -35,6 +38,14 @@ pub enum Models {
     Prices {
         /// The model's id.
         model: ModelId,
+    },
+    /// Give a model its own tokenizer, with which providers' token counts are checked.
+    Tokenizer {
+        /// Its id.
+        model: ModelId,
+        /// A folder as on Hugging Face: tokenizer.json, and chat_template.jinja or tokenizer_config.json.
+        #[arg(long)]
+        from: PathBuf,
     },
     /// Take a model out of the catalogue.
     Remove {
@@ -95,6 +106,7 @@ pub(super) async fn run(action: Models, store: &Store) -> anyhow::Result<Report>
             let text = table(["FROM", "IN/MTOK", "OUT/MTOK"], prices.iter().map(row).collect());
             Report::new(text, prices)
         }
+        Models::Tokenizer { model, from } => tokenizer::import(&model, &from, store).await,
         Models::Remove { model } => {
             store.remove_model(&model).await?;
             Report::new(format!("{model} removed"), json!({ "id": model, "removed": true }))

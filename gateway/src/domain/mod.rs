@@ -13,4 +13,6 @@ pub mod provider;
 pub mod refusal;
 pub mod role;
 pub mod settlement;
+pub mod template;
+pub mod tokenizer;
 pub mod timestamp;

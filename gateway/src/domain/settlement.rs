@@ -2,7 +2,7 @@
 
 use lumbung_openapi::merkle::Hash;
 use lumbung_openapi::money::{NanoUsd, TokenPrice};
-use lumbung_openapi::receipt::{ReceiptClaims, SettlementRecord};
+use lumbung_openapi::receipt::{ReceiptClaims, Recount, SettlementRecord};
 use lumbung_openapi::ticket::Ticket;
 
 /// What the gateway itself saw of an attempt.
@@ -37,6 +37,12 @@ impl Tokens {
     /// The lower figure of each.
     pub fn lower(self, other: Self) -> Self {
         Self { prompt: self.prompt.min(other.prompt), completion: self.completion.min(other.completion) }
+    }
+
+    /// The lower figure of each, where counting again found one.
+    pub fn recounted(self, recount: &Recount) -> Self {
+        let found = |figure: Option<u32>| figure.unwrap_or(u32::MAX);
+        self.lower(Self { prompt: found(recount.prompt_tokens), completion: found(recount.completion_tokens) })
     }
 }
 

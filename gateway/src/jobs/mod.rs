@@ -1,5 +1,7 @@
 //! Background work: keeps the lease, follows changes in the books, gives back what is not used.
 
+pub mod tokenizers;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +33,7 @@ pub fn start(
         tokio::join!(
             keep_lease(&gateway, lease, &stop),
             follow(&gateway, &store),
+            tokenizers::follow(&gateway, &store),
             tidy(&gateway, &store),
             read_spent(&gateway),
             answer_recalls(&gateway, bus.as_deref())

@@ -36,6 +36,7 @@ mod settle;
 mod signing_keys;
 mod sql;
 mod statement;
+mod tokenizers;
 mod usage;
 mod usage_query;
 mod withheld;
@@ -70,6 +71,7 @@ pub use providers::Earnings;
 pub use settle::{SettleOutcome, Settlement};
 pub use signing_keys::SigningKeys;
 pub use statement::{MAX_PAGE, StatementCursor, StatementPage};
+pub use tokenizers::RecountSummary;
 pub use usage::Used;
 pub use usage_query::{MAX_USAGE_LINES, UsageBy, UsageCursor, UsageLine, UsagePage, UsageQuestion, usage_csv};
 

@@ -6,6 +6,7 @@ use lumbung_openapi::receipt::{AttemptProof, InclusionProof, JobReceipt, Receipt
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
+use super::tokenizers::read_recount;
 use super::{Result, Store, StoreError};
 use crate::domain::ids::AccountId;
 
@@ -14,8 +15,10 @@ impl Store {
     /// is not settled yet. A provider's proof is missing until its signed batch has come, about a second later.
     pub async fn job_receipt(&self, account: &AccountId, public_id: &str) -> Result<Option<JobReceipt>> {
         let select = "SELECT a.job, a.model, a.created, a.prompt_tokens, a.completion_tokens, a.charge, a.record,
-                a.batch_index, s.jws, s.leaves, a.ticket, a.receipt, a.receipt_index, r.jws, r.leaves
+                a.batch_index, s.jws, s.leaves, a.ticket, a.receipt, a.receipt_index, r.jws, r.leaves,
+                c.tokenizer, c.outcome, c.claimed_prompt, c.claimed_completion, c.prompt_tokens, c.completion_tokens
             FROM attempts a JOIN batches s ON s.id = a.batch LEFT JOIN batches r ON r.id = a.receipt_batch
+                LEFT JOIN recounts c ON c.job = a.job AND c.attempt = a.attempt
             WHERE a.public_id = $1 AND a.account = $2 ORDER BY a.job, a.attempt";
         let rows = sqlx::query(select).bind(public_id).bind(account.to_string()).fetch_all(&self.reader).await?;
         let Some(first) = rows.first() else { return Ok(None) };
@@ -58,7 +61,8 @@ fn add(receipt: &mut JobReceipt, row: &AnyRow) -> Result<()> {
     };
     let ticket: String = row.try_get(10)?;
     let provider_receipt = claims.map(|claims| Receipt { ticket, claims, voucher: None });
-    receipt.attempts.push(AttemptProof { record: row.try_get(6)?, settlement, receipt: provider_receipt, proof });
+    let (record, recount) = (row.try_get(6)?, read_recount(row, 15)?);
+    receipt.attempts.push(AttemptProof { record, settlement, receipt: provider_receipt, proof, recount });
     Ok(())
 }
 

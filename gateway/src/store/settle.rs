@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use lumbung_openapi::money::NanoUsd;
+use lumbung_openapi::receipt::Recount;
 use lumbung_openapi::ticket::Ticket;
 use sqlx::{AnyConnection, Row};
 
 use super::attempts::{self, AttemptKey, JobSoFar, NewAttempt, attempt_key};
 use super::sql::{pieces, query, values};
+use super::tokenizers::write_recounts;
 use super::{Result, SigningKeys, Store, StoreError, sql};
 use crate::domain::ids::{AccountId, KeyId};
 use crate::domain::refusal::Refusal;
@@ -30,6 +32,8 @@ pub struct Settlement {
     pub receipt: Option<String>,
     /// What it costs, as the gateway worked it out.
     pub charge: Charge,
+    /// What was found when its tokens were counted again, if they were.
+    pub recount: Option<Recount>,
 }
 
 /// What became of one attempt.
@@ -100,6 +104,7 @@ impl Store {
             tx.rollback().await?;
             return Ok(Err(settled));
         }
+        write_recounts(&mut tx, now_us, batch).await?;
         tx.commit().await?;
         let outcome = |(charge, covered): (Charge, bool)| match covered {
             true => SettleOutcome::Settled(charge),

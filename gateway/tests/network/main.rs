@@ -12,6 +12,7 @@ mod kills;
 mod kills_under_load;
 mod limits;
 mod outages;
+mod recount;
 mod refused;
 mod sdk;
 mod shared_books;

@@ -270,6 +270,7 @@ impl Customer {
             },
             receipt: None,
             charge,
+            recount: None,
             ticket,
         }
     }

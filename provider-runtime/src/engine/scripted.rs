@@ -57,6 +57,10 @@ pub struct Rule {
     /// …of this text.
     #[serde(default = "padi")]
     pub word: String,
+    /// In place of one token for each word: the reply in so many tokens, as a provider would that spells it in smaller
+    /// ones, or invents some that show nothing.
+    #[serde(default)]
+    pub claim_tokens: Option<u32>,
     /// What the prompt is counted as; its words if absent.
     #[serde(default)]
     pub prompt_tokens: Option<u32>,
@@ -233,7 +237,7 @@ impl Plan {
                 let count = (count as usize).min(most + 1);
                 (rule.word.repeat(count), (1..=count).map(|nth| nth * rule.word.len()).collect())
             }
-            None => (rule.reply.clone(), token_ends(&rule.reply)),
+            None => (rule.reply.clone(), reply_ends(rule)),
         };
         let mut last = Last::Finish(FinishReason::Stop);
         if ends.len() > most {
@@ -327,6 +331,16 @@ impl Plan {
             logprobs: Vec::new(),
         }
     }
+}
+
+/// Where the tokens of a rule's reply end.
+fn reply_ends(rule: &Rule) -> Vec<usize> {
+    let Some(claimed) = rule.claim_tokens.map(u64::from) else { return token_ends(&rule.reply) };
+    let at = |nth: u64| {
+        let at = (rule.reply.len() as u64 * nth / claimed) as usize;
+        (at..=rule.reply.len()).find(|at| rule.reply.is_char_boundary(*at)).unwrap_or(rule.reply.len())
+    };
+    (1..=claimed).map(at).collect()
 }
 
 /// Where the tokens of a text end: each is a word with the white space before it.

@@ -1,0 +1,268 @@
+//! Counting again what a provider says it has made, with the model's own tokenizer: every job of a newcomer, and a sample
+//! of everyone else's that nobody outside can foresee. The lower figure stands.
+//!
+//! It is done between the last frame and the settlement, on threads of its own, and waited for only so long: the client's
+//! tail names what is charged. A count that comes too late changes nothing, and the books say so.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use hmac::{Hmac, KeyInit, Mac};
+use lumbung_openapi::chat::ChatRequest;
+use lumbung_openapi::parameter::{Parameter, ParameterSet};
+use lumbung_openapi::receipt::{Recount, RecountOutcome};
+use lumbung_openapi::ticket::Ticket;
+use serde::de::IgnoredAny;
+use sha2::Sha256;
+use tokio::sync::Semaphore;
+use tracing::warn;
+
+use super::admit::Admitted;
+use super::relay::{Attempt, Relayed};
+use super::transcript::Transcript;
+use super::{Gateway, clock};
+use crate::domain::provider::Standing;
+use crate::domain::settlement::Tokens;
+use crate::domain::tokenizer::{ModelTokenizer, Said};
+
+/// How long a newcomer's job waits to be counted again. Only an overloaded gateway, or megabytes of text, come near it.
+const NEWCOMERS_WAIT: Duration = Duration::from_secs(2);
+/// How long everyone else's waits.
+const OTHERS_WAIT: Duration = Duration::from_millis(250);
+/// Members outside OpenAI's specification that change what a chat template writes.
+const TEMPLATE_MEMBERS: [&str; 9] = [
+    "add_generation_prompt",
+    "add_special_tokens",
+    "chat_template",
+    "chat_template_kwargs",
+    "continue_final_message",
+    "documents",
+    "reasoning",
+    "template",
+    "think",
+];
+
+/// The tokenizers of the catalogue's models, and who is counted again.
+pub struct Recounter {
+    /// Fresh for each process, so that no provider knows which of its jobs are in the sample.
+    secret: Hmac<Sha256>,
+    /// Of a trusted provider's jobs, in basis points.
+    rate_bps: u16,
+    /// By the catalogue's model id.
+    models: ArcSwap<HashMap<String, Arc<ModelTokenizer>>>,
+    /// Counts at a time: half the machine, so that streams go on beside them.
+    workers: Arc<Semaphore>,
+}
+
+/// An attempt that will be counted again, while its answer goes by.
+pub struct Hearing {
+    tokenizer: Arc<ModelTokenizer>,
+    /// What the client has been told so far.
+    pub transcript: Transcript,
+    patience: Duration,
+}
+
+/// What was found; `None` where there was nothing to count by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Found {
+    prompt: Option<u32>,
+    completion: Option<u32>,
+}
+
+impl Recounter {
+    /// Knows no tokenizer yet.
+    pub fn new(rate_bps: u16) -> Result<Self, getrandom::Error> {
+        let mut secret = [0; 64]; // SHA-256's block
+        getrandom::fill(&mut secret)?;
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Ok(Self {
+            secret: Hmac::new(&secret.into()),
+            rate_bps,
+            models: ArcSwap::default(),
+            workers: Arc::new(Semaphore::new(cores.div_ceil(2))),
+        })
+    }
+
+    /// Takes over which model has which tokenizer.
+    pub fn set_models(&self, models: HashMap<String, Arc<ModelTokenizer>>) {
+        self.models.store(Arc::new(models));
+    }
+
+    /// A tokenizer that is loaded already, by its digest.
+    pub fn loaded(&self, digest: &str) -> Option<Arc<ModelTokenizer>> {
+        self.models.load().values().find(|tokenizer| tokenizer.digest() == digest).cloned()
+    }
+
+    /// Whether this attempt is to be counted again. All that an attempt that is not pays for this: a look-up and a hash.
+    pub fn choose(&self, ticket: &Ticket, standing: Standing) -> Option<Hearing> {
+        let models = self.models.load();
+        let tokenizer = models.get(&ticket.model)?;
+        let patience = match standing {
+            Standing::Trusted if !self.is_sampled(&ticket.job, ticket.attempt) => return None,
+            Standing::Trusted => OTHERS_WAIT,
+            Standing::Newcomer | Standing::Banned => NEWCOMERS_WAIT,
+        };
+        Some(Hearing { tokenizer: tokenizer.clone(), transcript: Transcript::default(), patience })
+    }
+
+    fn is_sampled(&self, job: &str, attempt: u32) -> bool {
+        let mut hash = self.secret.clone();
+        hash.update(job.as_bytes());
+        hash.update(&attempt.to_be_bytes());
+        let hash: [u8; 32] = hash.finalize().into_bytes().into();
+        let drawn = u64::from_be_bytes([hash[0], hash[1], hash[2], hash[3], hash[4], hash[5], hash[6], hash[7]]);
+        drawn % 10_000 < u64::from(self.rate_bps)
+    }
+
+    async fn count(&self, job: &Admitted, hearing: Hearing) -> (Found, RecountOutcome) {
+        let Hearing { tokenizer, transcript, patience } = hearing;
+        let body = is_plain(job.wish.parameters).then(|| job.body.clone());
+        let (stops, calls) = (job.body.clone(), job.wish.parameters);
+        let counting = async {
+            let turn = self.workers.clone().acquire_owned().await.ok()?;
+            let counted = tokio::task::spawn_blocking(move || {
+                let _turn = turn; // kept by a count that nobody waits for any more
+                find(&tokenizer, body.as_ref(), &stops, calls, transcript)
+            });
+            counted.await.ok()
+        };
+        match tokio::time::timeout(patience, counting).await {
+            Ok(Some(found)) if found.completion.is_some() => (found, RecountOutcome::Counted),
+            Ok(Some(found)) => (found, RecountOutcome::NoText),
+            Ok(None) => (Found::default(), RecountOutcome::Failed),
+            Err(_) => (Found::default(), RecountOutcome::Late),
+        }
+    }
+}
+
+/// Counts again what is to be counted again, before the job is settled.
+pub async fn recount(gateway: &Gateway, job: &Admitted, relayed: &mut Relayed) {
+    for attempt in &mut relayed.attempts {
+        let Some(hearing) = attempt.hearing.take() else { continue };
+        let claimed = attempt.claimed();
+        if !attempt.charged || claimed == Tokens::default() {
+            continue; // costs nothing anyway
+        }
+        let tokenizer = hearing.tokenizer.digest().to_owned();
+        let (found, outcome) = gateway.recounter.count(job, hearing).await;
+        let recount = Recount {
+            outcome,
+            tokenizer,
+            claimed_prompt_tokens: claimed.prompt,
+            claimed_completion_tokens: claimed.completion,
+            prompt_tokens: found.prompt,
+            completion_tokens: found.completion,
+        };
+        report(attempt, &recount);
+        attempt.recount = Some(recount);
+    }
+}
+
+fn report(attempt: &Attempt, recount: &Recount) {
+    let Ticket { job, attempt: number, provider, model, .. } = &attempt.ticket;
+    match recount.outcome {
+        RecountOutcome::Counted | RecountOutcome::NoText if recount.is_lower() => warn!(
+            job,
+            attempt = number,
+            provider,
+            model,
+            claimed_prompt_tokens = recount.claimed_prompt_tokens,
+            claimed_completion_tokens = recount.claimed_completion_tokens,
+            prompt_tokens = recount.prompt_tokens,
+            completion_tokens = recount.completion_tokens,
+            "a provider claims more tokens than its answer has"
+        ),
+        RecountOutcome::Counted | RecountOutcome::NoText => {}
+        RecountOutcome::Late | RecountOutcome::Failed => {
+            warn!(
+                job,
+                attempt = number,
+                provider,
+                model,
+                outcome = recount.outcome.as_str(),
+                "tokens not counted again"
+            );
+        }
+    }
+}
+
+/// Whether the prompt is text alone, rendered by the template and nothing else.
+fn is_plain(parameters: ParameterSet) -> bool {
+    use Parameter::*;
+    let plain = [
+        MaxTokens,
+        Temperature,
+        TopP,
+        Seed,
+        Stop,
+        N,
+        FrequencyPenalty,
+        PresencePenalty,
+        LogitBias,
+        Logprobs,
+        TopLogprobs,
+    ];
+    parameters.missing_from(plain.into_iter().collect()).is_empty()
+}
+
+/// The counting itself: about 1 ms for a thousand tokens.
+fn find(
+    tokenizer: &ModelTokenizer,
+    prompt: Option<&Bytes>,
+    body: &Bytes,
+    parameters: ParameterSet,
+    transcript: Transcript,
+) -> Found {
+    let Ok(request) = ChatRequest::parse(body) else { return Found::default() }; // it was read once before
+    let has_tools = parameters.contains(Parameter::Tools) || parameters.contains(Parameter::Functions);
+    let count = |mut said: Said| {
+        if !has_tools {
+            said.call_count = 0; // calls that nobody asked for have nothing around them
+        }
+        tokenizer.completion_tokens(&said, &request.stop)
+    };
+    let completion = transcript
+        .into_choices()
+        .and_then(|choices| choices.into_iter().map(count).try_fold(0u32, |sum, tokens| sum.checked_add(tokens?)));
+    let prompt = prompt.filter(|body| !changes_the_template(body));
+    Found { prompt: prompt.and_then(|_| tokenizer.prompt_tokens(&request, clock::unix_secs() as i64)), completion }
+}
+
+fn changes_the_template(body: &[u8]) -> bool {
+    let members: Result<HashMap<String, IgnoredAny>, _> = serde_json::from_slice(body);
+    members.map_or(true, |members| TEMPLATE_MEMBERS.iter().any(|name| members.contains_key(*name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ids::JobId;
+
+    #[test]
+    fn the_sample_is_the_share_that_was_asked_for_and_its_own_for_each_process() {
+        let jobs: Vec<String> = (0..20_000).map(|_| JobId::fresh().to_string()).collect();
+        let sample =
+            |recounter: &Recounter| -> Vec<bool> { jobs.iter().map(|job| recounter.is_sampled(job, 1)).collect() };
+        let [one, other] = [(); 2].map(|()| Recounter::new(500).expect("entropy"));
+        let chosen = sample(&one).into_iter().filter(|chosen| *chosen).count();
+        assert!((800..1200).contains(&chosen), "{chosen} of 20,000 at 5 %"); // six standard deviations
+        assert_eq!(sample(&one), sample(&one), "a job is drawn once");
+        assert_ne!(sample(&one), sample(&other));
+        let none = Recounter::new(0).expect("entropy");
+        assert!(sample(&none).into_iter().all(|chosen| !chosen));
+        let all = Recounter::new(10_000).expect("entropy");
+        assert!(sample(&all).into_iter().all(|chosen| chosen));
+    }
+
+    #[test]
+    fn prompts_that_a_template_alone_does_not_make_are_left_alone() {
+        assert!(is_plain(ParameterSet::from_names(["temperature", "max_tokens", "stop"].into_iter())));
+        assert!(!is_plain(ParameterSet::from_names(["tools"].into_iter())));
+        assert!(!is_plain(ParameterSet::from_names(["reasoning_effort"].into_iter())));
+        assert!(changes_the_template(br#"{"model":"m","chat_template_kwargs":{"enable_thinking":false}}"#));
+        assert!(!changes_the_template(br#"{"model":"m","messages":[]}"#));
+    }
+}

@@ -1,0 +1,229 @@
+//! Tokens counted again with the model's own tokenizer: what is claimed beyond it earns nothing, and what is honest is left alone.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use lumbung_gateway::domain::ids::ProviderId;
+use lumbung_gateway::domain::provider::Standing;
+use lumbung_gateway::domain::template::SpecialTokens;
+use lumbung_gateway::domain::tokenizer::{ModelTokenizer, Said, TokenizerFiles};
+use lumbung_openapi::chat::ChatRequest;
+use lumbung_openapi::jws::SigningKey;
+use lumbung_openapi::money::TokenPrice;
+use lumbung_openapi::receipt::{JobReceipt, Recount, RecountOutcome};
+use lumbung_openapi::reply::Usage;
+use serde_json::{Value, json};
+
+use crate::support::client::Client;
+use crate::support::process::wait_until;
+use crate::support::provider::{Provider, ProviderSetup};
+use crate::support::{ASK, Books, MODEL, Network, Setup, usd};
+
+const BUNDLED: &str = "lumbung/padi";
+
+fn padi() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../provider-runtime/models/padi")
+}
+
+fn tokenizer() -> ModelTokenizer {
+    let read = |name: &str| std::fs::read_to_string(padi().join(name)).expect("a file of the bundled model");
+    let config: Value = serde_json::from_str(&read("tokenizer_config.json")).expect("JSON");
+    let files = TokenizerFiles {
+        tokenizer_json: read("tokenizer.json"),
+        chat_template: config["chat_template"].as_str().expect("a template").to_owned(),
+        special_tokens: SpecialTokens { eos: Some("<|im_end|>".into()), ..Default::default() },
+    };
+    ModelTokenizer::new(&files).expect("a tokenizer")
+}
+
+/// Question and answer that the bundled model knows by heart.
+fn questions() -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(padi().join("../questions.json")).expect("the questions");
+    let list: Vec<Value> = serde_json::from_str(&text).expect("JSON");
+    let text = |value: &Value| value.as_str().expect("text").to_owned();
+    list.iter().map(|known| (text(&known["question"]), text(&known["answer"]))).collect()
+}
+
+/// Imports the bundled model's tokenizer as the operator does, and waits until the gateway has it.
+async fn import(network: &Network, model: &str) {
+    let output = Command::new(env!("CARGO_BIN_EXE_lumbung-gateway"))
+        .args(["models", "tokenizer", model, "--from", &padi().display().to_string()])
+        .env("LUMBUNG_DATA_DIR", network.folder.path())
+        .env_remove("DATABASE_URL")
+        .output()
+        .expect("the command runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let log = network.folder.path().join("gateway.log");
+    wait_until("the gateway has the tokenizer", Duration::from_secs(10), async || {
+        std::fs::read_to_string(&log).unwrap_or_default().contains("tokenizer loaded")
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(50)).await; // the line comes just before the tokenizer is in use
+}
+
+fn id_of(provider: &Provider) -> ProviderId {
+    ProviderId::from(SigningKey::from_seed(&provider.seed()).public())
+}
+
+async fn ask(client: &Client, stream: bool, question: &str, more: Value) -> (String, Usage) {
+    match stream {
+        true => {
+            let streamed = client.stream(question, more).await;
+            assert!(streamed.done && streamed.error.is_none());
+            (streamed.id, streamed.usage.expect("usage"))
+        }
+        false => {
+            let answer = client.ask(question, more).await;
+            (answer.id, answer.usage.expect("usage"))
+        }
+    }
+}
+
+async fn recount_of(client: &Client, id: &str) -> Recount {
+    let receipt: JobReceipt = serde_json::from_value(client.receipt(id).await).expect("a receipt");
+    receipt.attempts[0].recount.clone().expect("counted again")
+}
+
+#[tokio::test]
+async fn an_inflated_count_earns_what_the_honest_twin_earns() {
+    let (tokenizer, known) = (tokenizer(), questions());
+    let reply = known.iter().take(8).map(|(_, answer)| answer.as_str()).collect::<Vec<_>>().join(" ");
+    let said = Said { content: reply.clone(), finish_reason: Some("stop".into()), ..Default::default() };
+    let honest = tokenizer.completion_tokens(&said, &[]).expect("a count");
+    assert!(honest > 100, "{honest} tokens");
+    let prompt_of = |question: &str| {
+        let body = Client::body(question, json!({})).to_string();
+        tokenizer.prompt_tokens(&ChatRequest::parse(body.as_bytes()).expect("a request"), 0).expect("a count")
+    };
+    let by = |count: u32, percent: u32| (count * percent).div_ceil(100);
+    let letters = reply.chars().count() as u32;
+    assert!(letters > 2 * honest, "letter by letter is more");
+    let cases = [("honest", 100), ("a little", 105), ("twice", 200), ("ten times", 1000), ("letters", 0)];
+    let rules: Vec<Value> = cases
+        .iter()
+        .map(|(question, percent)| {
+            let (prompt, claimed) = match percent {
+                0 => (prompt_of(question), letters),
+                percent => (by(prompt_of(question), *percent), by(honest, *percent)),
+            };
+            json!({"match": question, "reply": reply, "prompt_tokens": prompt, "claim_tokens": claimed, "tokens_per_event": 7})
+        })
+        .collect();
+
+    let network = Setup::new(Books::Sqlite).start().await;
+    import(&network, MODEL).await;
+    let provider = network.scripted(rules.into()).await;
+    let client = network.client("1").await;
+    let keys = reqwest::get(format!("{}/.well-known/jwks.json", network.base)).await.expect("keys");
+    let keys = serde_json::from_str(&keys.text().await.expect("text")).expect("a key set");
+    let price = TokenPrice { prompt: usd(ASK.0), completion: usd(ASK.1) };
+    let mut left = usd("1");
+    for (question, percent) in cases {
+        for stream in [false, true] {
+            let (id, usage) = ask(&client, stream, question, json!({})).await;
+            let prompt = prompt_of(question);
+            assert_eq!(
+                (usage.prompt_tokens, usage.completion_tokens),
+                (prompt, honest),
+                "{question}, stream: {stream}"
+            );
+            let cost = price.cost(prompt, honest).expect("a small cost");
+            let recount = recount_of(&client, &id).await;
+            assert_eq!((recount.outcome, recount.is_lower()), (RecountOutcome::Counted, percent != 100), "{question}");
+            assert_eq!((recount.prompt_tokens, recount.completion_tokens), (Some(prompt), Some(honest)));
+            wait_until("the provider has signed", Duration::from_secs(10), async || {
+                !client.receipt(&id).await["attempts"][0]["proof"].is_null()
+            })
+            .await;
+            let receipt: JobReceipt = serde_json::from_value(client.receipt(&id).await).expect("a receipt");
+            assert_eq!((receipt.charge, receipt.verify(&keys)), (cost, Ok(())));
+            left = left.checked_sub(cost).expect("a dollar is enough");
+        }
+    }
+    network.balance_becomes(&client.account, left).await;
+    // A newcomer: all of its jobs.
+    let found = network.store.recounts(&id_of(&provider)).await.expect("figures");
+    assert_eq!((found.attempts, found.counted, found.lowered), (10, 10, 8));
+    network.finish().await;
+}
+
+#[tokio::test]
+async fn of_a_trusted_provider_a_sample_is_counted_again() {
+    let network = Setup::new(Books::Sqlite).with_gateway_flag("--recount-bps", "2500").start().await;
+    import(&network, MODEL).await;
+    let provider = network
+        .scripted(json!([{"match": "*", "reply": "one two three", "claim_tokens": 900, "prompt_tokens": 1}]))
+        .await;
+    let client = network.client("5").await;
+    let id = id_of(&provider);
+    network.store.set_standing(&id, Standing::Trusted).await.expect("a standing");
+    tokio::time::sleep(Duration::from_millis(1500)).await; // gateways follow twice a second
+    let mut lowered = 0;
+    for number in 0..200 {
+        let (_, usage) = ask(&client, number % 2 == 0, "x", json!({})).await;
+        lowered += u64::from(usage.completion_tokens < 900);
+    }
+    wait_until("all is settled", Duration::from_secs(10), async || {
+        network.store.recounts(&id).await.is_ok_and(|found| found.attempts >= lowered)
+    })
+    .await;
+    let found = network.store.recounts(&id).await.expect("figures");
+    assert_eq!((found.attempts, found.lowered), (lowered, lowered), "what was chosen was lowered, and nothing else");
+    assert!((20..=80).contains(&lowered), "{lowered} of 200 at 25 %"); // five standard deviations
+    network.finish().await;
+}
+
+#[tokio::test]
+async fn the_bundled_models_own_counts_stand() {
+    let network = Setup::new(Books::Sqlite).with_model(BUNDLED, 2048).start().await;
+    import(&network, BUNDLED).await;
+    let provider = network.provider(ProviderSetup::bundled(BUNDLED)).await;
+    let client = network.client("1").await;
+    let known = questions();
+    let mut jobs = 0;
+    for (number, (question, answer)) in known.iter().step_by(known.len() / 36).enumerate() {
+        let (before, said) = &known[number];
+        let messages = match number % 3 {
+            0 => json!([{"role": "user", "content": question}]),
+            1 => {
+                json!([{"role": "system", "content": "Answer in one sentence."}, {"role": "user", "content": question}])
+            }
+            _ => json!([{"role": "user", "content": before}, {"role": "assistant", "content": said},
+                        {"role": "user", "content": question}]),
+        };
+        let more = json!({"model": BUNDLED, "messages": messages, "temperature": 0});
+        let (id, usage) = ask(&client, number % 2 == 0, question, more).await;
+        let recount = recount_of(&client, &id).await;
+        assert_eq!(recount.outcome, RecountOutcome::Counted);
+        assert_eq!(
+            (recount.prompt_tokens, recount.completion_tokens),
+            (Some(recount.claimed_prompt_tokens), Some(recount.claimed_completion_tokens)),
+            "{question} {answer}"
+        );
+        assert_eq!(
+            (usage.prompt_tokens, usage.completion_tokens),
+            (recount.claimed_prompt_tokens, recount.claimed_completion_tokens)
+        );
+        jobs += 1;
+    }
+    assert!(jobs >= 36);
+    let found = network.store.recounts(&id_of(&provider)).await.expect("figures");
+    assert_eq!((found.attempts, found.counted, found.lowered), (jobs, jobs, 0));
+
+    // What is drawn at random is not always spelled canonically: an honest provider loses that much, and no more.
+    let (mut claimed, mut found) = (0, 0);
+    for seed in 0..30 {
+        let question = &known[seed * 5 % known.len()].0;
+        let messages = json!([{"role": "user", "content": question}]);
+        let more = json!({"model": BUNDLED, "messages": messages, "temperature": 1, "seed": seed, "max_tokens": 120});
+        let (id, _) = ask(&client, seed % 2 == 0, question, more).await;
+        let recount = recount_of(&client, &id).await;
+        assert_eq!(recount.prompt_tokens, Some(recount.claimed_prompt_tokens));
+        claimed += recount.claimed_completion_tokens;
+        found += recount.completion_tokens.expect("a count").min(recount.claimed_completion_tokens);
+    }
+    println!("at temperature 1: {claimed} tokens drawn, {found} canonical");
+    assert!(u64::from(claimed - found) * 100 <= u64::from(claimed) * 2, "{claimed} drawn, {found} canonical");
+    network.finish().await;
+}
