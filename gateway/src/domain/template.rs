@@ -122,7 +122,10 @@ mod tests {
         assert_eq!(render(chat).ok().as_deref(), Some("<s>[system]be <kind>[user]hi[assistant]"));
         assert_eq!(render("{{ strftime_now('%d %b %Y') }}").ok().as_deref(), Some("14 Nov 2023"));
         assert_eq!(render("{{ date_string }}").ok().as_deref(), Some("14, November, 2023"));
-        assert_eq!(render("{{ messages[::-1][0].role }}").ok().as_deref(), Some("user"));
+        assert_eq!(
+            render("{% for m in messages[::-1] %}{{ m.role }},{% endfor %}").ok().as_deref(),
+            Some("user,system,")
+        );
         assert_eq!(render("{{ {'a': '<b>'} | tojson }}").ok().as_deref(), Some(r#"{"a":"\u003cb\u003e"}"#));
         assert_eq!(render("{% if tools %}x{% endif %}y").ok().as_deref(), Some("y"));
     }
