@@ -208,7 +208,7 @@ fn is_plain(parameters: ParameterSet) -> bool {
     parameters.missing_from(plain.into_iter().collect()).is_empty()
 }
 
-/// The counting itself: about 1 ms for a thousand tokens.
+/// The counting itself.
 fn find(
     tokenizer: &ModelTokenizer,
     prompt: Option<&Bytes>,

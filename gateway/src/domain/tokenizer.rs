@@ -81,7 +81,7 @@ impl TokenizerFiles {
 }
 
 impl ModelTokenizer {
-    /// Reads the files; a second for the largest.
+    /// Reads the files: slow for large ones, so not where requests are served.
     pub fn new(files: &TokenizerFiles) -> Result<Self, TokenizerError> {
         for (name, text) in [("tokenizer.json", &files.tokenizer_json), ("the chat template", &files.chat_template)] {
             if text.len() > MAX_FILE {

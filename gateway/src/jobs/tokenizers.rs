@@ -1,4 +1,4 @@
-//! Keeps the tokenizers that the books name loaded: beside the rest of the following, because a large one takes a second.
+//! Keeps the tokenizers that the books name loaded: beside the rest of the following, because a large one takes long to read.
 
 use std::collections::HashMap;
 use std::sync::Arc;
