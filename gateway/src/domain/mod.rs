@@ -14,5 +14,5 @@ pub mod refusal;
 pub mod role;
 pub mod settlement;
 pub mod template;
-pub mod tokenizer;
 pub mod timestamp;
+pub mod tokenizer;

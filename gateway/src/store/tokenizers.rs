@@ -30,7 +30,7 @@ impl Store {
             return Err(StoreError::Invalid("a tokenizer's text must not contain NUL"));
         }
         let digest = files.digest();
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.transaction().await?;
         bump_epoch(&mut tx).await?;
         let known = sqlx::query("SELECT id FROM models WHERE id = $1").bind(model.as_str());
         if known.fetch_optional(&mut *tx).await?.is_none() {
