@@ -56,6 +56,9 @@ pub struct Balance {
     /// Both together.
     #[schema(value_type = String, pattern = r"^-?[0-9]+(\.[0-9]+)?$")]
     pub spendable_usd: NanoUsd,
+    /// How much of that was given away, not paid for: it is spent first, and not refunded.
+    #[schema(value_type = String, pattern = r"^-?[0-9]+(\.[0-9]+)?$")]
+    pub promotional_usd: NanoUsd,
 }
 
 /// An account to open.

@@ -6,7 +6,7 @@
 //! - [`frame`], [`provider`], [`ticket`], [`voucher`], [`receipt`]: the link between gateway and provider
 //! - [`earnings`]: what a provider is told of its money
 //! - [`merkle`], [`jws`]: the proofs that receipts rest on
-//! - [`admin`]: the operator's API; [`usage`]: what was used, and invoices
+//! - [`admin`]: the operator's API; [`usage`]: what was used, and invoices; [`payouts`]: what providers earn and are paid
 //! - [`money`]: US dollars in whole nano-dollars
 //! - [`spec`]: the OpenAPI documents generated from these types, checked in beside this crate
 
@@ -20,6 +20,7 @@ pub mod jws;
 pub mod merkle;
 pub mod money;
 pub mod parameter;
+pub mod payouts;
 pub mod provider;
 pub mod receipt;
 pub mod reply;

@@ -71,20 +71,13 @@ impl Store {
         reason: &str,
         evidence: &str,
     ) -> Result<Clawback> {
-        valid_reason(reason)?;
-        if evidence.len() > MAX_EVIDENCE {
-            return Err(StoreError::Invalid("evidence must be 16 KiB at most"));
-        }
-        match claw {
-            Claw::Amount(amount) if *amount <= NanoUsd::ZERO => {
-                return Err(StoreError::Invalid("an amount to claw back must be above zero"));
-            }
-            Claw::Jobs(jobs) if jobs.is_empty() || jobs.len() > MAX_JOBS => {
-                return Err(StoreError::Invalid("name one job, and 500 at most"));
-            }
-            _ => {}
-        }
-        sql::retrying(|| self.try_claw_back(provider, claw, reason, evidence)).await
+        sql::retrying(|| async {
+            let mut tx = self.transaction().await?;
+            let done = take(&mut tx, &self.clock(), provider, claw, reason, evidence).await?;
+            tx.commit().await?;
+            Ok(done)
+        })
+        .await
     }
 
     /// Every clawback, or a provider's, latest first; a thousand at most.
@@ -95,66 +88,91 @@ impl Store {
         sqlx::query(select).bind(provider).fetch_all(&self.reader).await?.iter().map(clawback).collect()
     }
 
-    async fn try_claw_back(
+    /// Clawbacks, or a provider's, after the one with this id, by id.
+    pub async fn clawbacks_after(
         &self,
-        provider: &ProviderId,
-        claw: &Claw,
-        reason: &str,
-        evidence: &str,
-    ) -> Result<Clawback> {
-        let id = ClawbackId::fresh();
-        let clock = self.clock();
-        let mut tx = self.transaction().await?;
-        // Whoever makes these attempts payable waits for the same turn, and receipts change only attempts without one.
-        let at_us = turn(&mut tx, &clock).await?;
-        let items = match claw {
-            Claw::Jobs(jobs) => of_jobs(&mut tx, provider, jobs).await?,
-            Claw::Amount(amount) => up_to(&mut tx, provider, *amount).await?,
-        };
-        let mut refunds: BTreeMap<AccountId, NanoUsd> = BTreeMap::new();
-        let mut total = NanoUsd::ZERO;
-        let overflow = || StoreError::corrupt("shares overflow");
-        for item in &items {
-            total = total.checked_add(item.amount).ok_or_else(overflow)?;
-            let refund = refunds.entry(item.account).or_default();
-            *refund = refund.checked_add(item.amount).ok_or_else(overflow)?;
-        }
-        if matches!(claw, Claw::Amount(_)) {
-            refunds.clear();
-        }
-        let refunded = if refunds.is_empty() { NanoUsd::ZERO } else { total };
-
-        let record = "INSERT INTO clawbacks (id, provider, amount, refunded, reason, evidence, at)
-                      VALUES ($1, $2, $3, $4, $5, $6, $7)";
-        sqlx::query(record)
-            .bind(id.to_string())
-            .bind(provider.as_str())
-            .bind(total.nanos())
-            .bind(refunded.nanos())
-            .bind(reason)
-            .bind(evidence)
-            .bind(at_us)
-            .execute(&mut *tx)
-            .await?;
-        write_items(&mut tx, id, &items).await?;
-
-        let mut parts = Vec::with_capacity(refunds.len().max(1));
-        for (account, refund) in &refunds {
-            let credit = LedgerId::credit(*account);
-            ledger::add_credit(&mut tx, &credit, *refund).await?;
-            parts.push((credit, *refund));
-        }
-        if parts.is_empty() {
-            parts.push((LedgerId::revenue(), total));
-        }
-        let pending = LedgerId::provider_pending(provider);
-        let posting =
-            Posting::from_source(PostingKind::Clawback, id.to_string(), pending, parts).ok_or_else(overflow)?;
-        ledger::write(&mut tx, &clock, &[posting]).await?;
-        tx.commit().await?;
-        let (provider, reason, evidence) = (provider.clone(), reason.to_owned(), evidence.to_owned());
-        Ok(Clawback { id, provider, amount: total, refunded, reason, evidence, at_us })
+        provider: Option<&ProviderId>,
+        after: &str,
+        limit: i64,
+    ) -> Result<Vec<Clawback>> {
+        let select = "SELECT id, provider, amount, refunded, reason, evidence, at FROM clawbacks
+                      WHERE ($1 = '' OR provider = $1) AND id > $2 ORDER BY id LIMIT $3";
+        let provider = provider.map_or("", ProviderId::as_str);
+        let select = sqlx::query(select).bind(provider).bind(after).bind(limit);
+        select.fetch_all(&self.reader).await?.iter().map(clawback).collect()
     }
+}
+
+/// Takes pending earnings back within a transaction: see [`Store::claw_back`].
+pub(super) async fn take(
+    connection: &mut AnyConnection,
+    clock: &str,
+    provider: &ProviderId,
+    claw: &Claw,
+    reason: &str,
+    evidence: &str,
+) -> Result<Clawback> {
+    valid_reason(reason)?;
+    if evidence.len() > MAX_EVIDENCE {
+        return Err(StoreError::Invalid("evidence must be 16 KiB at most"));
+    }
+    match claw {
+        Claw::Amount(amount) if *amount <= NanoUsd::ZERO => {
+            return Err(StoreError::Invalid("an amount to claw back must be above zero"));
+        }
+        Claw::Jobs(jobs) if jobs.is_empty() || jobs.len() > MAX_JOBS => {
+            return Err(StoreError::Invalid("name one job, and 500 at most"));
+        }
+        _ => {}
+    }
+    let id = ClawbackId::fresh();
+    // Whoever makes these attempts payable waits for the same turn, and receipts change only attempts without one.
+    let at_us = turn(connection, clock).await?;
+    let items = match claw {
+        Claw::Jobs(jobs) => of_jobs(connection, provider, jobs).await?,
+        Claw::Amount(amount) => up_to(connection, provider, *amount).await?,
+    };
+    let mut refunds: BTreeMap<AccountId, NanoUsd> = BTreeMap::new();
+    let mut total = NanoUsd::ZERO;
+    let overflow = || StoreError::corrupt("shares overflow");
+    for item in &items {
+        total = total.checked_add(item.amount).ok_or_else(overflow)?;
+        let refund = refunds.entry(item.account).or_default();
+        *refund = refund.checked_add(item.amount).ok_or_else(overflow)?;
+    }
+    if matches!(claw, Claw::Amount(_)) {
+        refunds.clear();
+    }
+    let refunded = if refunds.is_empty() { NanoUsd::ZERO } else { total };
+
+    let record = "INSERT INTO clawbacks (id, provider, amount, refunded, reason, evidence, at)
+                  VALUES ($1, $2, $3, $4, $5, $6, $7)";
+    sqlx::query(record)
+        .bind(id.to_string())
+        .bind(provider.as_str())
+        .bind(total.nanos())
+        .bind(refunded.nanos())
+        .bind(reason)
+        .bind(evidence)
+        .bind(at_us)
+        .execute(&mut *connection)
+        .await?;
+    write_items(connection, id, &items).await?;
+
+    let mut parts = Vec::with_capacity(refunds.len().max(1));
+    for (account, refund) in &refunds {
+        let credit = LedgerId::credit(*account);
+        ledger::add_credit(connection, &credit, *refund).await?;
+        parts.push((credit, *refund));
+    }
+    if parts.is_empty() {
+        parts.push((LedgerId::revenue(), total));
+    }
+    let pending = LedgerId::provider_pending(provider);
+    let posting = Posting::from_source(PostingKind::Clawback, id.to_string(), pending, parts).ok_or_else(overflow)?;
+    ledger::write(connection, clock, &[posting]).await?;
+    let (provider, reason, evidence) = (provider.clone(), reason.to_owned(), evidence.to_owned());
+    Ok(Clawback { id, provider, amount: total, refunded, reason, evidence, at_us })
 }
 
 /// Whether a provider can be told this.

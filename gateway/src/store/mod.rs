@@ -1,8 +1,8 @@
 //! The books: the only place that knows the database. One SQL text serves SQLite and Postgres, through sqlx's `Any`.
 //!
 //! Every write is one transaction that begins with a write (SQLite cannot turn a reader into a writer once another
-//! process has written). Rows are locked in one order: counter, replica, attempt, credit, allowance, promotional credit,
-//! payable, each kind by id.
+//! process has written). Rows are locked in one order: idempotency key, counter, replica, attempt, credit, allowance,
+//! promotional credit, payable, each kind by id.
 
 mod accounts;
 mod act;

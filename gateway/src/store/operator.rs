@@ -4,10 +4,13 @@ use lumbung_openapi::money::{NanoUsd, TokenPrice};
 
 use super::accounts::{self, AccountRecord, Balance, CreditKind};
 use super::act::Act;
+use super::clawback::{self, Claw, Clawback};
 use super::keys::{self, KeyRecord, NewKey};
-use super::{Result, StoreError, catalogue, ledger, prices, promotional, providers};
+use super::payouts::{self, Outcome, Payout, PayoutRun, PayoutTerms};
+use super::promotional::{self, PromotionalDecision, Verdict};
+use super::{Result, StoreError, catalogue, ledger, prices, providers};
 use crate::domain::catalogue::{CatalogueModel, PriceVersion};
-use crate::domain::ids::{AccountId, KeyId, ModelId, ProviderId};
+use crate::domain::ids::{AccountId, KeyId, ModelId, PayoutId, ProviderId};
 use crate::domain::posting::{LedgerId, Posting, PostingKind};
 use crate::domain::provider::{ProviderRecord, Standing};
 
@@ -112,5 +115,55 @@ impl Act {
     pub async fn set_standing(&mut self, id: &ProviderId, standing: Standing) -> Result<ProviderRecord> {
         let (connection, clock) = self.parts();
         providers::set_standing(connection, clock, id, standing).await
+    }
+
+    /// See [`super::Store::claw_back`]. Fails with `Missing` for a provider that never joined.
+    pub async fn claw_back(
+        &mut self,
+        provider: &ProviderId,
+        claw: &Claw,
+        reason: &str,
+        evidence: &str,
+    ) -> Result<Clawback> {
+        let (connection, clock) = self.parts();
+        let done = clawback::take(connection, clock, provider, claw, reason, evidence).await;
+        if matches!(done, Err(StoreError::Conflict(_))) {
+            providers::read(connection, provider).await?;
+        }
+        done
+    }
+
+    /// See [`super::Store::decide_promotional`]. Fails with `Missing` for a provider that never joined.
+    pub async fn decide_promotional(
+        &mut self,
+        provider: &ProviderId,
+        account: Option<&AccountId>,
+        verdict: Verdict,
+        reason: &str,
+    ) -> Result<PromotionalDecision> {
+        let (connection, clock) = self.parts();
+        let done = promotional::decide(connection, clock, provider, account, verdict, reason).await;
+        if matches!(done, Err(StoreError::Conflict(_))) {
+            providers::read(connection, provider).await?;
+        }
+        done
+    }
+
+    /// See [`super::Store::create_payouts`].
+    pub async fn create_payouts(&mut self, terms: &PayoutTerms) -> Result<PayoutRun> {
+        let (connection, clock) = self.parts();
+        payouts::create(connection, clock, terms).await
+    }
+
+    /// See [`super::Store::confirm_payout`].
+    pub async fn confirm_payout(&mut self, id: &PayoutId, reference: &str) -> Result<Payout> {
+        let (connection, clock) = self.parts();
+        payouts::decide(connection, clock, id, Outcome::Confirmed(reference)).await
+    }
+
+    /// See [`super::Store::reverse_payout`].
+    pub async fn reverse_payout(&mut self, id: &PayoutId) -> Result<Payout> {
+        let (connection, clock) = self.parts();
+        payouts::decide(connection, clock, id, Outcome::Reversed).await
     }
 }

@@ -100,23 +100,30 @@ impl Store {
     /// Sends everything payable on its way, in one transaction: of providers that are not banned, have said where to, and
     /// can be paid at least the minimum. Fails with `Invalid` for a minimum that is not above zero.
     pub async fn create_payouts(&self, terms: &PayoutTerms) -> Result<PayoutRun> {
-        if terms.minimum <= NanoUsd::ZERO {
-            return Err(StoreError::Invalid("the minimum of a payout must be above zero"));
-        }
-        valid_reference(&terms.reference)?;
-        let id = sql::retrying(|| self.try_create_payouts(terms)).await?;
-        self.payout_run(&id).await
+        sql::retrying(|| async {
+            let mut tx = self.transaction().await?;
+            let run = create(&mut tx, &self.clock(), terms).await?;
+            tx.commit().await?;
+            Ok(run)
+        })
+        .await
     }
 
     /// One run. Fails with `Missing` if there is none.
     pub async fn payout_run(&self, id: &PayoutRunId) -> Result<PayoutRun> {
-        let row = sqlx::query(RUNS).bind(id.to_string()).fetch_optional(&self.reader).await?;
-        run(&row.ok_or(StoreError::Missing("payout run"))?)
+        read_run(&mut *self.reader.acquire().await?, id).await
     }
 
     /// Every run, latest first; a thousand at most.
     pub async fn payout_runs(&self) -> Result<Vec<PayoutRun>> {
-        sqlx::query(RUNS).bind("").fetch_all(&self.reader).await?.iter().map(run).collect()
+        let select = format!("{RUNS} ORDER BY r.created_at DESC, r.id DESC LIMIT 1000");
+        query(select).fetch_all(&self.reader).await?.iter().map(run).collect()
+    }
+
+    /// Runs after the one with this id, by id.
+    pub async fn payout_runs_after(&self, after: &str, limit: i64) -> Result<Vec<PayoutRun>> {
+        let select = format!("{RUNS} WHERE r.id > $1 ORDER BY r.id LIMIT $2");
+        query(select).bind(after).bind(limit).fetch_all(&self.reader).await?.iter().map(run).collect()
     }
 
     /// The payouts of a run, by provider. Fails with `Missing` if there is no such run.
@@ -134,92 +141,124 @@ impl Store {
 
     /// One payout. Fails with `Missing` if there is none.
     pub async fn payout(&self, id: &PayoutId) -> Result<Payout> {
-        let select = format!("SELECT {COLUMNS} FROM payouts WHERE id = $1");
-        let row = query(select).bind(id.to_string()).fetch_optional(&self.reader).await?;
-        payout(&row.ok_or(StoreError::Missing("payout"))?)
+        read(&mut *self.reader.acquire().await?, id).await
     }
 
     /// A payout has arrived. With the same reference again nothing changes; fails with `Conflict` if it was confirmed with
     /// another one, or reversed.
     pub async fn confirm_payout(&self, id: &PayoutId, reference: &str) -> Result<Payout> {
-        valid_reference(reference)?;
-        if reference.is_empty() {
-            return Err(StoreError::Invalid("a payout is confirmed with a reference"));
-        }
-        self.decide_payout(id, PayoutState::Confirmed, reference).await
+        self.decide_payout(id, Outcome::Confirmed(reference)).await
     }
 
     /// A payout has not arrived and will not: the money is payable again. Repeating it changes nothing; fails with
     /// `Conflict` if it has been confirmed.
     pub async fn reverse_payout(&self, id: &PayoutId) -> Result<Payout> {
-        self.decide_payout(id, PayoutState::Reversed, "").await
+        self.decide_payout(id, Outcome::Reversed).await
     }
 
-    async fn decide_payout(&self, id: &PayoutId, state: PayoutState, reference: &str) -> Result<Payout> {
-        let is_new = sql::retrying(|| self.try_decide_payout(id, state, reference)).await?;
-        let known = self.payout(id).await?;
-        match is_new || (known.state == state && known.reference == reference) {
-            true => Ok(known),
-            false => Err(StoreError::Conflict(match known.state {
-                PayoutState::Confirmed => "the payout has been confirmed".into(),
-                PayoutState::Reversed => "the payout has been reversed".into(),
-                PayoutState::InTransit => "the payout is still in transit".into(),
-            })),
-        }
+    async fn decide_payout(&self, id: &PayoutId, outcome: Outcome<'_>) -> Result<Payout> {
+        sql::retrying(|| async {
+            let mut tx = self.transaction().await?;
+            let payout = decide(&mut tx, &self.clock(), id, outcome).await?;
+            tx.commit().await?;
+            Ok(payout)
+        })
+        .await
     }
+}
 
-    async fn try_create_payouts(&self, terms: &PayoutTerms) -> Result<PayoutRunId> {
-        let clock = self.clock();
-        let mut tx = self.transaction().await?;
-        let now_us = turn(&mut tx, &clock).await?;
-        if let Some(known) = run_with(&mut tx, &terms.reference).await? {
-            return Ok(known);
-        }
-        let id = PayoutRunId::fresh();
-        let insert = "INSERT INTO payout_runs (id, reference, minimum, created_at) VALUES ($1, $2, $3, $4)";
-        sqlx::query(insert)
-            .bind(id.to_string())
-            .bind(terms.reference.as_str())
-            .bind(terms.minimum.nanos())
-            .bind(now_us)
-            .execute(&mut *tx)
-            .await?;
-        let payees = payees(&mut tx, terms.minimum, now_us.saturating_sub(micros(terms.cooldown))).await?;
-        for chunk in payees.chunks(MAX_ROWS) {
-            send(&mut tx, &clock, id, now_us, terms.minimum, chunk).await?;
-        }
-        tx.commit().await?;
-        Ok(id)
-    }
+/// What became of a payout.
+#[derive(Clone, Copy)]
+pub(super) enum Outcome<'a> {
+    /// It has arrived, as this reference shows.
+    Confirmed(&'a str),
+    /// It will not arrive.
+    Reversed,
+}
 
-    /// Whether it was undecided until now.
-    async fn try_decide_payout(&self, id: &PayoutId, state: PayoutState, reference: &str) -> Result<bool> {
-        let clock = self.clock();
-        let mut tx = self.transaction().await?;
-        let now_us = turn(&mut tx, &clock).await?;
-        let decide =
-            "UPDATE payouts SET state = $2, reference = $3, decided_at = $4 WHERE id = $1 AND state = 'in_transit'
-                      RETURNING provider, amount";
-        let decide = sqlx::query(decide).bind(id.to_string()).bind(state.as_str()).bind(reference).bind(now_us);
-        let Some(row) = decide.fetch_optional(&mut *tx).await? else { return Ok(false) };
-        let provider: ProviderId = parse(row.try_get(0)?)?;
-        let (sent, amount) = (LedgerId::payout(*id), NanoUsd::from_nanos(row.try_get(1)?));
-        let take = "UPDATE ledger_accounts SET balance = balance - $2 WHERE id = $1";
-        sqlx::query(take).bind(sent.as_str()).bind(amount.nanos()).execute(&mut *tx).await?;
-        let (kind, to) = match state {
-            PayoutState::Confirmed => (PostingKind::PayoutConfirmed, LedgerId::outside()),
-            PayoutState::Reversed | PayoutState::InTransit => {
-                let payable = LedgerId::provider_payable(&provider);
-                ledger::add_payable(&mut tx, &payable, amount).await?;
-                (PostingKind::PayoutReversed, payable)
-            }
-        };
-        let posting = Posting::from_source(kind, id.to_string(), sent, [(to, amount)])
-            .ok_or(StoreError::Invalid("more money than 64 bits hold"))?;
-        ledger::write(&mut tx, &clock, &[posting]).await?;
-        tx.commit().await?;
-        Ok(true)
+/// Makes a run within a transaction: see [`Store::create_payouts`].
+pub(super) async fn create(connection: &mut AnyConnection, clock: &str, terms: &PayoutTerms) -> Result<PayoutRun> {
+    if terms.minimum <= NanoUsd::ZERO {
+        return Err(StoreError::Invalid("the minimum of a payout must be above zero"));
     }
+    valid_reference(&terms.reference)?;
+    let now_us = turn(connection, clock).await?;
+    if let Some(known) = run_with(connection, &terms.reference).await? {
+        return read_run(connection, &known).await;
+    }
+    let id = PayoutRunId::fresh();
+    let insert = "INSERT INTO payout_runs (id, reference, minimum, created_at) VALUES ($1, $2, $3, $4)";
+    sqlx::query(insert)
+        .bind(id.to_string())
+        .bind(terms.reference.as_str())
+        .bind(terms.minimum.nanos())
+        .bind(now_us)
+        .execute(&mut *connection)
+        .await?;
+    let payees = payees(connection, terms.minimum, now_us.saturating_sub(micros(terms.cooldown))).await?;
+    for chunk in payees.chunks(MAX_ROWS) {
+        send(connection, clock, id, now_us, terms.minimum, chunk).await?;
+    }
+    read_run(connection, &id).await
+}
+
+/// Decides within a transaction what became of a payout: see [`Store::confirm_payout`] and [`Store::reverse_payout`].
+pub(super) async fn decide(
+    connection: &mut AnyConnection,
+    clock: &str,
+    id: &PayoutId,
+    outcome: Outcome<'_>,
+) -> Result<Payout> {
+    let (state, reference) = match outcome {
+        Outcome::Confirmed("") => return Err(StoreError::Invalid("a payout is confirmed with a reference")),
+        Outcome::Confirmed(reference) => (PayoutState::Confirmed, reference),
+        Outcome::Reversed => (PayoutState::Reversed, ""),
+    };
+    valid_reference(reference)?;
+    let now_us = turn(connection, clock).await?;
+    let update = "UPDATE payouts SET state = $2, reference = $3, decided_at = $4 WHERE id = $1 AND state = 'in_transit'
+                  RETURNING provider, amount";
+    let update = sqlx::query(update).bind(id.to_string()).bind(state.as_str()).bind(reference).bind(now_us);
+    let Some(row) = update.fetch_optional(&mut *connection).await? else {
+        return decided_before(read(connection, id).await?, state, reference);
+    };
+    let provider: ProviderId = parse(row.try_get(0)?)?;
+    let (sent, amount) = (LedgerId::payout(*id), NanoUsd::from_nanos(row.try_get(1)?));
+    let take = "UPDATE ledger_accounts SET balance = balance - $2 WHERE id = $1";
+    sqlx::query(take).bind(sent.as_str()).bind(amount.nanos()).execute(&mut *connection).await?;
+    let (kind, to) = match outcome {
+        Outcome::Confirmed(_) => (PostingKind::PayoutConfirmed, LedgerId::outside()),
+        Outcome::Reversed => {
+            let payable = LedgerId::provider_payable(&provider);
+            ledger::add_payable(connection, &payable, amount).await?;
+            (PostingKind::PayoutReversed, payable)
+        }
+    };
+    let posting = Posting::from_source(kind, id.to_string(), sent, [(to, amount)])
+        .ok_or(StoreError::Invalid("more money than 64 bits hold"))?;
+    ledger::write(connection, clock, &[posting]).await?;
+    read(connection, id).await
+}
+
+/// Whether what was decided before is what is asked for now.
+fn decided_before(known: Payout, state: PayoutState, reference: &str) -> Result<Payout> {
+    match known.state {
+        same if same == state && known.reference == reference => Ok(known),
+        PayoutState::Confirmed => Err(StoreError::Conflict("the payout has been confirmed".into())),
+        PayoutState::Reversed => Err(StoreError::Conflict("the payout has been reversed".into())),
+        PayoutState::InTransit => Err(StoreError::Conflict("the payout is still in transit".into())),
+    }
+}
+
+async fn read_run(connection: &mut AnyConnection, id: &PayoutRunId) -> Result<PayoutRun> {
+    let row = query(format!("{RUNS} WHERE r.id = $1")).bind(id.to_string()).fetch_optional(connection).await?;
+    run(&row.ok_or(StoreError::Missing("payout run"))?)
+}
+
+async fn read(connection: &mut AnyConnection, id: &PayoutId) -> Result<Payout> {
+    let select = format!("SELECT {COLUMNS} FROM payouts WHERE id = $1");
+    let row = query(select).bind(id.to_string()).fetch_optional(connection).await?;
+    payout(&row.ok_or(StoreError::Missing("payout"))?)
 }
 
 /// Who is to be paid, and where to.
@@ -310,7 +349,7 @@ async fn send(
 const RUNS: &str = "SELECT r.id, r.reference, r.minimum, r.created_at,
         (SELECT COUNT(*) FROM payouts p WHERE p.run = r.id),
         CAST(COALESCE((SELECT SUM(p.amount) FROM payouts p WHERE p.run = r.id), 0) AS BIGINT)
-    FROM payout_runs r WHERE ($1 = '' OR r.id = $1) ORDER BY r.created_at DESC, r.id DESC LIMIT 1000";
+    FROM payout_runs r";
 
 const COLUMNS: &str = "id, run, provider, amount, details, details_version, state, reference, created_at, decided_at";
 

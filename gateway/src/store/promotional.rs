@@ -91,6 +91,23 @@ impl Store {
         sqlx::query(select).bind(provider).fetch_all(&self.reader).await?.iter().map(held).collect()
     }
 
+    /// The same after `after`, a provider and an account, at most `limit` of them.
+    pub async fn held_shares_after(
+        &self,
+        provider: Option<&ProviderId>,
+        after: (&str, &str),
+        limit: i64,
+    ) -> Result<Vec<HeldShares>> {
+        let select = "SELECT provider, account, COUNT(*), CAST(SUM(promotional_share) AS BIGINT),
+                CAST(SUM(CASE WHEN receipt_batch IS NULL THEN 0 ELSE promotional_share END) AS BIGINT)
+            FROM attempts WHERE promotional_state = 'held' AND state = 'settled' AND ($1 = '' OR provider = $1)
+                AND (provider, account) > ($2, $3)
+            GROUP BY provider, account ORDER BY provider, account LIMIT $4";
+        let provider = provider.map_or("", ProviderId::as_str);
+        let select = sqlx::query(select).bind(provider).bind(after.0).bind(after.1).bind(limit);
+        select.fetch_all(&self.reader).await?.iter().map(held).collect()
+    }
+
     /// Decides about a provider's shares that promotional credit (of one account, or of any) paid for: all whose receipts
     /// have come. Fails with `Conflict` if there are none, and with `Invalid` for a reason that is empty or too long.
     pub async fn decide_promotional(
@@ -100,78 +117,84 @@ impl Store {
         verdict: Verdict,
         reason: &str,
     ) -> Result<PromotionalDecision> {
-        super::clawback::valid_reason(reason)?;
-        sql::retrying(|| self.try_decide(provider, account, verdict, reason)).await
+        sql::retrying(|| async {
+            let mut tx = self.transaction().await?;
+            let done = decide(&mut tx, &self.clock(), provider, account, verdict, reason).await?;
+            tx.commit().await?;
+            Ok(done)
+        })
+        .await
     }
+}
 
-    async fn try_decide(
-        &self,
-        provider: &ProviderId,
-        account: Option<&AccountId>,
-        verdict: Verdict,
-        reason: &str,
-    ) -> Result<PromotionalDecision> {
-        let id = DecisionId::fresh();
-        let payer = account.map(AccountId::to_string);
-        let mut tx = self.transaction().await?;
-        let at_us = turn(&mut tx, &self.clock()).await?;
-        let undecided = "promotional_state = 'held' AND state = 'settled' AND receipt_batch IS NOT NULL
-                         AND provider = $1 AND ($2 = '' OR account = $2)";
-        let decide = format!(
-            "UPDATE attempts SET promotional_state = $3, promotional_decision = $4, promotional_decided_at = $5
-             WHERE {undecided} AND (job, attempt) IN
-                (SELECT job, attempt FROM attempts WHERE {undecided} LIMIT {CHUNK}) RETURNING promotional_share"
-        );
-        let (mut attempts, mut amount) = (0, NanoUsd::ZERO);
-        loop {
-            let decided = query(decide.clone())
-                .bind(provider.as_str())
-                .bind(payer.as_deref().unwrap_or(""))
-                .bind(verdict.as_str())
-                .bind(id.to_string())
-                .bind(at_us)
-                .fetch_all(&mut *tx)
-                .await?;
-            for row in &decided {
-                let share = NanoUsd::from_nanos(row.try_get(0)?);
-                amount = amount.checked_add(share).ok_or(StoreError::corrupt("shares overflow"))?;
-            }
-            attempts += decided.len() as i64;
-            if (decided.len() as i64) < CHUNK {
-                break;
-            }
-        }
-        if amount == NanoUsd::ZERO {
-            return Err(StoreError::Conflict("nothing of this provider's waits for a decision".into()));
-        }
-        let promotional = LedgerId::provider_promotional(provider);
-        let (kind, to) = match verdict {
-            Verdict::Approved => (PostingKind::PromotionalApproved, LedgerId::provider_payable(provider)),
-            Verdict::Refused => (PostingKind::PromotionalRefused, LedgerId::outside()),
-        };
-        if verdict == Verdict::Approved {
-            ledger::add_payable(&mut tx, &to, amount).await?;
-        }
-        let posting = Posting::from_source(kind, id.to_string(), promotional, [(to, amount)])
-            .ok_or(StoreError::Invalid("more money than 64 bits hold"))?;
-        ledger::write(&mut tx, &self.clock(), &[posting]).await?;
-        let record = "INSERT INTO promotional_decisions (id, provider, account, verdict, amount, attempts, reason, at)
-                      VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
-        sqlx::query(record)
-            .bind(id.to_string())
+/// Decides within a transaction: see [`Store::decide_promotional`].
+pub(super) async fn decide(
+    connection: &mut AnyConnection,
+    clock: &str,
+    provider: &ProviderId,
+    account: Option<&AccountId>,
+    verdict: Verdict,
+    reason: &str,
+) -> Result<PromotionalDecision> {
+    super::clawback::valid_reason(reason)?;
+    let id = DecisionId::fresh();
+    let payer = account.map(AccountId::to_string);
+    let at_us = turn(connection, clock).await?;
+    let undecided = "promotional_state = 'held' AND state = 'settled' AND receipt_batch IS NOT NULL
+                     AND provider = $1 AND ($2 = '' OR account = $2)";
+    let update = format!(
+        "UPDATE attempts SET promotional_state = $3, promotional_decision = $4, promotional_decided_at = $5
+         WHERE {undecided} AND (job, attempt) IN
+            (SELECT job, attempt FROM attempts WHERE {undecided} LIMIT {CHUNK}) RETURNING promotional_share"
+    );
+    let (mut attempts, mut amount) = (0, NanoUsd::ZERO);
+    loop {
+        let decided = query(update.clone())
             .bind(provider.as_str())
-            .bind(payer)
+            .bind(payer.as_deref().unwrap_or(""))
             .bind(verdict.as_str())
-            .bind(amount.nanos())
-            .bind(attempts)
-            .bind(reason)
+            .bind(id.to_string())
             .bind(at_us)
-            .execute(&mut *tx)
+            .fetch_all(&mut *connection)
             .await?;
-        tx.commit().await?;
-        let (provider, account, reason) = (provider.clone(), account.copied(), reason.to_owned());
-        Ok(PromotionalDecision { id, provider, account, verdict, attempts, amount, reason, at_us })
+        for row in &decided {
+            let share = NanoUsd::from_nanos(row.try_get(0)?);
+            amount = amount.checked_add(share).ok_or(StoreError::corrupt("shares overflow"))?;
+        }
+        attempts += decided.len() as i64;
+        if (decided.len() as i64) < CHUNK {
+            break;
+        }
     }
+    if amount == NanoUsd::ZERO {
+        return Err(StoreError::Conflict("nothing of this provider's waits for a decision".into()));
+    }
+    let promotional = LedgerId::provider_promotional(provider);
+    let (kind, to) = match verdict {
+        Verdict::Approved => (PostingKind::PromotionalApproved, LedgerId::provider_payable(provider)),
+        Verdict::Refused => (PostingKind::PromotionalRefused, LedgerId::outside()),
+    };
+    if verdict == Verdict::Approved {
+        ledger::add_payable(connection, &to, amount).await?;
+    }
+    let posting = Posting::from_source(kind, id.to_string(), promotional, [(to, amount)])
+        .ok_or(StoreError::Invalid("more money than 64 bits hold"))?;
+    ledger::write(connection, clock, &[posting]).await?;
+    let record = "INSERT INTO promotional_decisions (id, provider, account, verdict, amount, attempts, reason, at)
+                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+    sqlx::query(record)
+        .bind(id.to_string())
+        .bind(provider.as_str())
+        .bind(payer)
+        .bind(verdict.as_str())
+        .bind(amount.nanos())
+        .bind(attempts)
+        .bind(reason)
+        .bind(at_us)
+        .execute(&mut *connection)
+        .await?;
+    let (provider, account, reason) = (provider.clone(), account.copied(), reason.to_owned());
+    Ok(PromotionalDecision { id, provider, account, verdict, attempts, amount, reason, at_us })
 }
 
 /// Counts credit that was just given away. The credit's row is locked.

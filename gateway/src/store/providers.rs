@@ -59,9 +59,7 @@ impl Store {
 
     /// One provider. Fails with `Missing` if it never joined.
     pub async fn provider(&self, id: &ProviderId) -> Result<ProviderRecord> {
-        let select = "SELECT id, standing, first_seen, standing_since FROM providers WHERE id = $1";
-        let row = sqlx::query(select).bind(id.as_str()).fetch_optional(&self.reader).await?;
-        provider(&row.ok_or(StoreError::Missing("provider"))?)
+        read(&mut *self.reader.acquire().await?, id).await
     }
 
     /// What a provider has earned; nothing if it is unknown.
@@ -72,6 +70,13 @@ impl Store {
             promotional: self.balance(&LedgerId::provider_promotional(id)).await?,
         })
     }
+}
+
+/// See [`Store::provider`].
+pub(super) async fn read(connection: &mut AnyConnection, id: &ProviderId) -> Result<ProviderRecord> {
+    let select = "SELECT id, standing, first_seen, standing_since FROM providers WHERE id = $1";
+    let row = sqlx::query(select).bind(id.as_str()).fetch_optional(connection).await?;
+    provider(&row.ok_or(StoreError::Missing("provider"))?)
 }
 
 /// See [`Store::set_standing`].

@@ -24,7 +24,7 @@ const ACCOUNT: (&str, &str, &str) =
 const KEY: (&str, &str, &str) = ("The key's id.", "^key_[0-9A-HJKMNP-TV-Z]{26}$", "key_01K00000000000000000000000");
 const MODEL: (&str, &str, &str) =
     ("The model's id; a slash in it is written `%2F`.", "^[!-~]{1,128}$", "qwen/qwen3-8b");
-const PROVIDER: (&str, &str, &str) =
+pub(super) const PROVIDER: (&str, &str, &str) =
     ("The provider's id.", "^[0-9A-Za-z_-]{43}$", "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
 
 /// Adds the operator's endpoints.
@@ -364,7 +364,8 @@ pub(super) fn moment() -> Object {
     integer(0, Some(i64::MAX / 2), None)
 }
 
-fn id((description, pattern, example): (&str, &str, &str)) -> ParameterBuilder {
+/// The id in the path.
+pub(super) fn id((description, pattern, example): (&str, &str, &str)) -> ParameterBuilder {
     ParameterBuilder::new()
         .name("id")
         .parameter_in(ParameterIn::Path)

@@ -148,7 +148,12 @@ fn describe(account: AccountRecord, has: store::Balance) -> Account {
 }
 
 fn balance(has: store::Balance) -> Balance {
-    Balance { credit_usd: has.credit, allowances_usd: has.allowances, spendable_usd: has.spendable }
+    Balance {
+        credit_usd: has.credit,
+        allowances_usd: has.allowances,
+        spendable_usd: has.spendable,
+        promotional_usd: has.promotional,
+    }
 }
 
 fn describe_key(key: KeyRecord) -> Key {

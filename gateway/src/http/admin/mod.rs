@@ -5,11 +5,13 @@ mod accounts;
 mod audit;
 mod call;
 mod csv;
+mod earnings;
 mod error;
 mod gate;
 mod ledger;
 mod models;
 mod page;
+mod payouts;
 mod providers;
 mod usage;
 
@@ -38,6 +40,14 @@ pub fn routes(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
         .route("/admin/v1/providers", get(providers::list))
         .route("/admin/v1/providers/{id}", get(providers::retrieve))
         .route("/admin/v1/providers/{id}/standing", post(providers::set_standing))
+        .route("/admin/v1/providers/{id}/earnings", get(earnings::statement))
+        .route("/admin/v1/clawbacks", get(earnings::list_clawbacks).post(earnings::claw_back))
+        .route("/admin/v1/promotional", get(earnings::list_held))
+        .route("/admin/v1/promotional/decisions", post(earnings::decide))
+        .route("/admin/v1/payout-runs", get(payouts::list).post(payouts::create))
+        .route("/admin/v1/payout-runs/{id}", get(payouts::retrieve))
+        .route("/admin/v1/payouts/{id}/confirm", post(payouts::confirm))
+        .route("/admin/v1/payouts/{id}/reverse", post(payouts::reverse))
         .route("/admin/v1/ledger/entries", get(ledger::entries))
         .route("/admin/v1/ledger/check", get(ledger::check))
         .route("/admin/v1/usage", get(usage::list))

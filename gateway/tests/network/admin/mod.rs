@@ -2,6 +2,7 @@
 
 mod acts;
 mod fuzz;
+mod payouts;
 mod tokens;
 mod usage;
 
