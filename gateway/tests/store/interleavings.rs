@@ -1,6 +1,6 @@
 //! Gateways on one set of books, with everything that can happen to them in random order: jobs that are admitted, settled
 //! or left by their client, receipts that are late, inflated or repeated, replicas that crash or freeze, leases that end,
-//! money that comes and goes. After every step the books balance, nobody is below zero, no job was charged twice, above
+//! credit bought, given and paid back, earnings that mature, are clawed back, paid out and reversed. After every step the books balance, nobody is below zero, no job was charged twice, above
 //! its ceiling or for more than was delivered, and all the money that came in is still somewhere.
 //!
 //! What a gateway spends from memory is the real thing here: [`Allowances`], with Redis between two gateways on Postgres.
@@ -13,7 +13,9 @@ use lumbung_gateway::chat::allowance::{Allowances, Hold, HoldError};
 use lumbung_gateway::domain::ids::{AccountId, KeyId, ReplicaId};
 use lumbung_gateway::domain::posting::LedgerId;
 use lumbung_gateway::domain::settlement::Tokens;
-use lumbung_gateway::store::{Bus, CreditKind, Lease, SettleOutcome, Settlement};
+use lumbung_gateway::store::{
+    Bus, Claw, CreditKind, Lease, PayoutTerms, SettleOutcome, Settlement, StoreErrorKind, Verdict,
+};
 use lumbung_openapi::money::NanoUsd;
 use lumbung_openapi::receipt::ReceiptVerdict;
 use lumbung_openapi::ticket::Ticket;
@@ -26,9 +28,11 @@ use crate::support::{Books, CLAIM_WINDOW, Customer, LEASE, Provider, claims, nan
 
 /// Interleavings that share a set of books, each with its own people: making books takes longer than an interleaving.
 const PER_BOOKS: u64 = 10;
-const STEPS: usize = 30;
+const STEPS: usize = 25;
 const ACCOUNTS: usize = 2;
 const CREDIT: i64 = 2_000_000;
+/// How long earnings stay pending.
+const HOLDBACK: Duration = Duration::from_secs(60);
 
 /// How many in all: half of them on each database.
 fn interleavings() -> u64 {
@@ -128,7 +132,11 @@ impl<'a> World<'a> {
         for _ in 0..replicas {
             running.push(Replica::start(books, redis, 0).await);
         }
-        let providers = (0..2).map(|number| Provider::new((2 * seed + number) as u8)).collect();
+        let providers: Vec<Provider> = (0..2).map(|number| Provider::new((2 * seed + number) as u8)).collect();
+        for provider in &providers {
+            books.store.register_provider(&provider.id).await.expect("joined");
+            books.store.set_payout_details(&provider.id, "an account").await.expect("details");
+        }
         let paid_in = paid_before + CREDIT * ACCOUNTS as i64;
         let (jobs, done) = (Vec::new(), HashMap::new());
         Self { books, sql, redis, random, now: 0, accounts, providers, replicas: running, jobs, paid_in, done }
@@ -142,11 +150,16 @@ impl<'a> World<'a> {
             68..74 => self.let_time_pass().await,
             74..78 => self.crash().await,
             78..81 => self.freeze(),
-            81..85 => self.thaw(),
-            85..88 => self.add_credit().await,
-            88..91 => self.give_back_idle().await,
-            91..95 => self.count("release", self.books.store.release_ended(CLAIM_WINDOW).await.expect("an answer")),
-            95..98 => self.count("reclaim", self.books.store.reclaim_withheld().await.expect("an answer")),
+            81..83 => self.thaw(),
+            83..85 => self.add_credit().await,
+            85..86 => self.refund().await,
+            86..88 => self.give_back_idle().await,
+            88..90 => self.count("release", self.books.store.release_ended(CLAIM_WINDOW).await.expect("an answer")),
+            90..92 => self.count("reclaim", self.books.store.reclaim_withheld().await.expect("an answer")),
+            92..93 => self.count("mature", self.books.store.mature(HOLDBACK).await.expect("an answer")),
+            93..94 => self.claw_back().await,
+            94..97 => self.decide_promotional().await,
+            97..98 => self.pay_out().await,
             _ => self.count("roll_up", self.books.store.roll_up().await.expect("an answer")),
         }
     }
@@ -310,9 +323,65 @@ impl<'a> World<'a> {
     async fn add_credit(&mut self) {
         let (account, amount) = (self.pick(ACCOUNTS), self.random.random_range(1..1_000_000));
         let account = self.accounts[account];
-        self.books.store.add_credit(&account, nanos(amount), CreditKind::Paid, "").await.expect("credit");
+        let kind = if self.random.random_bool(0.5) { CreditKind::Paid } else { CreditKind::Promotional };
+        self.books.store.add_credit(&account, nanos(amount), kind, "").await.expect("credit");
         self.paid_in += amount;
         self.count("credit", 1);
+    }
+
+    async fn refund(&mut self) {
+        let (account, amount) = (self.pick(ACCOUNTS), self.random.random_range(1..500_000));
+        match self.books.refund(&self.accounts[account], nanos(amount)).await {
+            Ok(()) => {
+                self.paid_in -= amount;
+                self.count("refund", 1);
+            }
+            Err(error) => assert_eq!(error.kind(), StoreErrorKind::Conflict, "{error}"),
+        }
+    }
+
+    async fn claw_back(&mut self) {
+        let (provider, amount) = (self.pick(self.providers.len()), self.random.random_range(1..60_000));
+        let claw = Claw::Amount(nanos(amount));
+        match self.books.store.claw_back(&self.providers[provider].id, &claw, "tested", "").await {
+            Ok(_) => self.count("clawback", 1),
+            Err(error) => assert_eq!(error.kind(), StoreErrorKind::Conflict, "{error}"),
+        }
+    }
+
+    async fn decide_promotional(&mut self) {
+        let provider = self.pick(self.providers.len());
+        let verdict = if self.random.random_bool(0.5) { Verdict::Approved } else { Verdict::Refused };
+        match self.books.store.decide_promotional(&self.providers[provider].id, None, verdict, "tested").await {
+            Ok(decision) => {
+                // What is refused is no money that was ever there: it goes back where gifts come from.
+                self.paid_in -= if verdict == Verdict::Refused { decision.amount.nanos() } else { 0 };
+                self.count("decision", 1);
+            }
+            Err(error) => assert_eq!(error.kind(), StoreErrorKind::Conflict, "{error}"),
+        }
+    }
+
+    /// A run; each of its payouts arrives, comes back, or stays on its way.
+    async fn pay_out(&mut self) {
+        let store = &self.books.store;
+        let terms = PayoutTerms { minimum: nanos(1), cooldown: Duration::ZERO, reference: String::new() };
+        let run = store.create_payouts(&terms).await.expect("a run");
+        let mut paid = 0;
+        for payout in store.payouts_of(&run.id).await.expect("payouts") {
+            paid += 1;
+            match self.random.random_range(0..3) {
+                0 => drop(store.reverse_payout(&payout.id).await.expect("reversed")),
+                1 => {
+                    store.confirm_payout(&payout.id, "transfer").await.expect("confirmed");
+                    store.confirm_payout(&payout.id, "transfer").await.expect("confirmed again");
+                    assert!(store.reverse_payout(&payout.id).await.is_err(), "what has arrived does not come back");
+                    self.paid_in -= payout.amount.nanos();
+                }
+                _ => {}
+            }
+        }
+        self.count("payout", paid);
     }
 
     async fn give_back_idle(&mut self) {
@@ -384,8 +453,13 @@ async fn run(books: impl AsyncFn() -> Books, redis: Option<&str>, replicas: usiz
         "frozen",
         "release",
         "reclaim",
+        "refund",
+        "mature",
+        "clawback",
+        "decision",
+        "payout",
     ] {
-        assert!(done.get(what).is_some_and(|times| *times > 10), "hardly ever: {what}");
+        assert!(done.get(what).is_some_and(|times| *times > 3), "hardly ever: {what}");
     }
 }
 

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use lumbung_gateway::domain::ids::{AccountId, AllowanceId, JobId, KeyId, ProviderId, ReplicaId};
 use lumbung_gateway::domain::posting::LedgerId;
+use lumbung_gateway::domain::role::{Actor, Role};
 use lumbung_gateway::domain::settlement::{Charge, Counted, Tokens};
-use lumbung_gateway::store::{CreditKind, Lease, SettleOutcome, Settlement, SigningKeys, Store};
+use lumbung_gateway::store::{
+    ActRequest, AuditLine, Begun, CreditKind, Lease, SettleOutcome, Settlement, SigningKeys, Store, StoreError,
+};
 use lumbung_openapi::jws::SigningKey;
 use lumbung_openapi::merkle::Hash;
 use lumbung_openapi::money::{NanoUsd, TokenPrice};
@@ -157,6 +160,19 @@ impl Books {
         let account = self.store.create_account("someone").await.expect("an account");
         self.store.add_credit(&account.id, credit, CreditKind::Paid, "").await.expect("credit");
         account.id
+    }
+
+    /// Pays credit back, as an operator does.
+    pub async fn refund(&self, account: &AccountId, amount: NanoUsd) -> Result<(), StoreError> {
+        let actor = Actor { subject: "ana".into(), issuer: "here".into(), role: Role::Billing };
+        let [method, route, resource, request_id, idempotency_key] = std::array::from_fn(|_| String::new());
+        let line = AuditLine { actor, method, route, resource, status: 0, request_id, idempotency_key };
+        let request = ActRequest { line, fingerprint: Hash::of(b"request") };
+        let Begun::Fresh(mut act) = self.store.begin(request).await? else {
+            panic!("without an idempotency key every act is fresh");
+        };
+        act.refund(account, amount, "").await?;
+        act.finish(201, "", "{}").await
     }
 
     pub async fn spendable(&self, account: &AccountId) -> NanoUsd {
