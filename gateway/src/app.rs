@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::admin::Desk;
+use crate::admin::courier::Courier;
 use crate::admin::issuer::Issuer;
 use crate::chat::Gateway;
 use crate::chat::allowance::Allowances;
@@ -44,9 +45,9 @@ pub async fn run(books: &BooksConfig, config: &ServeConfig, stop: CancellationTo
     // Without a way to each other, two gateways could not share an account's last dollar.
     let lease = take_lease(&store, &replica, config.lease(), bus.is_none()).await?;
     let (shared, writer) = assemble(&store, bus.clone(), replica, lease, config, config.origins(bound)).await?;
-    let gateway = shared.gateway.clone();
+    let (gateway, courier) = (shared.gateway.clone(), shared.courier.clone());
 
-    let background = jobs::start(gateway.clone(), store.clone(), bus, config.lease(), stop.clone());
+    let background = jobs::start(gateway.clone(), store.clone(), bus, courier, config.lease(), stop.clone());
     info!(%bound, %replica, "gateway listens");
     let drain = Duration::from_secs(config.drain_secs);
     let draining = {
@@ -140,6 +141,7 @@ async fn assemble(
         desk: ReceiptDesk::new(store.clone(), keys.clone()),
         store: store.clone(),
         admin: Desk::new(store.clone(), keys.clone(), issuer(config)?),
+        courier: Arc::new(Courier::new(config.webhook_allow_private).context("no HTTP client for webhooks")?),
         jwks: serde_json::to_string(&keys.published())?,
         spec: lumbung_openapi::spec::document().to_json()?,
         max_body: config.max_body,

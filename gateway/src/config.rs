@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 
 /// How logs are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -99,6 +99,10 @@ pub struct ServeConfig {
     /// Whom its tokens must be meant for, as in their `aud`.
     #[arg(long, env = "LUMBUNG_ADMIN_AUDIENCE", requires = "admin_jwks")]
     pub admin_audience: Option<String>,
+    /// Send webhooks to private addresses and this machine, too.
+    #[arg(long, env = "LUMBUNG_WEBHOOK_ALLOW_PRIVATE", action = ArgAction::Set, num_args = 0..=1,
+          default_value_t = false, default_missing_value = "true")]
+    pub webhook_allow_private: bool,
     /// How logs are written.
     #[arg(long, env = "LUMBUNG_LOG", value_enum, default_value_t = LogFormat::Console)]
     pub log: LogFormat,

@@ -7,6 +7,7 @@
 //! - [`earnings`]: what a provider is told of its money
 //! - [`merkle`], [`jws`]: the proofs that receipts rest on
 //! - [`admin`]: the operator's API; [`usage`]: what was used, and invoices; [`payouts`]: what providers earn and are paid
+//!   and [`webhook`]: what it tells the operator's systems
 //! - [`money`]: US dollars in whole nano-dollars
 //! - [`spec`]: the OpenAPI documents generated from these types, checked in beside this crate
 
@@ -28,3 +29,4 @@ pub mod spec;
 pub mod ticket;
 pub mod usage;
 pub mod voucher;
+pub mod webhook;

@@ -7,6 +7,7 @@ mod account;
 mod admin;
 mod payouts;
 pub mod request;
+mod webhook;
 
 use utoipa::openapi::content::ContentBuilder;
 use utoipa::openapi::header::HeaderBuilder;
@@ -38,7 +39,7 @@ pub fn document() -> OpenApi {
         ))
         .license(Some(utoipa::openapi::License::new("Apache-2.0")))
         .build();
-    let paths = account::paths(payouts::paths(admin::paths(PathsBuilder::new())))
+    let paths = webhook::paths(account::paths(payouts::paths(admin::paths(PathsBuilder::new()))))
         .path("/v1/chat/completions", PathItem::new(HttpMethod::Post, create_chat_completion()))
         .path("/v1/models", PathItem::new(HttpMethod::Get, list_models()))
         .path("/v1/models/{id}", PathItem::new(HttpMethod::Get, retrieve_model()))
@@ -261,6 +262,7 @@ fn components() -> ComponentsBuilder {
     account::collect_schemas(&mut schemas);
     admin::collect_schemas(&mut schemas);
     payouts::collect_schemas(&mut schemas);
+    webhook::collect_schemas(&mut schemas);
     let operator = "An operator's token (JWT): made by `lumbung-gateway admin token`, or by the configured issuer.";
     let operator = Http::builder().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").description(Some(operator));
     ComponentsBuilder::new()

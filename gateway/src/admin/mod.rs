@@ -1,6 +1,7 @@
 //! Operators: whose token is good, and what it allows. What they do is in `store/operator`, how they ask for it in
-//! `http/admin`.
+//! `http/admin`. Also how their own systems are told what happens (`courier`).
 
+pub mod courier;
 pub mod issuer;
 pub mod token;
 

@@ -99,6 +99,12 @@ id!(
 id!(
     /// One provider's payout in a run.
     PayoutId, "pay");
+id!(
+    /// Where the operator's systems are told what happens.
+    WebhookId, "whk");
+id!(
+    /// Something that they are told.
+    EventId, "evt");
 
 /// A provider: the RFC 7638 thumbprint of its Ed25519 key (SHA-256, base64url, 43 characters).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

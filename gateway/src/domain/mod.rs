@@ -16,3 +16,4 @@ pub mod settlement;
 pub mod template;
 pub mod timestamp;
 pub mod tokenizer;
+pub mod webhook;

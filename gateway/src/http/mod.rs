@@ -22,6 +22,7 @@ use lumbung_openapi::earnings::{EARNINGS_PATH, PAYOUT_DETAILS_PATH};
 use lumbung_openapi::provider::{CHALLENGE_PATH, RECEIPTS_PATH, TUNNEL_PATH};
 
 use crate::admin::Desk;
+use crate::admin::courier::Courier;
 use crate::chat::Gateway;
 use crate::fleet::join::Doorman;
 use crate::fleet::receipts::ReceiptDesk;
@@ -39,6 +40,8 @@ pub struct Shared {
     pub store: Store,
     /// Whom it takes for an operator.
     pub admin: Desk,
+    /// Who takes webhooks to their endpoints.
+    pub courier: Arc<Courier>,
     /// The published keys, as JSON.
     pub jwks: String,
     /// The OpenAPI document, as JSON.

@@ -1,4 +1,7 @@
-//! Background work: keeps the lease, follows changes in the books, gives back what is not used.
+//! Background work: keeps the lease, follows changes in the books, gives back what is not used, tells the
+//! operator's systems.
+
+mod webhooks;
 
 pub mod tokenizers;
 
@@ -10,6 +13,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::admin::courier::Courier;
 use crate::chat::Gateway;
 use crate::domain::ids::AccountId;
 use crate::store::{Bus, Store, StoreError};
@@ -26,6 +30,7 @@ pub fn start(
     gateway: Arc<Gateway>,
     store: Store,
     bus: Option<Arc<Bus>>,
+    courier: Arc<Courier>,
     lease: Duration,
     stop: CancellationToken,
 ) -> JoinHandle<()> {
@@ -36,7 +41,9 @@ pub fn start(
             tokenizers::follow(&gateway, &store),
             tidy(&gateway, &store),
             read_spent(&gateway),
-            answer_recalls(&gateway, bus.as_deref())
+            answer_recalls(&gateway, bus.as_deref()),
+            webhooks::gather(&store),
+            webhooks::deliver(&store, &courier)
         );
     })
 }

@@ -8,13 +8,14 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 
 use super::error::StoreError;
 
-const MIGRATIONS: [(i64, &str, &str); 6] = [
+const MIGRATIONS: [(i64, &str, &str); 7] = [
     (1, "books", include_str!("../../../migrations/0001_books.sql")),
     (2, "limits", include_str!("../../../migrations/0002_limits.sql")),
     (3, "admin", include_str!("../../../migrations/0003_admin.sql")),
     (4, "earnings", include_str!("../../../migrations/0004_earnings.sql")),
     (6, "usage", include_str!("../../../migrations/0006_usage.sql")),
     (7, "tokenizers", include_str!("../../../migrations/0007_tokenizers.sql")),
+    (8, "webhooks", include_str!("../../../migrations/0008_webhooks.sql")),
 ];
 
 /// Brings the schema up to date.

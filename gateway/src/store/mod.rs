@@ -25,6 +25,7 @@ mod limits;
 mod mature;
 mod migrate;
 mod operator;
+mod outbox;
 mod payout_details;
 mod payouts;
 mod prices;
@@ -39,6 +40,7 @@ mod statement;
 mod tokenizers;
 mod usage;
 mod usage_query;
+mod webhooks;
 mod withheld;
 
 use std::str::FromStr;
@@ -64,6 +66,7 @@ pub use invoices::{Invoice, InvoiceEntry, InvoiceUsage};
 pub use keys::{CallerRecord, KeyChange, KeyRecord, NewKey};
 pub use lease::{Lease, LeaseGuard, LeaseHeld};
 pub use limits::{SpentLine, SpentSince};
+pub use outbox::DueDelivery;
 pub use payout_details::{MAX_DETAILS, PayoutDetails};
 pub use payouts::{Payout, PayoutRun, PayoutState, PayoutTerms};
 pub use promotional::{HeldShares, PromotionalDecision, Verdict};
@@ -74,6 +77,7 @@ pub use statement::{MAX_PAGE, StatementCursor, StatementPage};
 pub use tokenizers::RecountSummary;
 pub use usage::Used;
 pub use usage_query::{MAX_USAGE_LINES, UsageBy, UsageCursor, UsageLine, UsagePage, UsageQuestion, usage_csv};
+pub use webhooks::{DeliveryRecord, WebhookRecord};
 
 /// What the store answers.
 pub type Result<T> = std::result::Result<T, StoreError>;

@@ -24,4 +24,5 @@ mod support;
 mod usage;
 mod volume;
 mod vouchers;
+mod webhooks;
 mod withheld;

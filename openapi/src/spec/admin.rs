@@ -19,7 +19,7 @@ use crate::admin::{
 use crate::usage::{Invoice, UsageLine};
 
 const TAG: &str = "Operator";
-const ACCOUNT: (&str, &str, &str) =
+pub(super) const ACCOUNT: (&str, &str, &str) =
     ("The account's id.", "^acct_[0-9A-HJKMNP-TV-Z]{26}$", "acct_01K00000000000000000000000");
 const KEY: (&str, &str, &str) = ("The key's id.", "^key_[0-9A-HJKMNP-TV-Z]{26}$", "key_01K00000000000000000000000");
 const MODEL: (&str, &str, &str) =

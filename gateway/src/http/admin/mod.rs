@@ -14,12 +14,13 @@ mod page;
 mod payouts;
 mod providers;
 mod usage;
+mod webhooks;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post, put};
 
 use super::Shared;
 
@@ -52,6 +53,10 @@ pub fn routes(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
         .route("/admin/v1/ledger/check", get(ledger::check))
         .route("/admin/v1/usage", get(usage::list))
         .route("/admin/v1/accounts/{id}/invoices/{month}", get(usage::invoice))
+        .route("/admin/v1/accounts/{id}/low-balance", put(webhooks::set_low_balance))
+        .route("/admin/v1/webhooks", get(webhooks::list).post(webhooks::create))
+        .route("/admin/v1/webhooks/{id}", delete(webhooks::remove))
+        .route("/admin/v1/webhooks/{id}/deliveries", get(webhooks::deliveries))
         .route("/admin/v1/audit", get(audit::list))
         .route_layer(from_fn_with_state(shared.clone(), gate::gate))
 }

@@ -5,6 +5,7 @@ mod fuzz;
 mod payouts;
 mod tokens;
 mod usage;
+mod webhooks;
 
 use lumbung_gateway::admin::token;
 use lumbung_gateway::domain::role::Role;
