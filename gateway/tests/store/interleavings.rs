@@ -31,6 +31,8 @@ const PER_BOOKS: u64 = 10;
 const STEPS: usize = 25;
 const ACCOUNTS: usize = 2;
 const CREDIT: i64 = 2_000_000;
+/// Promotional credit beside it, which is spent first.
+const GIFT: i64 = 300_000;
 /// How long earnings stay pending.
 const HOLDBACK: Duration = Duration::from_secs(60);
 
@@ -127,7 +129,9 @@ impl<'a> World<'a> {
         let random = StdRng::seed_from_u64(seed);
         let (mut accounts, mut running) = (Vec::new(), Vec::new());
         for _ in 0..ACCOUNTS {
-            accounts.push(books.account_with(nanos(CREDIT)).await);
+            let account = books.account_with(nanos(CREDIT)).await;
+            books.store.add_credit(&account, nanos(GIFT), CreditKind::Promotional, "").await.expect("credit");
+            accounts.push(account);
         }
         for _ in 0..replicas {
             running.push(Replica::start(books, redis, 0).await);
@@ -137,7 +141,7 @@ impl<'a> World<'a> {
             books.store.register_provider(&provider.id).await.expect("joined");
             books.store.set_payout_details(&provider.id, "an account").await.expect("details");
         }
-        let paid_in = paid_before + CREDIT * ACCOUNTS as i64;
+        let paid_in = paid_before + (CREDIT + GIFT) * ACCOUNTS as i64;
         let (jobs, done) = (Vec::new(), HashMap::new());
         Self { books, sql, redis, random, now: 0, accounts, providers, replicas: running, jobs, paid_in, done }
     }
@@ -154,10 +158,10 @@ impl<'a> World<'a> {
             83..85 => self.add_credit().await,
             85..86 => self.refund().await,
             86..88 => self.give_back_idle().await,
-            88..90 => self.count("release", self.books.store.release_ended(CLAIM_WINDOW).await.expect("an answer")),
-            90..92 => self.count("reclaim", self.books.store.reclaim_withheld().await.expect("an answer")),
-            92..93 => self.count("mature", self.books.store.mature(HOLDBACK).await.expect("an answer")),
-            93..94 => self.claw_back().await,
+            88..89 => self.count("release", self.books.store.release_ended(CLAIM_WINDOW).await.expect("an answer")),
+            89..91 => self.count("reclaim", self.books.store.reclaim_withheld().await.expect("an answer")),
+            91..92 => self.count("mature", self.books.store.mature(HOLDBACK).await.expect("an answer")),
+            92..94 => self.claw_back().await,
             94..97 => self.decide_promotional().await,
             97..98 => self.pay_out().await,
             _ => self.count("roll_up", self.books.store.roll_up().await.expect("an answer")),
@@ -341,7 +345,7 @@ impl<'a> World<'a> {
     }
 
     async fn claw_back(&mut self) {
-        let (provider, amount) = (self.pick(self.providers.len()), self.random.random_range(1..60_000));
+        let (provider, amount) = (self.pick(self.providers.len()), self.random.random_range(1..15_000));
         let claw = Claw::Amount(nanos(amount));
         match self.books.store.claw_back(&self.providers[provider].id, &claw, "tested", "").await {
             Ok(_) => self.count("clawback", 1),
