@@ -35,6 +35,9 @@ pub struct MeasureArgs {
     /// Connections of the load that is not streamed.
     #[arg(long, default_value_t = 8)]
     connections: usize,
+    /// Its requests per second: fewer than SQLite settles, because a queue that fills answers 503.
+    #[arg(long, default_value_t = 2000.0)]
+    rate: f64,
     /// Streams at once.
     #[arg(long, default_value_t = 64)]
     streams: usize,
@@ -101,7 +104,7 @@ async fn both(args: &MeasureArgs, base_url: &str, key: &str, pid: u32) -> anyhow
         let plan = Plan {
             target: Target::new(base_url, key, &request)?,
             connections,
-            rate: None,
+            rate: (!stream).then_some(args.rate),
             warm_up: Duration::from_secs(2),
             length: Duration::try_from_secs_f64(args.seconds)?,
             pid: Some(pid),
