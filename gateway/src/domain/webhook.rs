@@ -8,8 +8,6 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use super::calendar::Day;
-
 /// What every secret begins with; the rest is its bytes in base64.
 pub const SECRET_PREFIX: &str = "whsec_";
 /// Tries of one delivery at most: with the pauses between them about a day.
@@ -36,14 +34,6 @@ pub fn pause(tries: i64, chance: u64) -> Option<Duration> {
     }
     let longest = 1000 << (2 * (tries.max(1) - 1));
     Some(Duration::from_millis(longest - chance % (longest / 2)))
-}
-
-/// A moment as RFC 3339 has it; Unix microseconds.
-pub fn rfc3339(us: i64) -> String {
-    let of_day = us.rem_euclid(86_400_000_000);
-    let (seconds, micros) = (of_day / 1_000_000, of_day % 1_000_000);
-    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    format!("{}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z", Day::of_us(us))
 }
 
 /// Whether an address is one on the public Internet.
@@ -107,11 +97,6 @@ mod tests {
         assert!((1..MAX_TRIES).all(|tries| pause(tries + 1, 0) > pause(tries, 0) || tries + 1 == MAX_TRIES));
         assert_eq!(pause(1, 0), Some(Duration::from_secs(1)));
         assert_eq!(pause(MAX_TRIES, 0), None);
-    }
-
-    #[test]
-    fn a_moment_is_written_as_rfc_3339() {
-        assert_eq!(rfc3339(1_614_265_330_000_042), "2021-02-25T15:02:10.000042Z");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::accounts::parse;
 use super::webhooks::{WebhookRecord, listeners};
 use super::{Result, Store, StoreError, lock, micros, sql};
 use crate::domain::ids::{EventId, WebhookId};
-use crate::domain::webhook::rfc3339;
+use crate::domain::timestamp;
 
 /// Things that are written down in one transaction, of each kind.
 const AT_ONCE: i64 = 256;
@@ -246,7 +246,7 @@ async fn publish(
     now_us: i64,
 ) -> Result<bool> {
     let (id, name) = (EventId::fresh().to_string(), news.kind.as_str());
-    let body = json!({ "type": name, "timestamp": rfc3339(news.at_us), "data": news.data }).to_string();
+    let body = json!({ "type": name, "timestamp": timestamp::format(news.at_us), "data": news.data }).to_string();
     let insert = "INSERT INTO webhook_events (id, source, type, body, created_at) VALUES ($1, $2, $3, $4, $5)
                   ON CONFLICT DO NOTHING";
     let insert = sqlx::query(insert).bind(id.as_str()).bind(news.source.as_str()).bind(name).bind(body);
