@@ -62,10 +62,10 @@ fn no_provider(job: &Admitted) -> ApiError {
 }
 
 fn can_serve(seat: &Seat, wish: &Wish, tried: &[ProviderId]) -> bool {
-    seat.tunnel.is_open()
+    seat.is_open()
         && wish.accepts(seat)
         && wish.parameters.missing_from(seat.supported).is_empty()
-        && !tried.contains(&seat.tunnel.provider)
+        && !tried.contains(&seat.provider)
 }
 
 /// Takes a slot of the best seat that has one.
@@ -103,7 +103,7 @@ fn route(gateway: &Gateway, job: &Admitted, attempt: u32, seat: Taken) -> Routed
         job: job.job.to_string(),
         attempt,
         first_token: 0,
-        provider: seat.tunnel.provider.to_string(),
+        provider: seat.provider.to_string(),
         model: job.model.entry.id.to_string(),
         digests: job.model.entry.digests.clone(),
         price: seat.ask,

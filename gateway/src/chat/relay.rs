@@ -23,7 +23,7 @@ use super::recount::Hearing;
 use super::vouching::Vouching;
 use crate::domain::ids::ProviderId;
 use crate::domain::settlement::Tokens;
-use crate::fleet::job::{JobStream, OpenError};
+use crate::fleet::job::{JobError, JobStream, OpenError};
 use crate::fleet::seat::Seat;
 
 /// Providers that are tried for one request.
@@ -90,6 +90,8 @@ enum Outcome {
     Busy,
     /// The provider does not take it for another reason: another may.
     Declined,
+    /// The way to the provider led through another gateway, and was lost: not the provider's failure.
+    Unreachable,
     /// The request is at fault: no other provider will take it.
     Refused(InvalidRequest),
     /// The provider accepted and failed.
@@ -112,16 +114,21 @@ pub async fn relay(gateway: &Gateway, job: &Admitted, client: &mut Client) -> Re
             Err(ApiError::ProviderFailed) => break, // nobody is left to try
             Err(error) => return Relayed { attempts, ending: Ending::Failed(error) },
         };
-        tried.push(routed.seat.tunnel.provider.clone());
+        tried.push(routed.seat.provider.clone());
         let (attempt, outcome) = attempt(gateway, job, client, routed).await;
         attempts.push(attempt);
         let ending = match outcome {
             Outcome::Busy => continue,
+            Outcome::Unreachable if !client.has_begun() => {
+                only_busy = false;
+                tried.pop(); // there may be another way to it
+                continue;
+            }
             Outcome::Declined | Outcome::Broken if !client.has_begun() => {
                 only_busy = false;
                 continue;
             }
-            Outcome::Declined | Outcome::Broken => Ending::Failed(ApiError::ProviderFailed),
+            Outcome::Declined | Outcome::Broken | Outcome::Unreachable => Ending::Failed(ApiError::ProviderFailed),
             Outcome::Complete(body) => Ending::Complete(body),
             Outcome::ClientGone => Ending::ClientGone,
             Outcome::ClientTooSlow => Ending::Failed(ApiError::ClientTooSlow),
@@ -156,11 +163,13 @@ async fn attempt(gateway: &Gateway, job: &Admitted, client: &mut Client, routed:
         Outcome::ClientTooSlow => Some("client_too_slow"),
         Outcome::Busy | Outcome::Declined | Outcome::Refused(_) => Some("declined"),
         Outcome::Broken => Some("provider_failed"),
+        Outcome::Unreachable => Some("gateway_lost"),
         Outcome::OutOfMoney(_) => Some("credit_exhausted"),
     };
     // An answer that broke off is paid for as far as it got: the client has it, or left while it was being made.
     // Where it has nothing and an error or another provider's answer comes instead, it pays nothing.
-    let charged = !matches!(outcome, Outcome::Broken | Outcome::OutOfMoney(_)) || client.has_begun();
+    let charged =
+        !matches!(outcome, Outcome::Broken | Outcome::Unreachable | Outcome::OutOfMoney(_)) || client.has_begun();
     (Attempt { ticket, ticket_text, meter, broke_off, charged, hearing, recount: None }, outcome)
 }
 
@@ -172,7 +181,7 @@ async fn open(
     ticket: &Ticket,
     ticket_text: &str,
 ) -> Result<JobStream, Outcome> {
-    let opening = tokio::time::timeout(FIRST_FRAME_WITHIN, seat.tunnel.open_job(CHAT_PATH, ticket_text, &job.body));
+    let opening = tokio::time::timeout(FIRST_FRAME_WITHIN, seat.open_job(CHAT_PATH, ticket_text, &job.body));
     let opened = tokio::select! {
         opened = opening => opened,
         () = client.gone() => return Err(Outcome::ClientGone),
@@ -208,6 +217,10 @@ fn declined(ticket: &Ticket, error: OpenError) -> Outcome {
         OpenError::Tunnel(error) => {
             warn!(provider, job, %error, "tunnel failed before the provider accepted");
             Outcome::Declined
+        }
+        OpenError::Hop(why) => {
+            warn!(provider, job, why, "no way to the provider");
+            Outcome::Unreachable
         }
     }
 }
@@ -268,6 +281,10 @@ async fn pass_on(
             // After the receipt nothing is missing, however the stream ends.
             Ok(Err(_)) if has_all && meter.has_receipt() => break,
             Ok(Ok(None)) => return Err(broken(ticket, &"the stream ended before the answer")),
+            Ok(Err(JobError::Hop(why))) => {
+                warn!(provider = %ticket.provider, job = %ticket.job, why, "the way to the provider was lost");
+                return Err(Outcome::Unreachable);
+            }
             Ok(Err(error)) => return Err(broken(ticket, &error)),
             Err(_) if until < patient_until => vouching.keep_up(stream, ticket, meter.tokens()),
             Err(_) => return Err(broken(ticket, &"no frame in time")),

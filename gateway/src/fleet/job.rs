@@ -32,6 +32,9 @@ pub enum OpenError {
     /// The connection or the stream broke.
     #[error("tunnel: {0}")]
     Tunnel(#[from] h2::Error),
+    /// The gateway that has the provider's tunnel could not be reached, or has it no more. Not the provider's failure.
+    #[error("on the way to another gateway: {0}")]
+    Hop(String),
 }
 
 /// Why an answer broke off.
@@ -46,6 +49,9 @@ pub enum JobError {
     /// The stream ended within a frame.
     #[error("the stream ended within a frame")]
     Cut,
+    /// The gateway that has the provider's tunnel was lost. Not the provider's failure.
+    #[error("on the way from another gateway: {0}")]
+    Hop(String),
 }
 
 /// An accepted job. Dropping it cancels the answer at the provider.

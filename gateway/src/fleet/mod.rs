@@ -243,6 +243,7 @@ fn make_seat(
         return None;
     }
     Some(Arc::new(Seat {
+        provider: member.tunnel.provider.clone(),
         tunnel: member.tunnel.clone(),
         standing,
         ask: offer.ask,

@@ -3,17 +3,22 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use bytes::Bytes;
 use lumbung_openapi::money::TokenPrice;
 use lumbung_openapi::parameter::ParameterSet;
 
+use super::job::{JobStream, OpenError};
 use super::queue::WaitQueue;
 use super::tunnel::Tunnel;
+use crate::domain::ids::ProviderId;
 use crate::domain::provider::Standing;
 
 /// One model that one provider serves, as of its last offer.
 pub struct Seat {
     /// Who serves it.
-    pub tunnel: Arc<Tunnel>,
+    pub provider: ProviderId,
+    /// How jobs get there.
+    pub(super) tunnel: Arc<Tunnel>,
     /// How far the provider is trusted.
     pub standing: Standing,
     /// What it asks, and what the client pays.
@@ -33,12 +38,22 @@ pub struct Seat {
 impl Seat {
     /// Takes a slot, if one is free and the provider takes jobs.
     pub fn take(self: &Arc<Self>) -> Option<Taken> {
-        if !self.tunnel.is_open() {
+        if !self.is_open() {
             return None;
         }
         let take = |running| (running < self.slots).then_some(running + 1);
         self.running.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).ok()?;
         Some(Taken { seat: self.clone() })
+    }
+
+    /// Whether jobs can be sent there.
+    pub fn is_open(&self) -> bool {
+        self.tunnel.is_open()
+    }
+
+    /// Sends a job: its ticket and the client's body. Returns when the provider has accepted or refused.
+    pub async fn open_job(&self, path: &str, ticket: &str, body: &Bytes) -> Result<JobStream, OpenError> {
+        self.tunnel.open_job(path, ticket, body).await
     }
 
     /// Jobs now.
