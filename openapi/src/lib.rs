@@ -2,6 +2,7 @@
 //!
 //! - [`account`]: an account's own view of its credit, keys, usage and answers
 //! - [`chat`]: what a client asks for, parsed once and by the same code at the gateway and at the provider
+//! - [`endpoint`]: where it asks
 //! - [`reply`]: what a client gets back; [`error`]: how it is told no
 //! - [`frame`], [`provider`], [`ticket`], [`voucher`], [`receipt`]: the link between gateway and provider
 //! - [`earnings`]: what a provider is told of its money
@@ -15,6 +16,7 @@ pub mod account;
 pub mod admin;
 pub mod chat;
 pub mod earnings;
+pub mod endpoint;
 pub mod error;
 pub mod frame;
 pub mod jws;

@@ -15,8 +15,6 @@ pub const TUNNEL_PATH: &str = "/provider/v1/tunnel";
 pub const RECEIPTS_PATH: &str = "/provider/v1/receipts";
 /// On the tunnel: what the provider offers now ([`Offer`]). The gateway asks every few seconds.
 pub const OFFER_PATH: &str = "/offer";
-/// On the tunnel: a job, at the path that the client used.
-pub const CHAT_PATH: &str = "/v1/chat/completions";
 /// The authorization scheme of a tunnel request, followed by the signed [`JoinClaims`].
 pub const JOIN_SCHEME: &str = "LumbungJoin";
 /// `typ` of a signed join.

@@ -23,7 +23,7 @@ use crate::journal::Place;
 use crate::node::Node;
 use crate::outgoing::Outgoing;
 use crate::refusal::Refusal;
-use crate::render::{Chunks, Completion, Shape};
+use crate::render::{self, Dialect, Shape};
 
 /// How often the gateway learns of the progress of an answer that is not streamed.
 const PROGRESS_EVERY: Duration = Duration::from_millis(50);
@@ -60,7 +60,9 @@ pub struct Answer {
 struct Running {
     job: Accepted,
     generation: Generation,
-    rendering: Rendering,
+    rendering: Box<dyn Dialect>,
+    /// When progress is due, where the answer is not streamed.
+    next_progress: Option<Pin<Box<Sleep>>>,
     finished: Vec<Option<FinishReason>>,
     prompt: PromptCount,
     /// The engine's own final count.
@@ -69,14 +71,9 @@ struct Running {
     events: Vec<Event>,
 }
 
-enum Rendering {
-    Streamed(Chunks),
-    Whole { completion: Completion, next_progress: Pin<Box<Sleep>> },
-}
-
 /// How an answer ended.
 enum Ending {
-    /// With the whole body, where it is not streamed.
+    /// With what goes to the gateway in one piece.
     Complete(Option<BytesMut>),
     Failed(EngineError),
     Cancelled,
@@ -84,19 +81,15 @@ enum Ending {
 
 impl Answer {
     /// Begins to send what the engine makes.
-    pub fn new(job: Accepted, generation: Generation, stream: bool, shape: Shape) -> Self {
-        let rendering = match stream {
-            true => Rendering::Streamed(Chunks::new(&job.ticket, shape)),
-            false => Rendering::Whole {
-                completion: Completion::new(&job.ticket, shape),
-                next_progress: Box::pin(tokio::time::sleep(Duration::ZERO)),
-            },
-        };
+    pub fn new(job: Accepted, generation: Generation, shape: Shape) -> Self {
+        let rendering = render::dialect(&job.ticket, shape);
+        let next_progress = (!shape.stream).then(|| Box::pin(tokio::time::sleep(Duration::ZERO)));
         job.node.counters.started.add(1);
         let running = Running {
             job,
             generation,
             rendering,
+            next_progress,
             finished: vec![None; shape.choices],
             prompt: PromptCount::default(),
             total: None,
@@ -155,6 +148,7 @@ impl Running {
             Event::Prompt(prompt) => {
                 self.prompt = prompt;
                 outgoing.frame(FrameKind::Prompt, &prompt.to_bytes());
+                self.rendering.prompt(outgoing.payload(0), prompt);
             }
             Event::Tokens(tokens) => {
                 self.job.node.counters.completion_tokens.add(u64::from(tokens.count));
@@ -164,10 +158,7 @@ impl Running {
             Event::Finish { choice, reason } => {
                 self.check_choice(choice)?;
                 self.finished[usize::from(choice)] = Some(reason);
-                match &mut self.rendering {
-                    Rendering::Streamed(chunks) => chunks.finish(outgoing.payload(choice), choice, reason),
-                    Rendering::Whole { completion, .. } => completion.finish(choice, reason),
-                }
+                self.rendering.finish(outgoing.payload(choice), choice, reason);
             }
             Event::Total(total) => self.total = Some(total),
             Event::Failed(error) => return Err(error),
@@ -176,16 +167,12 @@ impl Running {
     }
 
     fn take_tokens(&mut self, tokens: Tokens, outgoing: &mut Outgoing) -> Result<(), EngineError> {
-        outgoing.count(&tokens, self.rendering.frame_kind());
-        match &mut self.rendering {
-            Rendering::Streamed(chunks) => chunks.tokens(outgoing.payload(tokens.choice), tokens),
-            Rendering::Whole { completion, .. } => {
-                if completion.tokens(tokens) > MAX_PAYLOAD {
-                    return Err(too_long());
-                }
-            }
+        outgoing.count(&tokens, self.frame_kind());
+        self.rendering.tokens(outgoing.payload(tokens.choice), tokens);
+        match self.rendering.kept() > MAX_PAYLOAD {
+            true => Err(too_long()),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     fn check_choice(&self, choice: u8) -> Result<(), EngineError> {
@@ -198,12 +185,12 @@ impl Running {
 
     /// A stream's bytes are due at once; the progress of a whole answer now and then.
     fn frame_what_is_due(&mut self, outgoing: &mut Outgoing, cx: &mut Context<'_>) {
-        match &mut self.rendering {
-            Rendering::Streamed(_) => outgoing.frame_payloads(),
-            Rendering::Whole { next_progress, .. } => {
-                if outgoing.has_uncounted() && next_progress.as_mut().poll(cx).is_ready() {
+        match &mut self.next_progress {
+            None => outgoing.frame_payloads(),
+            Some(next) => {
+                if outgoing.has_uncounted() && next.as_mut().poll(cx).is_ready() {
                     outgoing.frame_all(FrameKind::Progress);
-                    next_progress.as_mut().reset(Instant::now() + PROGRESS_EVERY);
+                    next.as_mut().reset(Instant::now() + PROGRESS_EVERY);
                 }
             }
         }
@@ -214,23 +201,28 @@ impl Running {
         if !self.finished.iter().all(Option::is_some) {
             return Ending::Failed(EngineError::Failed("it stopped before the answer was complete".into()));
         }
-        match &self.rendering {
-            Rendering::Streamed(_) => Ending::Complete(None),
-            Rendering::Whole { completion, .. } => match completion.body() {
-                body if body.len() > MAX_PAYLOAD => Ending::Failed(too_long()),
-                body => Ending::Complete(Some(body)),
-            },
+        match self.rendering.last() {
+            Some(body) if body.len() > MAX_PAYLOAD => Ending::Failed(too_long()),
+            last => Ending::Complete(last),
+        }
+    }
+
+    fn frame_kind(&self) -> FrameKind {
+        match self.next_progress {
+            None => FrameKind::Delta,
+            Some(_) => FrameKind::Progress,
         }
     }
 
     /// Frames what is left, keeps the receipt, and lets go of the engine and the slot.
     fn end(self, ending: Ending, outgoing: &mut Outgoing) {
-        let Self { job, generation, rendering, finished, prompt, total, .. } = self;
+        let kind = self.frame_kind();
+        let Self { job, generation, finished, prompt, total, .. } = self;
         drop(generation);
         let is_cancelled = matches!(ending, Ending::Cancelled);
         match ending {
             Ending::Complete(body) => {
-                outgoing.frame_all(rendering.frame_kind());
+                outgoing.frame_all(kind);
                 outgoing.correct(total.unwrap_or(outgoing.tokens()));
                 if let Some(body) = body {
                     outgoing.frame(FrameKind::Body, &body);
@@ -240,7 +232,7 @@ impl Running {
             }
             Ending::Failed(error) => {
                 tracing::warn!(job = job.ticket.job, model = job.ticket.model, "{error}");
-                outgoing.frame_all(rendering.frame_kind());
+                outgoing.frame_all(kind);
                 outgoing.frame(FrameKind::Error, &error_payload(error));
                 job.node.counters.failed.add(1);
             }
@@ -281,15 +273,6 @@ impl Running {
             if let Event::Tokens(tokens) = event {
                 self.job.node.counters.completion_tokens.add(u64::from(tokens.count));
             }
-        }
-    }
-}
-
-impl Rendering {
-    fn frame_kind(&self) -> FrameKind {
-        match self {
-            Self::Streamed(_) => FrameKind::Delta,
-            Self::Whole { .. } => FrameKind::Progress,
         }
     }
 }

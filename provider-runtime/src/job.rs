@@ -1,4 +1,4 @@
-//! `POST /v1/chat/completions` on the tunnel: one job, from its first frames to the answer's beginning.
+//! One job on the tunnel, from its first frames to the answer's beginning.
 
 use std::sync::Arc;
 
@@ -7,6 +7,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, header};
 use lumbung_openapi::chat::ChatRequest;
+use lumbung_openapi::endpoint::Endpoint;
 use lumbung_openapi::jws;
 use lumbung_openapi::merkle::Hash;
 use lumbung_openapi::ticket::Ticket;
@@ -22,8 +23,8 @@ use crate::render::Shape;
 const FRAMES: HeaderValue = HeaderValue::from_static("application/x-lumbung-frames");
 
 /// Serves one job.
-pub async fn chat(State(node): State<Arc<Node>>, request: Request) -> Response {
-    match accept(&node, request.into_body()).await {
+pub async fn serve(endpoint: Endpoint, State(node): State<Arc<Node>>, request: Request) -> Response {
+    match accept(&node, endpoint, request.into_body()).await {
         Ok(answer) => {
             let mut response = Response::new(Body::new(answer));
             response.headers_mut().insert(header::CONTENT_TYPE, FRAMES);
@@ -37,7 +38,7 @@ pub async fn chat(State(node): State<Arc<Node>>, request: Request) -> Response {
     }
 }
 
-async fn accept(node: &Arc<Node>, body: Body) -> Result<Answer, Refusal> {
+async fn accept(node: &Arc<Node>, endpoint: Endpoint, body: Body) -> Result<Answer, Refusal> {
     if node.is_draining() {
         return Err(Refusal::Draining);
     }
@@ -69,12 +70,19 @@ async fn accept(node: &Arc<Node>, body: Body) -> Result<Answer, Refusal> {
         Refusal::from(error)
     })?;
     let shape = Shape {
+        endpoint,
+        stream: request.stream,
         choices: request.n as usize,
         include_usage: request.include_usage,
         logprobs: request.logprobs.is_some(),
     };
-    let stream = request.stream;
-    tracing::debug!(job = ticket.job, attempt = ticket.attempt, model = ticket.model, stream, "job begins");
+    tracing::debug!(
+        job = ticket.job,
+        attempt = ticket.attempt,
+        model = ticket.model,
+        stream = shape.stream,
+        "job begins"
+    );
     let accepted = Accepted {
         node: node.clone(),
         ticket_text: intake.ticket,
@@ -84,7 +92,7 @@ async fn accept(node: &Arc<Node>, body: Body) -> Result<Answer, Refusal> {
         place,
         vouchers: intake.vouchers,
     };
-    Ok(Answer::new(accepted, generation, stream, shape))
+    Ok(Answer::new(accepted, generation, shape))
 }
 
 /// Whether the ticket promises to pay this provider, for this request, what it asks. Its HMAC is the gateway's own business.

@@ -1,10 +1,14 @@
-//! The client's bytes, made from an engine's events: a stream's chunks, or one whole completion.
+//! The client's bytes, made from an engine's events: one [`Dialect`] for each endpoint and way of answering.
 //!
-//! What is the same in every chunk is written once per job; only the strings go through serde_json.
-//! What the gateway writes itself is left out: usage, `[DONE]`, a completion's closing brace.
+//! A rendering is a function of the events it is given, so an answer that another provider began is taken up by giving it
+//! that answer's events and throwing the bytes away. What the gateway writes itself is left out: usage, the end of a
+//! stream, a document's closing brace.
+
+mod chat;
 
 use bytes::{BufMut, BytesMut};
-use lumbung_openapi::reply::TokenLogprob;
+use lumbung_openapi::endpoint::Endpoint;
+use lumbung_openapi::frame::PromptCount;
 use lumbung_openapi::ticket::Ticket;
 use serde::Serialize;
 
@@ -13,6 +17,10 @@ use crate::engine::{FinishReason, Tokens};
 /// How an answer is asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
+    /// Where it is asked for.
+    pub endpoint: Endpoint,
+    /// Whether it comes as server-sent events.
+    pub stream: bool,
     /// How many choices.
     pub choices: usize,
     /// Whether chunks carry `usage: null`, because a last one will carry the usage.
@@ -21,167 +29,38 @@ pub struct Shape {
     pub logprobs: bool,
 }
 
-/// Writes a stream's chunks, each a whole server-sent event.
-pub struct Chunks {
-    /// From `data:` to the choice's index.
-    head: Vec<u8>,
-    /// From the end of the choice to the end of the event.
-    tail: &'static [u8],
-    logprobs: bool,
-    choices: Vec<ChunkState>,
+/// How one endpoint writes an answer. What a stream shows is written to `out` at once, in whole server-sent events; a
+/// document is kept until [`Dialect::last`].
+pub trait Dialect: Send {
+    /// The prompt has been counted.
+    fn prompt(&mut self, out: &mut BytesMut, prompt: PromptCount) {
+        let _ = (out, prompt); // most endpoints tell it at the end, which is the gateway's
+    }
+
+    /// Tokens were made; perhaps they show nothing yet.
+    fn tokens(&mut self, out: &mut BytesMut, tokens: Tokens);
+
+    /// A choice is complete.
+    fn finish(&mut self, out: &mut BytesMut, choice: u8, reason: FinishReason);
+
+    /// Bytes of text that are kept for the end.
+    fn kept(&self) -> usize {
+        0
+    }
+
+    /// Every choice is complete: what goes to the gateway in one piece, which adds the usage and the end. Of a document
+    /// that is all of it; of a stream its last event, where that has usage beside other things.
+    fn last(&self) -> Option<BytesMut>;
 }
 
-#[derive(Clone, Default)]
-struct ChunkState {
-    begun: bool,
-    /// Of tokens whose text has not come yet.
-    logprobs: Vec<TokenLogprob>,
-}
-
-impl Chunks {
-    /// For one answer.
-    pub fn new(ticket: &Ticket, shape: Shape) -> Self {
-        let mut head = Vec::with_capacity(160);
-        head.extend_from_slice(b"data: ");
-        write_envelope(&mut head, ticket, "chat.completion.chunk");
-        Self {
-            head,
-            tail: if shape.include_usage { b"}],\"usage\":null}\n\n" } else { b"}]}\n\n" },
-            logprobs: shape.logprobs,
-            choices: vec![ChunkState::default(); shape.choices],
-        }
-    }
-
-    /// Writes what these tokens show; nothing, if they show nothing yet.
-    pub fn tokens(&mut self, out: &mut BytesMut, mut tokens: Tokens) {
-        let choice = tokens.choice;
-        self.begin(out, choice);
-        self.choices[usize::from(choice)].logprobs.append(&mut tokens.logprobs);
-        if !tokens.text.is_empty() {
-            self.content(out, choice, &tokens.text);
-        }
-    }
-
-    /// Writes a choice's last chunk.
-    pub fn finish(&mut self, out: &mut BytesMut, choice: u8, reason: FinishReason) {
-        self.begin(out, choice);
-        if !self.choices[usize::from(choice)].logprobs.is_empty() {
-            self.content(out, choice, "");
-        }
-        self.open(out, choice);
-        out.put_slice(b"{},\"logprobs\":null,\"finish_reason\":");
-        write_json(out, reason.name());
-        out.put_slice(self.tail);
-    }
-
-    /// A choice's first chunk says who speaks.
-    fn begin(&mut self, out: &mut BytesMut, choice: u8) {
-        if std::mem::replace(&mut self.choices[usize::from(choice)].begun, true) {
-            return;
-        }
-        self.open(out, choice);
-        out.put_slice(b"{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null");
-        out.put_slice(self.tail);
-    }
-
-    fn content(&mut self, out: &mut BytesMut, choice: u8, text: &str) {
-        self.open(out, choice);
-        out.put_slice(b"{\"content\":");
-        write_json(out, text);
-        out.put_slice(b"},\"logprobs\":");
-        let logprobs = std::mem::take(&mut self.choices[usize::from(choice)].logprobs);
-        write_logprobs(out, self.logprobs.then_some(&logprobs));
-        out.put_slice(b",\"finish_reason\":null");
-        out.put_slice(self.tail);
-    }
-
-    fn open(&self, out: &mut BytesMut, choice: u8) {
-        out.put_slice(&self.head);
-        write_json(out, &choice);
-        out.put_slice(b",\"delta\":");
-    }
-}
-
-/// Collects a completion that is not streamed.
-pub struct Completion {
-    head: Vec<u8>,
-    logprobs: bool,
-    choices: Vec<WholeChoice>,
-}
-
-#[derive(Clone, Default)]
-struct WholeChoice {
-    text: String,
-    logprobs: Vec<TokenLogprob>,
-    reason: Option<FinishReason>,
-}
-
-impl Completion {
-    /// For one answer.
-    pub fn new(ticket: &Ticket, shape: Shape) -> Self {
-        let mut head = Vec::with_capacity(160);
-        write_envelope(&mut head, ticket, "chat.completion");
-        Self { head, logprobs: shape.logprobs, choices: vec![WholeChoice::default(); shape.choices] }
-    }
-
-    /// Adds what these tokens show. Returns the text's length so far, over all choices.
-    pub fn tokens(&mut self, mut tokens: Tokens) -> usize {
-        let choice = &mut self.choices[usize::from(tokens.choice)];
-        choice.text.push_str(&tokens.text);
-        choice.logprobs.append(&mut tokens.logprobs);
-        self.choices.iter().map(|choice| choice.text.len()).sum()
-    }
-
-    /// Notes why a choice ended.
-    pub fn finish(&mut self, choice: u8, reason: FinishReason) {
-        self.choices[usize::from(choice)].reason = Some(reason);
-    }
-
-    /// The completion's JSON without its usage and its closing brace.
-    pub fn body(&self) -> BytesMut {
-        let mut out = BytesMut::with_capacity(512);
-        for (index, choice) in self.choices.iter().enumerate() {
-            out.put_slice(if index == 0 { &self.head } else { b"},{\"index\":" });
-            write_json(&mut out, &index);
-            out.put_slice(b",\"message\":{\"role\":\"assistant\",\"content\":");
-            write_json(&mut out, &choice.text);
-            out.put_slice(b",\"refusal\":null},\"logprobs\":");
-            write_logprobs(&mut out, self.logprobs.then_some(&choice.logprobs));
-            out.put_slice(b",\"finish_reason\":");
-            write_json(&mut out, choice.reason.unwrap_or(FinishReason::Stop).name());
-        }
-        out.put_slice(b"}]");
-        out
-    }
-}
-
-/// From the opening brace to the first choice's index.
-fn write_envelope(out: &mut Vec<u8>, ticket: &Ticket, object: &str) {
-    out.put_slice(b"{\"id\":");
-    write_json(out, &ticket.public_id);
-    out.put_slice(b",\"object\":");
-    write_json(out, object);
-    out.put_slice(b",\"created\":");
-    write_json(out, &ticket.created);
-    out.put_slice(b",\"model\":");
-    write_json(out, &ticket.public_model);
-    out.put_slice(b",\"choices\":[{\"index\":");
-}
-
-fn write_logprobs(out: &mut BytesMut, content: Option<&Vec<TokenLogprob>>) {
-    match content {
-        None => out.put_slice(b"null"),
-        Some(content) => {
-            out.put_slice(b"{\"content\":");
-            write_json(out, content);
-            out.put_slice(b",\"refusal\":null}");
-        }
+/// The rendering of one answer.
+pub fn dialect(ticket: &Ticket, shape: Shape) -> Box<dyn Dialect> {
+    match (shape.endpoint, shape.stream) {
+        (Endpoint::Chat, true) => Box::new(chat::Chunks::new(ticket, shape)),
+        (Endpoint::Chat, false) => Box::new(chat::Completion::new(ticket, shape)),
     }
 }
 
 fn write_json<T: Serialize + ?Sized>(out: &mut impl BufMut, value: &T) {
     serde_json::to_writer(out.writer(), value).expect("strings and numbers serialize, and memory takes them");
 }
-
-#[cfg(test)]
-mod tests;

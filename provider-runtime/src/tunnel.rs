@@ -10,7 +10,8 @@ use axum::{Json, Router};
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use lumbung_openapi::provider::{CHAT_PATH, OFFER_PATH, Offer};
+use lumbung_openapi::endpoint::Endpoint;
+use lumbung_openapi::provider::{OFFER_PATH, Offer};
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
@@ -111,7 +112,11 @@ fn router(node: Arc<Node>) -> Router {
     async fn offer(State(node): State<Arc<Node>>) -> Json<Offer> {
         Json(node.offer())
     }
-    Router::new().route(OFFER_PATH, get(offer)).route(CHAT_PATH, post(job::chat)).with_state(node)
+    let router = Router::new().route(OFFER_PATH, get(offer));
+    let route = |router: Router<Arc<Node>>, endpoint: Endpoint| {
+        router.route(endpoint.path(), post(move |node, request| job::serve(endpoint, node, request)))
+    };
+    Endpoint::ALL.into_iter().fold(router, route).with_state(node)
 }
 
 fn http2_server() -> http2::Builder<TokioExecutor> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use lumbung_openapi::chat::ChatRequest;
+use lumbung_openapi::endpoint::Endpoint;
 use lumbung_openapi::merkle::Hash;
 use lumbung_openapi::money::TokenPrice;
 use lumbung_openapi::parameter::ParameterSet;
@@ -28,6 +29,8 @@ const BYTES_PER_TOKEN: u64 = 4;
 
 /// A request that will be served if a provider can be found.
 pub struct Admitted {
+    /// Where it came.
+    pub endpoint: Endpoint,
     /// `x-request-id` of the answer.
     pub request_id: String,
     /// Who asks.
@@ -56,7 +59,7 @@ impl Admitted {
     /// The id that the client sees.
     pub fn public_id(&self) -> String {
         let job = self.job.to_string();
-        format!("chatcmpl-{}", job.trim_start_matches("job_"))
+        format!("{}{}", self.endpoint.id_prefix(), job.trim_start_matches("job_"))
     }
 
     /// The creation time that the client sees, Unix seconds.
@@ -113,7 +116,7 @@ impl Wish {
 
 /// Admits a request, or says why not. No database stands in the way of an ordinary one.
 pub async fn admit(gateway: &Gateway, caller: Arc<Caller>, request: Incoming) -> Result<Admitted, ApiError> {
-    let Incoming { request_id, body, .. } = request;
+    let Incoming { endpoint, request_id, body, .. } = request;
     if !gateway.is_admitting() {
         return Err(ApiError::Overloaded);
     }
@@ -135,6 +138,7 @@ pub async fn admit(gateway: &Gateway, caller: Arc<Caller>, request: Incoming) ->
     let body_sha256 = Hash::of(&body);
     let received_micros = clock::unix_micros();
     Ok(Admitted {
+        endpoint,
         request_id,
         caller,
         wish,

@@ -1,4 +1,4 @@
-//! `POST /v1/chat/completions`, as one straight line:
+//! A request for an answer, at whichever endpoint it comes, as one straight line:
 //!
 //! ```text
 //! authenticate → admit → relay (choose, and choose again) → recount (some) → settle → finish
@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
+use lumbung_openapi::endpoint::Endpoint;
 use lumbung_openapi::reply::Usage;
 
 use crate::domain::ids::ReplicaId;
@@ -47,7 +48,7 @@ use limits::Gauges;
 use recount::{Recounter, recount};
 use relay::{Ending, relay};
 use settle::{Settler, Totals, settle};
-use tail::ChunkHead;
+use tail::Tail;
 
 /// What the line needs of the gateway.
 pub struct Gateway {
@@ -90,6 +91,8 @@ impl Gateway {
 
 /// A request as it came in.
 pub struct Incoming {
+    /// Where it came.
+    pub endpoint: Endpoint,
     /// `x-request-id` of the answer.
     pub request_id: String,
     /// Its headers.
@@ -129,24 +132,24 @@ pub async fn serve(gateway: &Arc<Gateway>, request: Incoming) -> Served {
 }
 
 async fn run(gateway: Arc<Gateway>, job: Admitted, mut client: Client) {
-    let (id, created, include_usage) = (job.public_id(), job.created_secs(), job.wish.include_usage);
-    let model = job.wish.public_model.clone();
+    let (id, created, endpoint) = (job.public_id(), job.created_secs(), job.endpoint);
+    let (model, include_usage) = (job.wish.public_model.clone(), job.wish.include_usage);
     let mut relayed = relay(&gateway, &job, &mut client).await;
     recount(&gateway, &job, &mut relayed).await;
     // Settled before the tail is sent: whoever has seen the end can ask for the receipt.
     let (ending, totals) = settle(job, relayed);
-    let head = ChunkHead { id: &id, created, model: &model };
-    finish(client, ending, totals, &head, include_usage);
+    finish(client, ending, totals, &Tail { endpoint, id: &id, created, model: &model, include_usage });
 }
 
 /// Sends the end of the answer.
-fn finish(mut client: Client, ending: Ending, totals: Totals, head: &ChunkHead<'_>, include_usage: bool) {
+fn finish(mut client: Client, ending: Ending, totals: Totals, tail: &Tail<'_>) {
     let usage = Usage::of(totals.prompt_tokens, totals.cached_tokens, totals.completion_tokens);
     match ending {
-        Ending::Complete(Some(body)) => client.answer(Ok(tail::whole(&body, usage))),
         // A client that leaves now has its answer and is charged; nobody is left to tell.
-        Ending::Complete(None) => drop(client.stream(tail::stream_end(head, include_usage.then_some(usage)))),
-        Ending::Failed(error) if client.has_begun() => drop(client.stream(tail::stream_error(head, error.object()))),
+        Ending::Complete(last) if client.has_begun() => drop(client.stream(tail.stream_end(last, usage))),
+        Ending::Complete(Some(body)) => client.answer(Ok(tail::whole(&body, usage))),
+        Ending::Complete(None) => drop(client.stream(tail.stream_end(None, usage))),
+        Ending::Failed(error) if client.has_begun() => drop(client.stream(tail.stream_error(error.object()))),
         Ending::Failed(error) => client.answer(Err(error)),
         Ending::ClientGone => {}
     }

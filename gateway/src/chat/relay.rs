@@ -5,7 +5,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use lumbung_openapi::error::InvalidRequest;
 use lumbung_openapi::frame::{Frame, FrameKind};
-use lumbung_openapi::provider::CHAT_PATH;
 use lumbung_openapi::receipt::Recount;
 use lumbung_openapi::ticket::Ticket;
 use tokio::time::Instant;
@@ -73,7 +72,8 @@ impl Attempt {
 
 /// How a job ended.
 pub enum Ending {
-    /// The answer is complete; where it is not streamed, this is its JSON without usage and closing brace.
+    /// The answer is complete; this is what the provider has left to be completed: where it is not streamed, its JSON
+    /// without usage and closing brace.
     Complete(Option<Bytes>),
     /// The client left before the end.
     ClientGone,
@@ -181,7 +181,8 @@ async fn open(
     ticket: &Ticket,
     ticket_text: &str,
 ) -> Result<JobStream, Outcome> {
-    let opening = tokio::time::timeout(FIRST_FRAME_WITHIN, seat.open_job(CHAT_PATH, ticket_text, &job.body));
+    let opening = seat.open_job(job.endpoint.path(), ticket_text, &job.body);
+    let opening = tokio::time::timeout(FIRST_FRAME_WITHIN, opening);
     let opened = tokio::select! {
         opened = opening => opened,
         () = client.gone() => return Err(Outcome::ClientGone),
@@ -344,7 +345,7 @@ fn take(
                 PushError::Full => Outcome::ClientTooSlow,
             })
         }
-        FrameKind::Body if !job.wish.stream && body.is_none() => {
+        FrameKind::Body if body.is_none() => {
             *body = Some(frame.payload);
             Ok(())
         }

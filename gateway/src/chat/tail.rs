@@ -1,6 +1,7 @@
 //! What the gateway itself writes at the end of an answer: usage, from its own count; `[DONE]`; an error in mid-stream.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use lumbung_openapi::endpoint::Endpoint;
 use lumbung_openapi::error::ErrorObject;
 use lumbung_openapi::reply::Usage;
 use serde::Serialize;
@@ -8,14 +9,55 @@ use serde::Serialize;
 /// The last event of every stream.
 const DONE: &[u8] = b"data: [DONE]\n\n";
 
-/// What every chunk of an answer begins with.
-pub struct ChunkHead<'a> {
+/// What the gateway must know of an answer to write its end.
+pub struct Tail<'a> {
+    /// Where it was asked for.
+    pub endpoint: Endpoint,
     /// The id that the client sees.
     pub id: &'a str,
     /// Unix seconds.
     pub created: u64,
     /// The model name that the client sees.
     pub model: &'a str,
+    /// Whether a stream ends with a usage chunk.
+    pub include_usage: bool,
+}
+
+impl Tail<'_> {
+    /// The end of a complete stream. `last` is what the provider left to be completed.
+    pub fn stream_end(&self, last: Option<Bytes>, usage: Usage) -> Bytes {
+        let _ = last; // a chat's stream leaves nothing
+        match self.endpoint {
+            Endpoint::Chat => self.chunks_end(self.include_usage.then_some(usage)),
+        }
+    }
+
+    /// The end of a stream that broke off.
+    pub fn stream_error(&self, error: ErrorObject) -> Bytes {
+        match self.endpoint {
+            Endpoint::Chat => self.error_chunk(error),
+        }
+    }
+
+    fn chunks_end(&self, usage: Option<Usage>) -> Bytes {
+        let mut tail = BytesMut::with_capacity(512);
+        if let Some(usage) = usage {
+            let Self { id, created, model, .. } = *self;
+            put_event(&mut tail, &UsageChunk { id, object: CHUNK, created, model, choices: [], usage });
+        }
+        tail.put_slice(DONE);
+        tail.freeze()
+    }
+
+    /// The SDKs raise the `error` member as an API error.
+    fn error_chunk(&self, error: ErrorObject) -> Bytes {
+        let Self { id, created, model, .. } = *self;
+        let choices = [ErrorChoice { index: 0, delta: Empty {}, logprobs: None, finish_reason: "error" }];
+        let mut tail = BytesMut::with_capacity(512);
+        put_event(&mut tail, &ErrorChunk { id, object: CHUNK, created, model, choices, error });
+        tail.put_slice(DONE);
+        tail.freeze()
+    }
 }
 
 #[derive(Serialize)]
@@ -51,27 +93,6 @@ struct Empty {}
 
 const CHUNK: &str = "chat.completion.chunk";
 
-/// The end of a complete stream. With `usage`, its last chunk is that.
-pub fn stream_end(head: &ChunkHead<'_>, usage: Option<Usage>) -> Bytes {
-    let mut tail = BytesMut::with_capacity(512);
-    if let Some(usage) = usage {
-        let ChunkHead { id, created, model } = *head;
-        put_event(&mut tail, &UsageChunk { id, object: CHUNK, created, model, choices: [], usage });
-    }
-    tail.put_slice(DONE);
-    tail.freeze()
-}
-
-/// The end of a stream that broke off. The SDKs raise the `error` member as an API error.
-pub fn stream_error(head: &ChunkHead<'_>, error: ErrorObject) -> Bytes {
-    let ChunkHead { id, created, model } = *head;
-    let choices = [ErrorChoice { index: 0, delta: Empty {}, logprobs: None, finish_reason: "error" }];
-    let mut tail = BytesMut::with_capacity(512);
-    put_event(&mut tail, &ErrorChunk { id, object: CHUNK, created, model, choices, error });
-    tail.put_slice(DONE);
-    tail.freeze()
-}
-
 /// A whole JSON answer: what the provider wrote, which lacks its closing brace, and the usage.
 pub fn whole(body: &[u8], usage: Usage) -> Bytes {
     let mut whole = BytesMut::with_capacity(body.len() + 384);
@@ -97,18 +118,19 @@ mod tests {
     use super::*;
     use lumbung_openapi::reply::{ChatCompletion, ChatCompletionChunk};
 
-    const HEAD: ChunkHead<'static> = ChunkHead { id: "chatcmpl-1", created: 7, model: "m" };
+    const CHAT: Tail<'static> =
+        Tail { endpoint: Endpoint::Chat, id: "chatcmpl-1", created: 7, model: "m", include_usage: true };
 
     #[test]
     fn tails_are_what_clients_expect() {
-        let end = stream_end(&HEAD, Some(Usage::of(3, 1, 2)));
+        let end = CHAT.stream_end(None, Usage::of(3, 1, 2));
         let text = std::str::from_utf8(&end).expect("text");
         let chunk =
             text.strip_prefix("data: ").and_then(|t| t.strip_suffix("\n\ndata: [DONE]\n\n")).expect("two events");
         let chunk: ChatCompletionChunk = serde_json::from_str(chunk).expect("a chunk");
         assert!(chunk.choices.is_empty());
         assert_eq!(chunk.usage.flatten(), Some(Usage::of(3, 1, 2)));
-        assert_eq!(&stream_end(&HEAD, None)[..], DONE);
+        assert_eq!(&Tail { include_usage: false, ..CHAT }.stream_end(None, Usage::of(3, 1, 2))[..], DONE);
 
         let whole =
             whole(br#"{"id":"x","object":"chat.completion","created":1,"model":"m","choices":[]"#, Usage::of(3, 0, 2));

@@ -55,7 +55,7 @@ pub struct Shared {
 /// The whole route table.
 pub fn router(shared: Arc<Shared>) -> Router {
     let routes = Router::new()
-        .route("/v1/chat/completions", post(chat::complete))
+        .merge(chat::routes())
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::retrieve))
         .route("/v1/receipts/{id}", get(receipts::retrieve))

@@ -9,12 +9,13 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, StreamBody};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
+use lumbung_openapi::endpoint::Endpoint;
 use lumbung_openapi::error::ErrorObject;
 use lumbung_openapi::frame::{self, Frame, FrameKind, FrameReader};
 use lumbung_openapi::jws::HmacKey;
 use lumbung_openapi::merkle::Hash;
 use lumbung_openapi::money::{NanoUsd, TokenPrice};
-use lumbung_openapi::provider::{CHAT_PATH, OFFER_PATH, Offer};
+use lumbung_openapi::provider::{OFFER_PATH, Offer};
 use lumbung_openapi::ticket::{TICKET_TYP, Ticket};
 use tokio::sync::mpsc;
 
@@ -103,7 +104,7 @@ impl Tunnel {
             Some((Ok(http_body::Frame::data(bytes)), receiver))
         });
         let body = StreamBody::new(parts).boxed_unsync();
-        let request = Request::post(format!("http://provider{CHAT_PATH}")).body(body).unwrap();
+        let request = Request::post(format!("http://provider{}", Endpoint::Chat.path())).body(body).unwrap();
         let response = self.sender.send_request(request).await.unwrap();
         let status = response.status();
         if status == StatusCode::OK {

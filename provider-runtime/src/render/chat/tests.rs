@@ -1,3 +1,4 @@
+use lumbung_openapi::endpoint::Endpoint;
 use lumbung_openapi::merkle::Hash;
 use lumbung_openapi::money::{NanoUsd, TokenPrice};
 use lumbung_openapi::reply::{ChatCompletion, ChatCompletionChunk};
@@ -30,7 +31,8 @@ fn ticket() -> Ticket {
     }
 }
 
-const PLAIN: Shape = Shape { choices: 1, include_usage: false, logprobs: false };
+const PLAIN: Shape =
+    Shape { endpoint: Endpoint::Chat, stream: true, choices: 1, include_usage: false, logprobs: false };
 
 fn text(choice: u8, text: &str) -> Tokens {
     Tokens { choice, count: 1, text: text.into(), ..Default::default() }
@@ -114,11 +116,13 @@ fn log_probabilities_wait_for_their_text_and_none_is_lost() {
 #[test]
 fn a_completion_lacks_only_its_usage_and_its_brace() {
     let mut completion = Completion::new(&ticket(), Shape { choices: 2, logprobs: true, ..PLAIN });
-    completion.tokens(Tokens { logprobs: vec![logprob("a")], ..text(0, "a\u{0}\"") });
-    completion.tokens(text(1, "b"));
-    assert_eq!(completion.tokens(text(0, "c")), 5);
-    completion.finish(0, FinishReason::Length);
-    completion.finish(1, FinishReason::Stop);
+    let mut out = BytesMut::new();
+    completion.tokens(&mut out, Tokens { logprobs: vec![logprob("a")], ..text(0, "a\u{0}\"") });
+    completion.tokens(&mut out, text(1, "b"));
+    completion.tokens(&mut out, text(0, "c"));
+    completion.finish(&mut out, 0, FinishReason::Length);
+    completion.finish(&mut out, 1, FinishReason::Stop);
+    assert_eq!((out.len(), completion.kept()), (0, 5));
     let mut body = completion.body().to_vec();
     body.extend_from_slice(br#","usage":null}"#);
     let read: ChatCompletion = serde_json::from_slice(&body).unwrap();
@@ -136,7 +140,7 @@ proptest! {
         let mut completion = Completion::new(&ticket(), PLAIN);
         for part in &parts {
             chunks.tokens(&mut out, text(0, part));
-            completion.tokens(text(0, part));
+            completion.tokens(&mut out, text(0, part));
         }
         let whole = parts.concat();
         let streamed: String = events(&out).into_iter().filter_map(|mut e| e.choices.remove(0).delta.content).collect();
