@@ -137,7 +137,7 @@ async fn assemble(
     jobs::tokenizers::reload(&gateway, store, None).await.context("cannot read the models' tokenizers")?;
     let shared = Shared {
         gateway: Arc::new(gateway),
-        doorman: Doorman::new(origins).map_err(|error| anyhow::anyhow!("no entropy: {error}"))?,
+        doorman: Doorman::new(keys.clone(), store.clone(), origins),
         desk: ReceiptDesk::new(store.clone(), keys.clone()),
         store: store.clone(),
         admin: Desk::new(store.clone(), keys.clone(), issuer(config)?),

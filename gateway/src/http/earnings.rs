@@ -63,7 +63,7 @@ pub async fn statement(
     Query(query): Query<HashMap<String, String>>,
 ) -> Result<Json<EarningsStatement>, Refusal> {
     let page = page(&query).map_err(|error| Refusal::Api(ApiError::Invalid(error)))?;
-    let (provider, _) = signer::<StatementClaims>(&shared, &headers)?;
+    let (provider, _) = signer::<StatementClaims>(&shared, &headers).await?;
     let (holdback, cooldown) = (shared.gateway.holdback, shared.payout_cooldown);
     let statement = shared.store.earnings_statement(&provider, &page, holdback, cooldown).await;
     Ok(Json(statement.map_err(unavailable)?))
@@ -74,7 +74,7 @@ pub async fn set_payout_details(
     State(shared): State<Arc<Shared>>,
     headers: HeaderMap,
 ) -> Result<Json<PayoutDetailsSet>, Refusal> {
-    let (provider, claims) = signer::<PayoutDetailsClaims>(&shared, &headers)?;
+    let (provider, claims) = signer::<PayoutDetailsClaims>(&shared, &headers).await?;
     let set = shared.store.set_payout_details(&provider, &claims.details).await.map_err(|error| match error {
         StoreError::Invalid(why) => {
             Refusal::Api(ApiError::Invalid(InvalidRequest::value("details", format!("{why}."))))
@@ -89,13 +89,13 @@ pub async fn set_payout_details(
 }
 
 /// Who signed this request, for this purpose and this gateway, and what the signature says.
-fn signer<C: ChallengeAnswer>(shared: &Shared, headers: &HeaderMap) -> Result<(ProviderId, C), Refusal> {
+async fn signer<C: ChallengeAnswer>(shared: &Shared, headers: &HeaderMap) -> Result<(ProviderId, C), Refusal> {
     let signed = headers
         .get(AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.strip_prefix(SIGNED_SCHEME))
         .ok_or(Refusal::Unsigned)?;
-    shared.doorman.admit::<C>(signed.trim(), clock::unix_secs()).map_err(Refusal::Signature)
+    shared.doorman.admit::<C>(signed.trim(), clock::unix_secs()).await.map_err(Refusal::Signature)
 }
 
 fn page(query: &HashMap<String, String>) -> Result<StatementPage, InvalidRequest> {

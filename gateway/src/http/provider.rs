@@ -71,7 +71,7 @@ async fn admit(shared: &Shared, headers: &HeaderMap) -> Result<(ProviderId, Stan
     if !shared.gateway.fleet.has_room() || !shared.gateway.is_admitting() {
         return Err(TunnelRefusal::Full);
     }
-    let admitted = shared.doorman.admit::<JoinClaims>(join.trim(), clock::unix_secs());
+    let admitted = shared.doorman.admit::<JoinClaims>(join.trim(), clock::unix_secs()).await;
     let (provider, _) = admitted.map_err(TunnelRefusal::Join)?;
     let standing = shared.store.register_provider(&provider).await.map_err(|error| {
         tracing::error!(%error, "provider not registered");
@@ -131,7 +131,7 @@ pub(super) fn refuse_answer(code: &'static str, error: &JoinError) -> Response {
     info!(%error, code, "a provider's signature is not accepted");
     let status = match error {
         JoinError::OtherGateway => StatusCode::FORBIDDEN,
-        JoinError::TooMany => StatusCode::SERVICE_UNAVAILABLE,
+        JoinError::BooksUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::UNAUTHORIZED,
     };
     let mut response = refuse(status, code, &error.to_string());

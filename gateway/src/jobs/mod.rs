@@ -128,6 +128,9 @@ async fn tidy(gateway: &Gateway, store: &Store) {
         if let Err(error) = store.forget_idempotency_keys().await {
             warn!(%error, "old idempotency keys not forgotten");
         }
+        if let Err(error) = store.forget_challenges().await {
+            warn!(%error, "old answered challenges not forgotten");
+        }
         if let Err(error) = store.roll_up().await {
             warn!(%error, "busy balances not rolled up");
         }

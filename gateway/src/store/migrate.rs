@@ -8,7 +8,7 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 
 use super::error::StoreError;
 
-const MIGRATIONS: [(i64, &str, &str); 7] = [
+const MIGRATIONS: [(i64, &str, &str); 8] = [
     (1, "books", include_str!("../../../migrations/0001_books.sql")),
     (2, "limits", include_str!("../../../migrations/0002_limits.sql")),
     (3, "admin", include_str!("../../../migrations/0003_admin.sql")),
@@ -16,6 +16,7 @@ const MIGRATIONS: [(i64, &str, &str); 7] = [
     (6, "usage", include_str!("../../../migrations/0006_usage.sql")),
     (7, "tokenizers", include_str!("../../../migrations/0007_tokenizers.sql")),
     (8, "webhooks", include_str!("../../../migrations/0008_webhooks.sql")),
+    (16, "challenges", include_str!("../../../migrations/0016_challenges.sql")),
 ];
 
 /// Brings the schema up to date.

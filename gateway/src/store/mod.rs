@@ -11,6 +11,7 @@ mod attempts;
 mod audit;
 mod bus;
 mod catalogue;
+mod challenges;
 mod check;
 mod check_earnings;
 mod clawback;

@@ -8,6 +8,7 @@ use lumbung_openapi::jws::{HmacKey, SigningKey, key_id};
 use lumbung_openapi::receipt::{Receipt, RootClaims, SETTLEMENTS_TYP};
 use lumbung_openapi::ticket::{TICKET_TYP, Ticket};
 use lumbung_openapi::voucher::{VOUCHER_TYP, Voucher};
+use serde::de::DeserializeOwned;
 use sqlx::{AnyConnection, Row};
 use ulid::Ulid;
 
@@ -31,6 +32,20 @@ pub struct SigningKeys {
 }
 
 impl SigningKeys {
+    /// Keys with their ids, the newest of each kind first; `None` where a kind has none.
+    pub fn of(tickets: Vec<(String, Arc<HmacKey>)>, settlements: Vec<(String, Arc<SigningKey>)>) -> Option<Self> {
+        let ((ticket_kid, ticket), (settlement_kid, settlement)) =
+            (tickets.first()?.clone(), settlements.first()?.clone());
+        Some(Self { ticket_kid, ticket, settlement_kid, settlement, tickets, settlements })
+    }
+
+    /// The claims of a text that one of these gateways signed for `typ` with a secret of theirs.
+    pub fn verify<T: DeserializeOwned>(&self, typ: &str, text: &str) -> Option<T> {
+        let kid = key_id(text).ok()?;
+        let (_, key) = self.tickets.iter().find(|(id, _)| *id == kid)?;
+        key.verify(typ, text).ok()
+    }
+
     /// Signs a ticket.
     pub fn sign_ticket(&self, ticket: &Ticket) -> String {
         self.ticket.sign(TICKET_TYP, &self.ticket_kid, ticket)
@@ -38,9 +53,7 @@ impl SigningKeys {
 
     /// A ticket's claims, if one of these keys signed it.
     pub fn verify_ticket(&self, text: &str) -> std::result::Result<Ticket, Refusal> {
-        let kid = key_id(text).map_err(|_| Refusal::NoTicket)?;
-        let (_, key) = self.tickets.iter().find(|(id, _)| *id == kid).ok_or(Refusal::NoTicket)?;
-        key.verify(TICKET_TYP, text).map_err(|_| Refusal::NoTicket)
+        self.verify(TICKET_TYP, text).ok_or(Refusal::NoTicket)
     }
 
     /// Signs a voucher.
@@ -56,9 +69,7 @@ impl SigningKeys {
     }
 
     fn verify_voucher(&self, text: &str) -> std::result::Result<Voucher, Refusal> {
-        let kid = key_id(text).map_err(|_| Refusal::NoVoucher)?;
-        let (_, key) = self.tickets.iter().find(|(id, _)| *id == kid).ok_or(Refusal::NoVoucher)?;
-        key.verify(VOUCHER_TYP, text).map_err(|_| Refusal::NoVoucher)
+        self.verify(VOUCHER_TYP, text).ok_or(Refusal::NoVoucher)
     }
 
     /// Signs the claims of a root over settlement records.
@@ -138,16 +149,5 @@ async fn read(connection: &mut AnyConnection) -> Result<Option<SigningKeys>> {
             _ => settlements.push((id, Arc::new(SigningKey::from_seed(&secret)))),
         }
     }
-    let (Some((ticket_kid, ticket)), Some((settlement_kid, settlement))) = (tickets.first(), settlements.first())
-    else {
-        return Ok(None);
-    };
-    Ok(Some(SigningKeys {
-        ticket_kid: ticket_kid.clone(),
-        ticket: ticket.clone(),
-        settlement_kid: settlement_kid.clone(),
-        settlement: settlement.clone(),
-        tickets,
-        settlements,
-    }))
+    Ok(SigningKeys::of(tickets, settlements))
 }

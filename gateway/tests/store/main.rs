@@ -3,6 +3,7 @@
 
 mod accounts;
 mod allowances;
+mod challenges;
 mod check;
 mod crash;
 mod earnings;
