@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use lumbung_openapi::earnings::{EARNINGS_PATH, PAYOUT_DETAILS_PATH};
+use lumbung_openapi::endpoint::Endpoint;
 use lumbung_openapi::provider::{CHALLENGE_PATH, RECEIPTS_PATH, TUNNEL_PATH};
 
 /// The paths in the source of the route table, `{*rest}` written as `{rest}`.
@@ -21,7 +22,7 @@ fn routed() -> BTreeSet<String> {
         "PAYOUT_DETAILS_PATH" => PAYOUT_DETAILS_PATH.to_owned(),
         literal => literal.trim_matches('"').replace("{*", "{"),
     };
-    routes.map(path).collect()
+    routes.map(path).chain(Endpoint::ALL.map(|endpoint| endpoint.path().to_owned())).collect()
 }
 
 #[test]
