@@ -20,6 +20,8 @@ pub const HEADER_LEN: usize = 12;
 pub const MAX_PAYLOAD: usize = 4 << 20;
 /// The most token ids in one frame.
 pub const MAX_IDS: usize = 8192;
+/// The payload of a [`FrameKind::History`] frame of a choice that is complete.
+pub const FINISHED: &[u8] = &[1];
 
 /// What a frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +33,10 @@ pub enum FrameKind {
     Request = 2,
     /// Gateway → provider, while the answer streams: what has been delivered so far, vouched for.
     Voucher = 3,
+    /// Gateway → provider, after the request where the ticket's `first_token` is above 0: token ids of one choice that
+    /// earlier attempts have delivered, more than [`MAX_IDS`] in several frames. The last one of them all has as many
+    /// `tokens` as the ticket's `first_token`. The payload is [`FINISHED`] where the end of the choice was delivered too.
+    History = 4,
     /// Provider → gateway, first: prompt tokens and how many of them were cached ([`PromptCount`]).
     Prompt = 16,
     /// Provider → gateway: whole server-sent events for the client.
@@ -45,19 +51,21 @@ pub enum FrameKind {
     Error = 21,
     /// Provider → gateway, last: the receipt's claims ([`ReceiptClaims`](crate::receipt::ReceiptClaims)) in JSON.
     Receipt = 22,
+    /// Provider → gateway: like [`FrameKind::Delta`], and the choice ends with it.
+    Finish = 23,
 }
 
 impl FrameKind {
     fn from_byte(byte: u8) -> Option<Self> {
         use FrameKind::*;
-        [Ticket, Request, Voucher, Prompt, Delta, Progress, Body, End, Error, Receipt]
+        [Ticket, Request, Voucher, History, Prompt, Delta, Progress, Body, End, Error, Receipt, Finish]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }
 
     /// Whether the payload is meant for the client and counts towards the receipt's hash.
     pub fn is_for_client(self) -> bool {
-        matches!(self, Self::Delta | Self::Body)
+        matches!(self, Self::Delta | Self::Finish | Self::Body)
     }
 }
 
@@ -74,6 +82,13 @@ pub struct Frame {
     pub ids: Bytes,
     /// The rest, by kind.
     pub payload: Bytes,
+}
+
+impl Frame {
+    /// The token ids as numbers.
+    pub fn token_ids(&self) -> impl Iterator<Item = u32> {
+        self.ids.as_chunks().0.iter().map(|id| u32::from_be_bytes(*id))
+    }
 }
 
 /// The payload of a [`FrameKind::Prompt`] frame: eight bytes.
@@ -199,11 +214,11 @@ mod tests {
     proptest! {
         #[test]
         fn frames_survive_any_cut(
-            frames in proptest::collection::vec((0..10usize, any::<u8>(), any::<u32>(), proptest::collection::vec(any::<u32>(), 0..5), proptest::collection::vec(any::<u8>(), 0..40)), 0..8),
+            frames in proptest::collection::vec((0..12usize, any::<u8>(), any::<u32>(), proptest::collection::vec(any::<u32>(), 0..5), proptest::collection::vec(any::<u8>(), 0..40)), 0..8),
             cuts in proptest::collection::vec(1..30usize, 1..20),
         ) {
             use FrameKind::*;
-            let kinds = [Ticket, Request, Voucher, Prompt, Delta, Progress, Body, End, Error, Receipt];
+            let kinds = [Ticket, Request, Voucher, History, Prompt, Delta, Progress, Body, End, Error, Receipt, Finish];
             let mut wire = BytesMut::new();
             for (kind, choice, tokens, ids, payload) in &frames {
                 encode(&mut wire, kinds[*kind], *choice, *tokens, ids, payload);

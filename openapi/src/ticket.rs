@@ -21,7 +21,8 @@ pub struct Ticket {
     pub job: String,
     /// Which attempt at the job, from 1.
     pub attempt: u32,
-    /// Completion tokens that earlier attempts delivered.
+    /// Completion tokens that earlier attempts delivered, from which this one goes on. Counts, here and in the answer's
+    /// frames and receipt, are of this attempt alone.
     pub first_token: u32,
     /// The provider it is for: its key's thumbprint.
     pub provider: String,
@@ -35,7 +36,7 @@ pub struct Ticket {
     pub price: TokenPrice,
     /// The operator's fee, in basis points of the charge.
     pub fee_bps: u16,
-    /// The most prompt tokens that are paid for.
+    /// The most prompt tokens that are paid for; 0 where an earlier attempt's are.
     pub max_prompt_tokens: u32,
     /// The most completion tokens that are paid for, over all choices.
     pub max_completion_tokens: u32,
@@ -57,4 +58,18 @@ pub struct Ticket {
     pub start_by: u64,
     /// A receipt must have been offered by then to be paid, Unix seconds.
     pub claim_by: u64,
+}
+
+impl Ticket {
+    /// What is drawn at random follows from this where the request names no seed: the same for every attempt at a job, so
+    /// that whoever continues an answer draws as whoever began it would have.
+    pub fn seed(&self) -> i64 {
+        let hash = Hash::of(format!("lumbung seed 1 {}", self.job).as_bytes());
+        hash.0.first_chunk().map_or(0, |first| i64::from_be_bytes(*first))
+    }
+
+    /// The most completion tokens of the whole answer, over all choices and attempts.
+    pub fn max_tokens_in_all(&self) -> u32 {
+        self.first_token.saturating_add(self.max_completion_tokens)
+    }
 }

@@ -17,13 +17,14 @@ use lumbung_openapi::ticket::Ticket;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
-use crate::engine::{EngineError, Event, FinishReason, Generation, Tokens};
+use crate::engine::{EngineError, Event, FinishReason, Generation, History, Tokens};
 use crate::intake::Vouchers;
 use crate::journal::Place;
 use crate::node::Node;
 use crate::outgoing::Outgoing;
 use crate::refusal::Refusal;
 use crate::render::{self, Dialect, Shape};
+use crate::replay::Replay;
 
 /// How often the gateway learns of the progress of an answer that is not streamed.
 const PROGRESS_EVERY: Duration = Duration::from_millis(50);
@@ -61,6 +62,8 @@ struct Running {
     job: Accepted,
     generation: Generation,
     rendering: Box<dyn Dialect>,
+    /// What the client has from earlier attempts.
+    replay: Replay,
     /// When progress is due, where the answer is not streamed.
     next_progress: Option<Pin<Box<Sleep>>>,
     finished: Vec<Option<FinishReason>>,
@@ -80,8 +83,8 @@ enum Ending {
 }
 
 impl Answer {
-    /// Begins to send what the engine makes.
-    pub fn new(job: Accepted, generation: Generation, shape: Shape) -> Self {
+    /// Begins to send what the engine makes beyond what has been delivered.
+    pub fn new(job: Accepted, generation: Generation, shape: Shape, delivered: Vec<History>) -> Self {
         let rendering = render::dialect(&job.ticket, shape);
         let next_progress = (!shape.stream).then(|| Box::pin(tokio::time::sleep(Duration::ZERO)));
         job.node.counters.started.add(1);
@@ -89,6 +92,7 @@ impl Answer {
             job,
             generation,
             rendering,
+            replay: Replay::new(delivered),
             next_progress,
             finished: vec![None; shape.choices],
             prompt: PromptCount::default(),
@@ -148,17 +152,28 @@ impl Running {
             Event::Prompt(prompt) => {
                 self.prompt = prompt;
                 outgoing.frame(FrameKind::Prompt, &prompt.to_bytes());
-                self.rendering.prompt(outgoing.payload(0), prompt);
+                match self.replay.is_empty() {
+                    true => self.rendering.prompt(outgoing.payload(0), prompt),
+                    false => self.rendering.prompt(&mut BytesMut::new(), prompt),
+                }
             }
             Event::Tokens(tokens) => {
-                self.job.node.counters.completion_tokens.add(u64::from(tokens.count));
                 self.check_choice(tokens.choice)?;
-                return self.take_tokens(tokens, outgoing);
+                return match self.replay.has(&tokens)? {
+                    true => self.repeat_tokens(tokens),
+                    false => self.take_tokens(tokens, outgoing),
+                };
             }
             Event::Finish { choice, reason } => {
                 self.check_choice(choice)?;
                 self.finished[usize::from(choice)] = Some(reason);
-                self.rendering.finish(outgoing.payload(choice), choice, reason);
+                match self.replay.has_end(choice)? {
+                    true => self.rendering.finish(&mut BytesMut::new(), choice, reason),
+                    false => {
+                        self.rendering.finish(outgoing.payload(choice), choice, reason);
+                        outgoing.finish(choice);
+                    }
+                }
             }
             Event::Total(total) => self.total = Some(total),
             Event::Failed(error) => return Err(error),
@@ -167,8 +182,19 @@ impl Running {
     }
 
     fn take_tokens(&mut self, tokens: Tokens, outgoing: &mut Outgoing) -> Result<(), EngineError> {
+        self.job.node.counters.completion_tokens.add(u64::from(tokens.count));
         outgoing.count(&tokens, self.frame_kind());
-        self.rendering.tokens(outgoing.payload(tokens.choice), tokens);
+        let choice = tokens.choice;
+        self.render(tokens, outgoing.payload(choice))
+    }
+
+    /// The client has what these show, or an earlier attempt has told of them: only the rendering goes on.
+    fn repeat_tokens(&mut self, tokens: Tokens) -> Result<(), EngineError> {
+        self.render(tokens, &mut BytesMut::new())
+    }
+
+    fn render(&mut self, tokens: Tokens, out: &mut BytesMut) -> Result<(), EngineError> {
+        self.rendering.tokens(out, tokens);
         match self.rendering.kept() > MAX_PAYLOAD {
             true => Err(too_long()),
             false => Ok(()),
@@ -270,7 +296,9 @@ impl Running {
     /// Counts what the engine made and nobody took any more.
     fn count_unsent(&mut self) {
         while let Ok(event) = self.generation.events.try_recv() {
-            if let Event::Tokens(tokens) = event {
+            if let Event::Tokens(tokens) = event
+                && self.replay.has(&tokens).is_ok_and(|delivered| !delivered)
+            {
                 self.job.node.counters.completion_tokens.add(u64::from(tokens.count));
             }
         }

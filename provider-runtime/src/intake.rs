@@ -1,4 +1,5 @@
-//! A job as it comes in: the ticket's frame, the request's frame, and vouchers while the answer streams.
+//! A job as it comes in: the ticket's frame, the request's frame, what earlier attempts have delivered, and vouchers while
+//! the answer streams.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -10,23 +11,34 @@ use axum::body::Body;
 use bytes::Bytes;
 use http_body::Body as _;
 use http_body_util::BodyExt;
-use lumbung_openapi::frame::{Frame, FrameKind, FrameReader};
+use lumbung_openapi::chat::MAX_CHOICES;
+use lumbung_openapi::frame::{self, Frame, FrameKind, FrameReader};
+use lumbung_openapi::jws;
+use lumbung_openapi::ticket::Ticket;
 
+use crate::engine::History;
 use crate::refusal::Refusal;
 
-/// How long the first two frames may take to arrive.
+/// How long the first frames may take to arrive.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long after an answer's end its last voucher may take to arrive.
 const LAST_WITHIN: Duration = Duration::from_secs(2);
 /// No ticket and no voucher is larger: they are kept until their receipt is acknowledged.
 const MAX_SIGNED_TEXT: usize = 16 << 10;
 
+/// More tokens than this are not continued: four times the longest context that models have.
+const MAX_HISTORY: u32 = 4 << 20;
+
 /// A job whose first frames are there.
 pub struct Intake {
     /// The ticket, a compact JWS.
-    pub ticket: String,
+    pub ticket_text: String,
+    /// The same, read.
+    pub ticket: Ticket,
     /// The client's request body as it came.
     pub request: Bytes,
+    /// What earlier attempts have delivered, choice by choice; as many tokens as the ticket's `first_token`.
+    pub history: Vec<History>,
     /// The rest of the stream.
     pub vouchers: Vouchers,
 }
@@ -40,7 +52,7 @@ pub struct Vouchers {
 }
 
 impl Intake {
-    /// Waits for the first two frames, not for the end of the body.
+    /// Waits for the first frames, not for the end of the body.
     pub async fn read(body: Body) -> Result<Self, Refusal> {
         tokio::time::timeout(ARRIVAL_TIMEOUT, read(body))
             .await
@@ -48,28 +60,65 @@ impl Intake {
     }
 }
 
-async fn read(mut body: Body) -> Result<Intake, Refusal> {
-    let (mut reader, mut frames) = (FrameReader::default(), VecDeque::new());
-    while frames.len() < 2 {
-        let Some(Ok(part)) = body.frame().await else {
-            return Err(Refusal::BadTicket("A job must begin with a ticket and a request."));
-        };
-        let Ok(data) = part.into_data() else { continue };
-        reader
-            .push(data, |frame| frames.push_back(frame))
-            .map_err(|_| Refusal::BadTicket("The job's frames are malformed."))?;
+async fn read(body: Body) -> Result<Intake, Refusal> {
+    const BEGINNING: &str = "A job must begin with a ticket and a request.";
+    let mut arriving = Arriving { body, reader: FrameReader::default(), frames: VecDeque::new() };
+    let ticket = arriving.next(FrameKind::Ticket, BEGINNING).await?;
+    let request = arriving.next(FrameKind::Request, BEGINNING).await?;
+    if ticket.payload.len() > MAX_SIGNED_TEXT {
+        return Err(Refusal::BadTicket(BEGINNING));
     }
-    let ticket = frames.pop_front().filter(|frame| frame.kind == FrameKind::Ticket);
-    let request = frames.pop_front().filter(|frame| frame.kind == FrameKind::Request);
-    let ticket = ticket.filter(|frame| frame.payload.len() <= MAX_SIGNED_TEXT);
-    let (Some(ticket), Some(request)) = (ticket, request) else {
-        return Err(Refusal::BadTicket("A job must begin with a ticket and a request."));
-    };
-    let ticket =
-        String::from_utf8(ticket.payload.into()).map_err(|_| Refusal::BadTicket("The ticket is malformed."))?;
-    let mut vouchers = Vouchers { body: Some(body), reader, last: None };
-    frames.into_iter().for_each(|frame| vouchers.take(frame));
-    Ok(Intake { ticket, request: request.payload, vouchers })
+    let malformed = "The ticket is malformed.";
+    let ticket_text = String::from_utf8(ticket.payload.into()).map_err(|_| Refusal::BadTicket(malformed))?;
+    let ticket: Ticket = jws::peek(&ticket_text).map_err(|_| Refusal::BadTicket(malformed))?;
+    let history = read_history(&mut arriving, ticket.first_token).await?;
+    let mut vouchers = Vouchers { body: Some(arriving.body), reader: arriving.reader, last: None };
+    arriving.frames.into_iter().for_each(|frame| vouchers.take(frame));
+    Ok(Intake { ticket_text, ticket, request: request.payload, history, vouchers })
+}
+
+/// What earlier attempts have delivered, `first_token` tokens in all.
+async fn read_history(arriving: &mut Arriving, first_token: u32) -> Result<Vec<History>, Refusal> {
+    const UNLIKE: &str = "What was delivered before is not what the ticket says.";
+    if first_token > MAX_HISTORY {
+        return Err(Refusal::BadTicket("The answer is too long to be continued."));
+    }
+    let (mut history, mut tokens) = (Vec::<History>::new(), 0);
+    while tokens < first_token {
+        let frame = arriving.next(FrameKind::History, UNLIKE).await?;
+        let ids: Vec<u32> = frame.token_ids().collect();
+        tokens += ids.len() as u32; // at most MAX_IDS more than MAX_HISTORY
+        let choice = usize::from(frame.choice);
+        if frame.choice >= MAX_CHOICES as u8 || ids.is_empty() || frame.tokens != tokens || tokens > first_token {
+            return Err(Refusal::BadTicket(UNLIKE));
+        }
+        history.resize(history.len().max(choice + 1), History::default());
+        history[choice].ids.extend(ids);
+        history[choice].finished = *frame.payload == *frame::FINISHED;
+    }
+    Ok(history)
+}
+
+/// The frames of a job that have not been looked at yet.
+struct Arriving {
+    body: Body,
+    reader: FrameReader,
+    frames: VecDeque<Frame>,
+}
+
+impl Arriving {
+    /// The next frame, which must be of this kind.
+    async fn next(&mut self, kind: FrameKind, otherwise: &'static str) -> Result<Frame, Refusal> {
+        while self.frames.is_empty() {
+            let Some(Ok(part)) = self.body.frame().await else { return Err(Refusal::BadTicket(otherwise)) };
+            let Ok(data) = part.into_data() else { continue };
+            let frames = &mut self.frames;
+            self.reader
+                .push(data, |frame| frames.push_back(frame))
+                .map_err(|_| Refusal::BadTicket("The job's frames are malformed."))?;
+        }
+        self.frames.pop_front().filter(|frame| frame.kind == kind).ok_or(Refusal::BadTicket(otherwise))
+    }
 }
 
 impl Vouchers {

@@ -8,8 +8,8 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, header};
 use lumbung_openapi::chat::ChatRequest;
 use lumbung_openapi::endpoint::Endpoint;
-use lumbung_openapi::jws;
 use lumbung_openapi::merkle::Hash;
+use lumbung_openapi::provider::Resume;
 use lumbung_openapi::ticket::Ticket;
 
 use crate::answer::{Accepted, Answer};
@@ -46,9 +46,12 @@ async fn accept(node: &Arc<Node>, endpoint: Endpoint, body: Body) -> Result<Answ
         let _reading = node.intake.try_acquire().map_err(|_| Refusal::Busy)?;
         Intake::read(body).await?
     };
-    let ticket: Ticket = jws::peek(&intake.ticket).map_err(|_| Refusal::BadTicket("The ticket is malformed."))?;
+    let ticket = intake.ticket;
     let served = check(node, &ticket, &intake.request)?;
     let request = ChatRequest::parse(&intake.request).map_err(Refusal::Invalid)?;
+    if intake.history.len() > request.n as usize {
+        return Err(Refusal::BadTicket("More choices were delivered than the request asks for."));
+    }
     let engine = served.engine.describe();
     if let Some(unsupported) = request.unsupported(engine.supported) {
         return Err(Refusal::Invalid(unsupported));
@@ -61,8 +64,13 @@ async fn accept(node: &Arc<Node>, endpoint: Endpoint, body: Body) -> Result<Answ
     let slot = served.take_slot().ok_or(Refusal::Busy)?;
     let place = node.journal.reserve().ok_or(Refusal::Busy)?;
 
-    let job =
-        Job { request: &request, body: &intake.request, max_completion_tokens: completion_limit(&ticket, &request) };
+    let job = Job {
+        request: &request,
+        body: &intake.request,
+        max_completion_tokens: completion_limit(&ticket, &request),
+        seed: request.sampling.seed.unwrap_or_else(|| ticket.seed()),
+        history: &intake.history,
+    };
     let generation = served.engine.generate(job).await.map_err(|error| {
         if let EngineError::Failed(why) = &error {
             tracing::warn!(job = ticket.job, model = ticket.model, "the engine does not begin: {why}");
@@ -85,14 +93,14 @@ async fn accept(node: &Arc<Node>, endpoint: Endpoint, body: Body) -> Result<Answ
     );
     let accepted = Accepted {
         node: node.clone(),
-        ticket_text: intake.ticket,
+        ticket_text: intake.ticket_text,
         ticket,
         weights_digest,
         slot,
         place,
         vouchers: intake.vouchers,
     };
-    Ok(Answer::new(accepted, generation, shape))
+    Ok(Answer::new(accepted, generation, shape, intake.history))
 }
 
 /// Whether the ticket promises to pay this provider, for this request, what it asks. Its HMAC is the gateway's own business.
@@ -112,7 +120,7 @@ fn check<'a>(node: &'a Node, ticket: &Ticket, request: &[u8]) -> Result<&'a Serv
     if ticket.start_by < node.gateway.clock.now_secs() {
         return Err(Refusal::BadTicket("The ticket must not be started any more."));
     }
-    if ticket.first_token > 0 {
+    if ticket.first_token > 0 && engine.resume != Resume::Tokens {
         return Err(Refusal::BadTicket("An answer that another provider began cannot be continued here."));
     }
     if ticket.request_sha256 != Hash::of(request) {
@@ -123,6 +131,6 @@ fn check<'a>(node: &'a Node, ticket: &Ticket, request: &[u8]) -> Result<&'a Serv
 
 /// The most tokens of one choice: the ticket's limit is for all of them together.
 fn completion_limit(ticket: &Ticket, request: &ChatRequest<'_>) -> u32 {
-    let share = (ticket.max_completion_tokens / request.n).max(1);
+    let share = (ticket.max_tokens_in_all() / request.n).max(1);
     request.max_tokens.map_or(share, |limit| limit.min(share))
 }

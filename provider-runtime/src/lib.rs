@@ -26,6 +26,7 @@ mod node;
 mod outgoing;
 mod refusal;
 mod render;
+mod replay;
 mod sign;
 mod status;
 mod tunnel;

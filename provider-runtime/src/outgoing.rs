@@ -22,6 +22,8 @@ struct Pending {
     count: u32,
     ids: Vec<u32>,
     payload: BytesMut,
+    /// Whether the choice ends with this.
+    finished: bool,
 }
 
 impl Outgoing {
@@ -54,8 +56,17 @@ impl Outgoing {
         &mut self.pending[usize::from(choice)].payload
     }
 
-    /// Frames every choice that has bytes for the client. Tokens without text yet wait for those that follow.
+    /// A choice's bytes for the client end with those that wait.
+    pub fn finish(&mut self, choice: u8) {
+        self.pending[usize::from(choice)].finished = true;
+    }
+
+    /// Frames every choice that has bytes for the client. Tokens without text yet wait for those that follow, and what an
+    /// answer opens with for its first token: an answer can be continued from a token, and not from before the first.
     pub fn frame_payloads(&mut self) {
+        if self.tokens == 0 && !self.has_uncounted() {
+            return;
+        }
         for choice in 0..self.pending.len() {
             if !self.pending[choice].payload.is_empty() {
                 self.frame_choice(choice, FrameKind::Delta);
@@ -118,6 +129,10 @@ impl Outgoing {
 
     fn frame_choice(&mut self, choice: usize, kind: FrameKind) {
         let pending = &mut self.pending[choice];
+        let kind = match kind {
+            FrameKind::Delta if std::mem::take(&mut pending.finished) => FrameKind::Finish,
+            kind => kind,
+        };
         self.tokens = self.tokens.saturating_add(pending.count);
         self.delivered.update(&pending.payload);
         frame::encode(&mut self.wire, kind, choice as u8, self.tokens, &pending.ids, &pending.payload);
@@ -161,6 +176,22 @@ mod tests {
             [(0, 1, 1, &b"a"[..]), (1, 4, 3, &b"b"[..])]
         );
         assert_eq!(outgoing.delivered(), Hash::of(b"ab"));
+    }
+
+    #[test]
+    fn the_end_of_a_choice_is_told_with_its_last_bytes() {
+        let mut outgoing = Outgoing::new(2);
+        for choice in [0, 1] {
+            outgoing.count(&tokens(choice, 0..1), FrameKind::Delta);
+            outgoing.payload(choice).extend_from_slice(b"x");
+        }
+        outgoing.finish(1);
+        outgoing.frame_payloads();
+        outgoing.payload(0).extend_from_slice(b"y");
+        outgoing.frame_payloads();
+        let kinds: Vec<_> = frames(&mut outgoing).iter().map(|frame| (frame.choice, frame.kind)).collect();
+        assert_eq!(kinds, [(0, FrameKind::Delta), (1, FrameKind::Finish), (0, FrameKind::Delta)]);
+        assert_eq!(outgoing.delivered(), Hash::of(b"xxy"));
     }
 
     #[test]

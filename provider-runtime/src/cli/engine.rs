@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 use reqwest::Url;
 
 use crate::engine::Engine;
+use crate::engine::faulty::{Fault, Faulty};
 #[cfg(feature = "mistral")]
 use crate::engine::mistral::{LoadOptions, MistralEngine, ModelSource};
 use crate::engine::openai::{OpenAiEngine, Upstream, parse_parameters, usual_parameters};
@@ -65,6 +66,12 @@ pub struct EngineArgs {
     /// Script of the scripted engine.
     #[arg(long, env = "LUMBUNG_PROVIDER_SCRIPT", value_name = "FILE")]
     pub script: Option<PathBuf>,
+    /// For tests: the process dies when an answer has so many tokens.
+    #[arg(long, hide = true, value_name = "TOKENS")]
+    pub test_die_after_tokens: Option<u32>,
+    /// For tests: the process stops, as by SIGSTOP, when an answer has so many tokens.
+    #[arg(long, hide = true, value_name = "TOKENS", conflicts_with = "test_die_after_tokens")]
+    pub test_freeze_after_tokens: Option<u32>,
 }
 
 impl EngineArgs {
@@ -78,11 +85,16 @@ impl EngineArgs {
 
     /// Loads the model. May take minutes.
     pub async fn load(&self) -> anyhow::Result<Arc<dyn Engine>> {
-        match self.engine {
-            EngineKind::Mistral => self.load_mistral().await,
-            EngineKind::Openai => Ok(Arc::new(self.sidecar().await?)),
-            EngineKind::Scripted => Ok(Arc::new(self.script()?)),
-        }
+        let engine: Arc<dyn Engine> = match self.engine {
+            EngineKind::Mistral => self.load_mistral().await?,
+            EngineKind::Openai => Arc::new(self.sidecar().await?),
+            EngineKind::Scripted => Arc::new(self.script()?),
+        };
+        Ok(match (self.test_die_after_tokens, self.test_freeze_after_tokens) {
+            (Some(tokens), _) => Arc::new(Faulty::new(engine, Fault::Die, tokens)),
+            (None, Some(tokens)) => Arc::new(Faulty::new(engine, Fault::Freeze, tokens)),
+            (None, None) => engine,
+        })
     }
 
     /// The engine that asks another server.

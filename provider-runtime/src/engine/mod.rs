@@ -17,6 +17,7 @@ use lumbung_openapi::provider::Resume;
 use lumbung_openapi::reply::TokenLogprob;
 use tokio::sync::mpsc;
 
+pub mod faulty;
 #[cfg(feature = "mistral")]
 pub mod mistral;
 pub mod openai;
@@ -58,6 +59,22 @@ pub struct Job<'a> {
     pub body: &'a Bytes,
     /// The most completion tokens per choice: the ticket's limit and the client's, whichever is lower.
     pub max_completion_tokens: u32,
+    /// What is drawn at random follows from it: the request's own, or one that all attempts at the job have in common.
+    pub seed: i64,
+    /// What earlier attempts have delivered, choice by choice; empty for an answer from its beginning.
+    ///
+    /// An engine that can resume passes these tokens through everything that a token goes through, and sends their events
+    /// as if they were made now; then it goes on. Whoever takes the events leaves out what was delivered.
+    pub history: &'a [History],
+}
+
+/// What earlier attempts have delivered of one choice.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    /// Its tokens.
+    pub ids: Vec<u32>,
+    /// Whether its end was delivered too.
+    pub finished: bool,
 }
 
 /// An answer in the making. Dropping it cancels the answer.
@@ -87,7 +104,8 @@ pub enum Event {
     Failed(EngineError),
 }
 
-/// Tokens of one choice, and the text that they completed.
+/// Tokens of one choice, and the text that they completed. What tokens show comes in the event that counts them, or with
+/// later tokens: an answer may be cut between any two events, and is continued from the tokens of the first.
 #[derive(Clone, Debug, Default)]
 pub struct Tokens {
     /// Which choice.

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{Engine, EngineError, EngineModel, Event, FinishReason, Generation, Job, Tokens};
+use super::{Engine, EngineError, EngineModel, Event, FinishReason, Generation, History, Job, Tokens};
 
 /// Events that an answer may be ahead of whoever takes them.
 const AHEAD: usize = 32;
@@ -157,7 +157,7 @@ impl ScriptedEngine {
             quantization: script.quantization,
             context_length: script.context_length,
             supported,
-            resume: Resume::None,
+            resume: Resume::Tokens,
         };
         Ok(Self { model, rules: script.rules })
     }
@@ -197,7 +197,7 @@ impl Engine for ScriptedEngine {
             return Err(InvalidRequest::context_length(self.model.context_length, prompt_tokens).into());
         }
         let prompt = PromptCount { prompt_tokens, cached_tokens: rule.cached_tokens };
-        let plan = Plan::new(rule, job.request, job.max_completion_tokens.min(room));
+        let plan = Plan::new(rule, job.request, job.max_completion_tokens.min(room)).after(job.history)?;
         let (sender, events) = mpsc::channel(AHEAD);
         tokio::spawn(plan.play(prompt, sender));
         Ok(Generation { events })
@@ -214,7 +214,8 @@ struct Plan {
     /// Where each token ends in the text.
     ends: Vec<usize>,
     last: Last,
-    choices: u8,
+    /// How many tokens of each choice have been delivered before.
+    delivered: Vec<usize>,
     first_delay: Duration,
     delay: Duration,
     step: usize,
@@ -265,11 +266,22 @@ impl Plan {
             text,
             ends,
             last,
-            choices: request.n as u8,
+            delivered: vec![0; request.n as usize],
             first_delay: Duration::from_secs_f64(rule.delay_ms_first / 1e3),
             delay: Duration::from_secs_f64(rule.delay_ms_per_token / 1e3),
             step: rule.tokens_per_event as usize,
         }
+    }
+
+    /// Goes on where an earlier attempt was cut off: what it delivered is repeated without delay. A token's id is its place.
+    fn after(mut self, history: &[History]) -> Result<Self, EngineError> {
+        for (delivered, history) in self.delivered.iter_mut().zip(history) {
+            *delivered = history.ids.len();
+            if *delivered > self.ends.len() || !(0..).zip(&history.ids).all(|(place, id)| *id == place) {
+                return Err(EngineError::Failed("the script has not said what was delivered".into()));
+            }
+        }
+        Ok(self)
     }
 
     /// Plays to the end, or until nobody listens.
@@ -286,23 +298,28 @@ impl Plan {
         events: &mpsc::Sender<Event>,
     ) -> Result<(), mpsc::error::SendError<Event>> {
         events.send(Event::Prompt(prompt)).await?;
+        let repeated = self.delivered.iter().min().copied().unwrap_or(0);
         let begun = Instant::now() + self.first_delay;
         let mut from = 0;
         while from < self.ends.len() {
             let to = (from + self.step).min(self.ends.len());
             // Due times are counted from the beginning, so that timers' coarseness does not add up.
-            let due = begun + self.delay * from as u32;
-            if due > Instant::now() {
+            let due = begun + self.delay * from.saturating_sub(repeated) as u32;
+            if to > repeated && due > Instant::now() {
                 tokio::time::sleep_until(due).await;
             }
-            for choice in 0..self.choices {
-                events.send(Event::Tokens(self.tokens(choice, from, to))).await?;
+            for (choice, &delivered) in (0..).zip(&self.delivered) {
+                // An event is cut where the earlier attempt was.
+                let cut = delivered.clamp(from, to);
+                for (from, to) in [(from, cut), (cut, to)].into_iter().filter(|(from, to)| from < to) {
+                    events.send(Event::Tokens(self.tokens(choice, from, to))).await?;
+                }
             }
             from = to;
         }
         match self.last {
             Last::Finish(reason) => {
-                for choice in 0..self.choices {
+                for choice in 0..self.delivered.len() as u8 {
                     events.send(Event::Finish { choice, reason }).await?;
                 }
             }

@@ -6,4 +6,5 @@
 mod answers;
 mod defects;
 mod parameters;
+mod resume;
 mod support;

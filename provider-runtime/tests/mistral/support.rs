@@ -78,7 +78,8 @@ pub async fn begin(engine: &MistralEngine, request: &Value) -> Result<Generation
     let body = Bytes::from(request.to_string());
     let request = ChatRequest::parse(&body).unwrap();
     let max_completion_tokens = request.max_tokens.unwrap_or(u32::MAX);
-    engine.generate(Job { request: &request, body: &body, max_completion_tokens }).await
+    let seed = request.sampling.seed.unwrap_or_else(rand::random);
+    engine.generate(Job { request: &request, body: &body, max_completion_tokens, seed, history: &[] }).await
 }
 
 /// What a refused request is told.

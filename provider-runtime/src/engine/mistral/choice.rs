@@ -3,6 +3,9 @@
 //! mistralrs calls this once per step with the logits, and gets one-hot logits back, so that it picks the very token
 //! drawn here. What it then makes of that token (chunks, text, stop strings, counts) is not used: see the tests named
 //! `defect_…` for why.
+//!
+//! An answer that another provider began is *replayed*: every token that it delivered goes the way of a token drawn here
+//! ([`Choice::accept`]), so that whatever depends on the tokens so far is as it was there.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,12 +18,14 @@ use tokio::sync::mpsc::error::TrySendError;
 use super::sampling::{Drawn, Logprobs, Sampler};
 use super::vocabulary::Vocabulary;
 use crate::engine::text::{Matched, StopMatcher, Utf8Decoder};
-use crate::engine::{EngineError, Event, FinishReason, Tokens};
+use crate::engine::{EngineError, Event, FinishReason, History, Tokens};
 
 /// One choice of an answer.
 pub struct Choice {
     number: u8,
     prompt: Arc<[u32]>,
+    /// What another provider has delivered of it.
+    history: History,
     max_tokens: u32,
     vocabulary: Arc<Vocabulary>,
     generated_tokens: Arc<AtomicU64>,
@@ -56,8 +61,8 @@ pub struct ChoiceOf {
 }
 
 impl Choice {
-    /// Choice `number` of a job.
-    pub fn new(of: ChoiceOf, number: u8, sampler: Sampler) -> Self {
+    /// Choice `number` of a job, from its beginning or from where another provider's `history` ends.
+    pub fn new(of: ChoiceOf, number: u8, sampler: Sampler, history: History) -> Self {
         let state = State {
             events: Some(of.events),
             tokens: Vec::new(),
@@ -66,13 +71,33 @@ impl Choice {
             stops: StopMatcher::new(of.stops),
             strip_space: of.vocabulary.strips_first_space(),
         };
-        Self {
+        let choice = Self {
             number,
             prompt: of.prompt,
+            history,
             max_tokens: of.max_tokens,
             vocabulary: of.vocabulary,
             generated_tokens: of.generated_tokens,
             state: Mutex::new(state),
+        };
+        choice.replay();
+        choice
+    }
+
+    /// Takes what was delivered, where the logits are not needed for it; where log-probabilities are to be told, the model
+    /// is asked for each token again, and [`Self::token_at`] gives it the one that was delivered.
+    fn replay(&self) {
+        let mut state = self.lock();
+        if !state.sampler.tells_logprobs() {
+            for &token in &self.history.ids {
+                if state.events.is_some() {
+                    self.accept(&mut state, Drawn { token, logprobs: None });
+                }
+            }
+            // mistralrs had ended it by itself (see `stop`), which these tokens alone do not tell.
+            if self.history.finished && state.events.is_some() {
+                state.end(Event::Finish { choice: self.number, reason: FinishReason::Stop });
+            }
         }
     }
 
@@ -134,8 +159,19 @@ impl Choice {
             state.events = None;
             return None;
         }
-        match state.sampler.draw(logits, position as u32) {
-            Ok(drawn) => Some(self.take(&mut state, drawn)),
+        let drawn = match self.history.ids.get(position) {
+            Some(&delivered) => Ok(state.sampler.forced(logits, delivered)),
+            None if self.history.finished => {
+                state.end(Event::Finish { choice: self.number, reason: FinishReason::Stop });
+                return None;
+            }
+            None => state.sampler.draw(logits, position as u32),
+        };
+        match drawn {
+            Ok(drawn) => {
+                self.generated_tokens.fetch_add(1, Ordering::Relaxed);
+                Some(self.accept(&mut state, drawn))
+            }
             Err(error) => {
                 state.end(Event::Failed(EngineError::Failed(error.to_string())));
                 None
@@ -143,11 +179,12 @@ impl Choice {
         }
     }
 
-    /// Tells the job of a token. Every token counts, that which ends the answer too: as in vLLM's usage, and it cost a
-    /// step like any other.
-    fn take(&self, state: &mut State, Drawn { token, logprobs }: Drawn) -> u32 {
+    /// What every token of the answer goes through, drawn here or by another provider: all that depends on the tokens so
+    /// far changes here and nowhere else, and the job is told. Every token counts, that which ends the answer too: as in
+    /// vLLM's usage, and it cost a step like any other.
+    fn accept(&self, state: &mut State, Drawn { token, logprobs }: Drawn) -> u32 {
         state.tokens.push(token);
-        self.generated_tokens.fetch_add(1, Ordering::Relaxed);
+        state.sampler.accept(token);
 
         let (mut text, stopped) = match self.vocabulary.is_end(token) {
             true => (String::new(), true),

@@ -137,7 +137,7 @@ fn read(files: &ModelFiles, context_length: u32) -> Result<(Vocabulary, EngineMo
         quantization: files.quantization()?.to_owned(),
         context_length,
         supported: supported(),
-        resume: Resume::None,
+        resume: Resume::Tokens,
     };
     Ok((vocabulary, describe))
 }

@@ -104,6 +104,9 @@ impl Engine for MistralEngine {
             return Err(refusal.into());
         }
         self.check_bias(request)?;
+        if job.history.iter().any(|history| history.ids.iter().any(|id| *id as usize >= self.vocabulary.len())) {
+            return Err(EngineError::Failed("what was delivered is not of this model's tokens".into()));
+        }
         let prompt: Arc<[u32]> = self.tokenize(request).await?.into();
         let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
         let room = self.describe.context_length.saturating_sub(prompt_tokens);
@@ -134,10 +137,10 @@ impl Engine for MistralEngine {
             generated_tokens: Arc::clone(&self.generated_tokens),
             events: sender.clone(),
         };
-        let seed = request.sampling.seed.unwrap_or_else(rand::random);
-        let choice = |number| {
-            let sampler = Sampler::new(&request.sampling, seed, number, request.logprobs);
-            Arc::new(Choice::new(of.clone(), number, sampler))
+        let choice = |number: u8| {
+            let sampler = Sampler::new(&request.sampling, job.seed, number, request.logprobs);
+            let history = job.history.get(usize::from(number)).cloned().unwrap_or_default();
+            Arc::new(Choice::new(of.clone(), number, sampler, history))
         };
         let choices = (0..request.n as u8).map(choice).collect();
         tokio::spawn(Arc::clone(&self.runner).run_all(choices, sender));

@@ -89,9 +89,10 @@ impl Runner {
         Err(TokenizeError::Engine)
     }
 
-    /// Runs choices in their order, as many at once as there are free seats, until all are over or `events` is closed.
+    /// Runs choices in their order, as many at once as there are free seats, until all are over or `events` is closed. One
+    /// that another provider has brought to its end is over already.
     pub async fn run_all(self: Arc<Self>, choices: Vec<Arc<Choice>>, events: mpsc::Sender<Event>) {
-        for choice in choices {
+        for choice in choices.into_iter().filter(|choice| !choice.is_over()) {
             let Some(seat) = self.seat(&events).await else { return };
             tokio::spawn(Arc::clone(&self).run(choice, events.clone(), seat));
         }

@@ -56,16 +56,29 @@ impl Sampler {
         Self { sampling: sampling.clone(), seed, choice, alternatives, counts: HashMap::new() }
     }
 
-    /// Draws the token at `position` (0 is the answer's first).
-    pub fn draw(&mut self, logits: &[f32], position: u32) -> Result<Drawn, NotNumbers> {
+    /// Draws the token at `position` (0 is the answer's first). What is drawn counts once it is [accepted](Self::accept).
+    pub fn draw(&self, logits: &[f32], position: u32) -> Result<Drawn, NotNumbers> {
         let adjusted = self.adjust(logits);
         let token = match self.sampling.temperature {
             0.0 => likeliest(&adjusted)?,
             temperature => self.draw_from(&adjusted, temperature, position)?,
         };
+        Ok(self.forced(logits, token))
+    }
+
+    /// A token that is given, with what would be told of it had it been drawn.
+    pub fn forced(&self, logits: &[f32], token: u32) -> Drawn {
+        Drawn { token, logprobs: self.alternatives.map(|k| logprobs(logits, token, k.into())) }
+    }
+
+    /// Whether more is told of a token than itself.
+    pub fn tells_logprobs(&self) -> bool {
+        self.alternatives.is_some()
+    }
+
+    /// A token has become part of the answer.
+    pub fn accept(&mut self, token: u32) {
         *self.counts.entry(token).or_default() += 1;
-        let logprobs = self.alternatives.map(|k| logprobs(logits, token, k.into()));
-        Ok(Drawn { token, logprobs })
     }
 
     /// Bias and penalties, as OpenAI defines them: `logit + bias − count × frequency − (count > 0) × presence`.
@@ -231,7 +244,13 @@ mod tests {
 
         let penal = Sampling { temperature: 0.0, frequency_penalty: 0.4, presence_penalty: 0.3, ..sampling() };
         let mut sampler = Sampler::new(&penal, 0, 0, None);
-        let made: Vec<u32> = (0..4).map(|at| sampler.draw(&[3.0, 2.0, 1.0], at).unwrap().token).collect();
+        let made: Vec<u32> = (0..4)
+            .map(|at| {
+                let token = sampler.draw(&[3.0, 2.0, 1.0], at).unwrap().token;
+                sampler.accept(token);
+                token
+            })
+            .collect();
         // 3.0, then 3 − 0.7 = 2.3, then 3 − 1.1 = 1.9 against 2.0, then 1.9 against 2 − 0.7 = 1.3.
         assert_eq!(made, [0, 0, 1, 0]);
     }

@@ -4,10 +4,15 @@ use super::*;
 
 /// Everything that a script's answer consists of.
 async fn play(script: &str, body: &str, most: u32) -> Result<Vec<Event>, EngineError> {
+    play_after(&[], script, body, most).await
+}
+
+async fn play_after(history: &[History], script: &str, body: &str, most: u32) -> Result<Vec<Event>, EngineError> {
     let engine = ScriptedEngine::parse(script).unwrap();
     let body = Bytes::copy_from_slice(body.as_bytes());
     let request = ChatRequest::parse(&body).unwrap();
-    let mut generation = engine.generate(Job { request: &request, body: &body, max_completion_tokens: most }).await?;
+    let job = Job { request: &request, body: &body, max_completion_tokens: most, seed: 0, history };
+    let mut generation = engine.generate(job).await?;
     let mut events = Vec::new();
     while let Some(event) = generation.events.recv().await {
         events.push(event);
@@ -119,4 +124,27 @@ fn a_script_with_a_mistake_is_refused() {
     ] {
         assert!(ScriptedEngine::parse(bad).is_err(), "{bad}");
     }
+}
+
+#[tokio::test]
+async fn an_answer_that_another_began_is_repeated_and_goes_on() {
+    let script = r#"[{"match":"*","reply":"one two three four five six","tokens_per_event":4}]"#;
+    let body = ask(r#","n":2"#);
+    let history = [3, 5].map(|tokens| History { ids: (0..tokens).collect(), finished: false });
+    let events = play_after(&history, script, &body, 100).await.unwrap();
+    let whole = play(script, &body, 100).await.unwrap();
+    for choice in [0, 1] {
+        assert_eq!(tokens_of(&events, choice), tokens_of(&whole, choice));
+    }
+    assert_eq!(reasons(&events), reasons(&whole));
+    let ends: Vec<(u8, u32)> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Tokens(tokens) => Some((tokens.choice, tokens.ids.last().unwrap() + 1)),
+            _ => None,
+        })
+        .collect();
+    assert!(ends.contains(&(0, 3)) && ends.contains(&(1, 5)), "what was delivered is told apart: {ends:?}");
+    let another = [History { ids: vec![7], finished: false }];
+    assert!(matches!(play_after(&another, script, &body, 100).await, Err(EngineError::Failed(_))));
 }
