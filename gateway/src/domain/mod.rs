@@ -2,15 +2,18 @@
 //! Money itself is [`lumbung_openapi::money`]; nothing here knows a database or a socket.
 
 pub mod backing;
+pub mod breaker;
 pub mod calendar;
 pub mod catalogue;
 pub mod csv;
 pub mod earnings;
 pub mod ids;
 pub mod limits;
+pub mod pace;
 pub mod posting;
 pub mod provider;
 pub mod refusal;
+pub mod retries;
 pub mod role;
 pub mod settlement;
 pub mod template;
