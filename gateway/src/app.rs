@@ -12,12 +12,12 @@ use tracing::{info, warn};
 use crate::admin::Desk;
 use crate::admin::courier::Courier;
 use crate::admin::issuer::Issuer;
-use crate::chat::Gateway;
 use crate::chat::allowance::Allowances;
 use crate::chat::authenticate::Keyring;
 use crate::chat::limits::Gauges;
 use crate::chat::recount::Recounter;
 use crate::chat::settle::Settler;
+use crate::chat::{Gateway, Patience};
 use crate::config::{BooksConfig, ServeConfig};
 use crate::domain::ids::ReplicaId;
 use crate::fleet::join::Doorman;
@@ -131,6 +131,7 @@ async fn assemble(
         default_hold_tokens: config.default_hold_tokens,
         claim_window: Duration::from_secs(config.claim_window_secs),
         holdback: Duration::from_secs(config.holdback_secs),
+        patience: Patience { first_token: config.first_token_timeout, stall: config.stall_timeout },
         draining: AtomicBool::new(false),
     };
     jobs::reload(&gateway, store, None).await.context("cannot read the catalogue")?;

@@ -86,6 +86,12 @@ pub struct ServeConfig {
     /// Requests that wait for a slot, per model.
     #[arg(long, env = "LUMBUNG_QUEUE_LENGTH", default_value_t = 256)]
     pub queue_length: usize,
+    /// How long a provider may take from being asked to its first token, such as 60s or 500ms; then another is asked.
+    #[arg(long, env = "LUMBUNG_FIRST_TOKEN_TIMEOUT", default_value = "60s", value_parser = duration)]
+    pub first_token_timeout: Duration,
+    /// How long a provider may pause between tokens; then another goes on with the answer.
+    #[arg(long, env = "LUMBUNG_STALL_TIMEOUT", default_value = "10s", value_parser = duration)]
+    pub stall_timeout: Duration,
     /// Seconds that running answers are given when the gateway stops.
     #[arg(long, env = "LUMBUNG_DRAIN_SECS", default_value_t = 30)]
     pub drain_secs: u64,
@@ -111,6 +117,21 @@ pub struct ServeConfig {
     pub redis_url: Option<String>,
 }
 
+/// A time in seconds or milliseconds: `10s`, `250ms`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let number: u64 = number.parse().map_err(|_| "a whole number and a unit are expected: 10s or 250ms".to_owned())?;
+    let duration = match unit {
+        "s" => Duration::from_secs(number),
+        "ms" => Duration::from_millis(number),
+        _ => return Err("the unit must be s or ms".to_owned()),
+    };
+    match duration.is_zero() || duration > Duration::from_secs(86_400) {
+        true => Err("it must be more than nothing and no more than a day".to_owned()),
+        false => Ok(duration),
+    }
+}
+
 impl ServeConfig {
     /// The lease's length.
     pub fn lease(&self) -> Duration {
@@ -123,5 +144,18 @@ impl ServeConfig {
             return self.public_urls.iter().map(|url| url.trim_end_matches('/').to_owned()).collect();
         }
         ["127.0.0.1", "localhost"].map(|host| format!("http://{host}:{}", bound.port())).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_a_unit() {
+        assert_eq!((duration("10s"), duration("250ms")), (Ok(Duration::from_secs(10)), Ok(Duration::from_millis(250))));
+        for bad in ["", "10", "s", "0s", "-1s", "1.5s", "10 s", "99999999s", "1h"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -7,6 +7,7 @@ use lumbung_openapi::ticket::Ticket;
 use tokio::time::Instant;
 
 use super::admit::{Admitted, Wish};
+use super::delivered::Delivered;
 use super::error::ApiError;
 use super::{Gateway, clock};
 use crate::domain::ids::ProviderId;
@@ -29,8 +30,15 @@ pub struct Routed {
     pub ticket_text: String,
 }
 
-/// Finds a provider for the next attempt, waiting in line if every slot is taken. `tried` have failed this job already.
-pub async fn choose(gateway: &Gateway, job: &Admitted, attempt: u32, tried: &[ProviderId]) -> Result<Routed, ApiError> {
+/// Finds a provider for the next attempt, waiting in line if every slot is taken. `tried` have failed this job already;
+/// what they have `delivered` is to be continued.
+pub async fn choose(
+    gateway: &Gateway,
+    job: &Admitted,
+    attempt: u32,
+    tried: &[ProviderId],
+    delivered: &Delivered,
+) -> Result<Routed, ApiError> {
     let deadline = Instant::now() + LONGEST_WAIT;
     let mut woken = false;
     loop {
@@ -38,16 +46,16 @@ pub async fn choose(gateway: &Gateway, job: &Admitted, attempt: u32, tried: &[Pr
         let model = snapshot.model(job.model.entry.id.as_str()).ok_or_else(|| no_provider(job))?;
         // Whoever comes while others wait goes to the end of the line.
         if (woken || model.queue.is_empty())
-            && let Some(seat) = take_best(model, &job.wish, tried)
+            && let Some(seat) = take_best(model, &job.wish, tried, delivered)
         {
-            return Ok(route(gateway, job, attempt, seat));
+            return Ok(route(gateway, job, attempt, seat, delivered));
         }
-        if !model.seats.iter().any(|seat| can_serve(seat, &job.wish, tried)) {
+        if !model.seats.iter().any(|seat| can_serve(seat, &job.wish, tried, delivered)) {
             return Err(if tried.is_empty() { job.wish.nobody(&model.seats) } else { ApiError::ProviderFailed });
         }
         let turn = model.queue.join(woken).map_err(|_| ApiError::AllBusy)?;
         // A slot may have come free between looking and joining: then nobody would wake us.
-        if model.seats.iter().any(|seat| seat.running() < seat.slots && can_serve(seat, &job.wish, tried)) {
+        if model.seats.iter().any(|seat| seat.running() < seat.slots && can_serve(seat, &job.wish, tried, delivered)) {
             model.queue.wake_one();
         }
         match tokio::time::timeout_at(deadline, turn).await {
@@ -61,17 +69,19 @@ fn no_provider(job: &Admitted) -> ApiError {
     ApiError::NoProvider(job.wish.public_model.clone())
 }
 
-fn can_serve(seat: &Seat, wish: &Wish, tried: &[ProviderId]) -> bool {
+fn can_serve(seat: &Seat, wish: &Wish, tried: &[ProviderId], delivered: &Delivered) -> bool {
     seat.is_open()
         && wish.accepts(seat)
         && wish.parameters.missing_from(seat.supported).is_empty()
         && !tried.contains(&seat.provider)
+        && delivered.suits(seat)
 }
 
 /// Takes a slot of the best seat that has one.
-fn take_best(model: &ModelSeats, wish: &Wish, tried: &[ProviderId]) -> Option<Taken> {
+fn take_best(model: &ModelSeats, wish: &Wish, tried: &[ProviderId], delivered: &Delivered) -> Option<Taken> {
     loop {
-        let free = model.seats.iter().filter(|seat| seat.running() < seat.slots && can_serve(seat, wish, tried));
+        let free =
+            model.seats.iter().filter(|seat| seat.running() < seat.slots && can_serve(seat, wish, tried, delivered));
         let best = free.min_by(|a, b| compare(a, b, wish))?;
         if let Some(taken) = best.take() {
             return Some(taken);
@@ -89,27 +99,32 @@ fn compare(a: &Seat, b: &Seat, wish: &Wish) -> Ordering {
     newcomer(a).cmp(&newcomer(b)).then_with(|| cost(a).cmp(&cost(b))).then_with(|| load(a, b).cmp(&load(b, a)))
 }
 
-fn route(gateway: &Gateway, job: &Admitted, attempt: u32, seat: Taken) -> Routed {
+fn route(gateway: &Gateway, job: &Admitted, attempt: u32, seat: Taken, delivered: &Delivered) -> Routed {
     let now = clock::unix_secs();
     let wish = &job.wish;
-    let max_prompt_tokens = wish.max_prompt_tokens.min(seat.context_length);
-    let ceiling = seat
-        .ask
-        .cost(max_prompt_tokens, wish.held_completion_tokens)
-        .map_or(job.hold.amount(), |c| c.min(job.hold.amount()));
+    // Who goes on with an answer finds its prompt paid for, and everything held.
+    let max_prompt_tokens = match delivered.has_prompt() {
+        true => 0,
+        false => wish.max_prompt_tokens.min(seat.context_length),
+    };
+    let ceiling = match delivered.has_any() {
+        true => None,
+        false => seat.ask.cost(max_prompt_tokens, wish.held_completion_tokens),
+    };
+    let ceiling = ceiling.map_or(job.hold.amount(), |ceiling| ceiling.min(job.hold.amount()));
     let ticket = Ticket {
         replica: gateway.replica.to_string(),
         allowance: job.hold.allowance().to_string(),
         job: job.job.to_string(),
         attempt,
-        first_token: 0,
+        first_token: delivered.tokens(),
         provider: seat.provider.to_string(),
         model: job.model.entry.id.to_string(),
         digests: job.model.entry.digests.clone(),
         price: seat.ask,
         fee_bps: gateway.fee_bps,
         max_prompt_tokens,
-        max_completion_tokens: wish.max_completion_tokens,
+        max_completion_tokens: wish.max_completion_tokens.saturating_sub(delivered.tokens()),
         whole: !wish.stream,
         ceiling,
         request_sha256: job.body_sha256,

@@ -20,6 +20,8 @@ type Reserving<'a> = Pin<Box<dyn Future<Output = Result<Hold, HoldError>> + Send
 pub struct Funding<'a> {
     gateway: &'a Gateway,
     job: &'a Admitted,
+    /// What earlier attempts cost: the ceiling is for all of them.
+    spent: NanoUsd,
     /// Completion tokens that the ticket's ceiling pays for, beside the prompt.
     paid_for: u32,
     /// Completion tokens that are held for at a time. Halved where the credit has less; 0 once nothing can be had any more.
@@ -30,17 +32,19 @@ pub struct Funding<'a> {
 }
 
 impl<'a> Funding<'a> {
-    /// As the ticket was issued.
-    pub fn new(gateway: &'a Gateway, job: &'a Admitted, ticket: &Ticket) -> Self {
+    /// As the ticket was issued, where earlier attempts have cost so much.
+    pub fn new(gateway: &'a Gateway, job: &'a Admitted, ticket: &Ticket, spent: NanoUsd) -> Self {
         let step = job.wish.held_completion_tokens;
-        let mut funding = Self { gateway, job, paid_for: 0, step, reserving: None, end: ApiError::CreditExhausted };
+        let mut funding =
+            Self { gateway, job, spent, paid_for: 0, step, reserving: None, end: ApiError::CreditExhausted };
         funding.reckon(ticket, ticket.max_prompt_tokens);
         funding
     }
 
     /// The prompt is known to have at most so many tokens: what it leaves pays for completion.
     pub fn reckon(&mut self, ticket: &Ticket, prompt: u32) {
-        self.paid_for = completion_paid_by(&ticket.price, ticket.ceiling, prompt, ticket.max_completion_tokens);
+        let left = ticket.ceiling.checked_sub(self.spent).unwrap_or(NanoUsd::ZERO);
+        self.paid_for = completion_paid_by(&ticket.price, left, prompt, ticket.max_completion_tokens);
     }
 
     /// Holds more where less than a voucher's interval is left, raising the ticket's ceiling.
@@ -101,7 +105,7 @@ impl<'a> Funding<'a> {
     fn raise(&mut self, ticket: &mut Ticket, prompt: u32, tokens: u32) {
         let Admitted { hold, grant, caller, .. } = self.job;
         let target = tokens.max(self.paid_for).saturating_add(self.step).min(ticket.max_completion_tokens);
-        let cost = ticket.price.cost(prompt, target);
+        let cost = ticket.price.cost(prompt, target).and_then(|cost| cost.checked_add(self.spent));
         let Some(short) = cost.and_then(|cost| cost.checked_sub(hold.amount())) else {
             return self.stop(ApiError::CreditExhausted); // more than 64 bits of nano-dollars
         };

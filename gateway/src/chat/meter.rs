@@ -59,7 +59,9 @@ impl Meter {
     pub fn count(&mut self, frame: &Frame, ticket: &Ticket) -> Result<(), MeterError> {
         match frame.kind {
             FrameKind::Prompt => self.prompt = PromptCount::from_bytes(&frame.payload).ok_or(MeterError::OutOfPlace)?,
-            FrameKind::Delta | FrameKind::Progress | FrameKind::Body => self.advance(frame, ticket)?,
+            FrameKind::Delta | FrameKind::Finish | FrameKind::Progress | FrameKind::Body => {
+                self.advance(frame, ticket)?
+            }
             FrameKind::End => {
                 if self.has_ids && frame.tokens != self.tokens {
                     return Err(MeterError::Count);
@@ -71,7 +73,9 @@ impl Meter {
                 self.receipt = Some(String::from_utf8(frame.payload.to_vec()).map_err(|_| MeterError::OutOfPlace)?)
             }
             FrameKind::Error => {}
-            FrameKind::Ticket | FrameKind::Request | FrameKind::Voucher => return Err(MeterError::OutOfPlace),
+            FrameKind::Ticket | FrameKind::Request | FrameKind::Voucher | FrameKind::History => {
+                return Err(MeterError::OutOfPlace);
+            }
         }
         Ok(())
     }

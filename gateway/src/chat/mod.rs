@@ -9,11 +9,13 @@
 
 pub mod admit;
 pub mod allowance;
+pub mod attempt;
 pub mod authenticate;
 pub mod buffer;
 pub mod choose;
 pub mod client;
 pub mod clock;
+pub mod delivered;
 pub mod error;
 pub mod funding;
 pub mod limits;
@@ -78,8 +80,19 @@ pub struct Gateway {
     pub claim_window: Duration,
     /// How long earnings are held back before they are payable.
     pub holdback: Duration,
+    /// How long providers may take.
+    pub patience: Patience,
     /// Set once, when the gateway stops.
     pub draining: AtomicBool,
+}
+
+/// How long a provider may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// From being asked to the first token.
+    pub first_token: Duration,
+    /// From one token to the next.
+    pub stall: Duration,
 }
 
 impl Gateway {

@@ -21,11 +21,12 @@ use tokio::sync::Semaphore;
 use tracing::warn;
 
 use super::admit::Admitted;
-use super::relay::{Attempt, Relayed};
+use super::attempt::Attempt;
+use super::relay::Relayed;
 use super::transcript::Transcript;
 use super::{Gateway, clock};
 use crate::domain::provider::Standing;
-use crate::domain::settlement::Tokens;
+use crate::domain::settlement::{Tokens, shares_of};
 use crate::domain::tokenizer::{ModelTokenizer, Said};
 
 /// How long a newcomer's job waits to be counted again. Only an overloaded gateway, or megabytes of text, come near it.
@@ -58,9 +59,10 @@ pub struct Recounter {
 }
 
 /// An attempt that will be counted again, while its answer goes by.
+#[derive(Clone)]
 pub struct Hearing {
     tokenizer: Arc<ModelTokenizer>,
-    /// What the client has been told so far.
+    /// What the client has been told so far, by earlier attempts too.
     pub transcript: Transcript,
     patience: Duration,
 }
@@ -117,9 +119,9 @@ impl Recounter {
         drawn % 10_000 < u64::from(self.rate_bps)
     }
 
-    async fn count(&self, job: &Admitted, hearing: Hearing) -> (Found, RecountOutcome) {
+    async fn count(&self, job: &Admitted, hearing: Hearing, has_prompt: bool) -> (Found, RecountOutcome) {
         let Hearing { tokenizer, transcript, patience } = hearing;
-        let body = is_plain(job.wish.parameters).then(|| job.body.clone());
+        let body = (has_prompt && is_plain(job.wish.parameters)).then(|| job.body.clone());
         let (stops, calls) = (job.body.clone(), job.wish.parameters);
         let counting = async {
             let turn = self.workers.clone().acquire_owned().await.ok()?;
@@ -138,23 +140,32 @@ impl Recounter {
     }
 }
 
-/// Counts again what is to be counted again, before the job is settled.
+/// Counts again what is to be counted again, before the job is settled. Where several providers made one answer, its text is
+/// counted as a whole, for where one left off says nothing about where a token ends.
 pub async fn recount(gateway: &Gateway, job: &Admitted, relayed: &mut Relayed) {
-    for attempt in &mut relayed.attempts {
+    let mut counted = Vec::new();
+    for (place, attempt) in relayed.attempts.iter_mut().enumerate() {
         let Some(hearing) = attempt.hearing.take() else { continue };
         let claimed = attempt.claimed();
         if !attempt.charged || claimed == Tokens::default() {
             continue; // costs nothing anyway
         }
         let tokenizer = hearing.tokenizer.digest().to_owned();
-        let (found, outcome) = gateway.recounter.count(job, hearing).await;
+        let (found, outcome) = gateway.recounter.count(job, hearing, attempt.ticket.max_prompt_tokens > 0).await;
+        counted.push((place, claimed, tokenizer, found, outcome));
+    }
+    let claims: Vec<u32> = counted.iter().map(|(_, claimed, ..)| claimed.completion).collect();
+    let so_far: Vec<Option<u32>> = counted.iter().map(|(.., found, _)| found.completion).collect();
+    let shares = shares_of(&claims, &so_far);
+    for ((place, claimed, tokenizer, found, outcome), share) in counted.into_iter().zip(shares) {
+        let attempt = &mut relayed.attempts[place];
         let recount = Recount {
             outcome,
             tokenizer,
             claimed_prompt_tokens: claimed.prompt,
             claimed_completion_tokens: claimed.completion,
             prompt_tokens: found.prompt,
-            completion_tokens: found.completion,
+            completion_tokens: share,
         };
         report(attempt, &recount);
         attempt.recount = Some(recount);

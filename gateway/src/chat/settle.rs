@@ -10,9 +10,10 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info};
 
 use super::admit::Admitted;
+use super::attempt::Attempt;
 use super::error::ApiError;
 use super::limits::Unposted;
-use super::relay::{Attempt, Ending, Relayed};
+use super::relay::{Ending, Relayed};
 use crate::domain::settlement::{Charge, Counted, Tokens};
 use crate::store::{SettleOutcome, Settlement, SigningKeys, Store};
 

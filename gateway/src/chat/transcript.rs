@@ -11,7 +11,7 @@ use crate::domain::tokenizer::Said;
 const MAX_KEPT: usize = 2 << 20;
 
 /// The text of one attempt, choice by choice. What a client could not read is not in it.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Transcript {
     choices: Vec<Said>,
     kept: usize,
@@ -75,7 +75,7 @@ impl Transcript {
     /// Takes the text of one frame.
     pub fn take(&mut self, frame: &Frame) {
         match frame.kind {
-            FrameKind::Delta => self.events(&frame.payload),
+            FrameKind::Delta | FrameKind::Finish => self.events(&frame.payload),
             FrameKind::Body => {
                 self.has_text = true;
                 // The provider leaves the end to the gateway.

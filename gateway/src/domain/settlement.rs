@@ -106,6 +106,32 @@ impl Charge {
     }
 }
 
+/// Divides the tokens that an answer was found to have among the attempts that made it, in order. Each has claimed so many
+/// tokens, and when it ended, the text `so_far` was found to have so many: `None` where there was none yet to count. What
+/// each has added is its own; what that leaves over goes to whoever claims more, because a token's text may come only
+/// with the next one, from another provider. No attempt gets more than it claims, and all together no more than was found.
+/// `None` for everyone where the whole text was not counted; where it has as many tokens as are claimed, that figure.
+pub fn shares_of(claimed: &[u32], so_far: &[Option<u32>]) -> Vec<Option<u32>> {
+    let Some(Some(total)) = so_far.last().copied() else { return vec![None; claimed.len()] };
+    if let [_] = claimed {
+        return vec![Some(total)];
+    }
+    let (mut before, mut left) = (0u32, total);
+    let mut shares: Vec<u32> = Vec::with_capacity(claimed.len());
+    for (claimed, so_far) in claimed.iter().zip(so_far) {
+        let added = so_far.map_or(*claimed, |so_far| so_far.saturating_sub(before));
+        before = so_far.map_or(before.saturating_add(*claimed), |so_far| so_far.max(before));
+        let share = added.min(*claimed).min(left);
+        left -= share;
+        shares.push(share);
+    }
+    for (share, claimed) in shares.iter_mut().zip(claimed) {
+        let more = (claimed - *share).min(left);
+        (*share, left) = (*share + more, left - more);
+    }
+    shares.into_iter().map(Some).collect()
+}
+
 /// How many completion tokens, at most `most`, a ceiling pays for beside a prompt of so many tokens.
 pub fn completion_paid_by(price: &TokenPrice, ceiling: NanoUsd, prompt: u32, most: u32) -> u32 {
     largest(most, |completion| price.cost(prompt, completion).is_some_and(|cost| cost <= ceiling))
@@ -216,6 +242,21 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn what_was_found_is_divided_among_those_who_made_it() {
+        let some = |shares: &[u32]| shares.iter().copied().map(Some).collect::<Vec<_>>();
+        assert_eq!(shares_of(&[10], &[Some(12)]), some(&[12]), "alone");
+        assert_eq!(shares_of(&[10, 54], &[Some(9), Some(64)]), some(&[10, 54]), "a token's text came with the next");
+        assert_eq!(shares_of(&[10, 54], &[Some(12), Some(64)]), some(&[10, 54]));
+        assert_eq!(shares_of(&[10, 54], &[None, Some(64)]), some(&[10, 54]), "not streamed");
+        assert_eq!(shares_of(&[10, 540], &[Some(10), Some(64)]), some(&[10, 54]), "the second inflates");
+        assert_eq!(shares_of(&[100, 54], &[Some(10), Some(64)]), some(&[10, 54]), "the first inflates");
+        assert_eq!(shares_of(&[100, 540, 7], &[Some(10), Some(64), Some(70)]), some(&[10, 54, 6]));
+        assert_eq!(shares_of(&[100, 4], &[None, Some(64)]), some(&[64, 0]));
+        assert_eq!(shares_of(&[10, 54], &[Some(10), None]), [None, None], "nobody counted the whole");
+        assert_eq!(shares_of(&[], &[]), []);
+    }
+
+    #[test]
     fn an_ask_that_pays_the_client_is_no_ask() {
         let (mut ticket, _) = ticket();
         ticket.price.prompt = usd("-1");
@@ -223,6 +264,20 @@ pub(crate) mod tests {
     }
 
     proptest! {
+        #[test]
+        fn shares_are_within_what_is_claimed_and_what_was_found(
+            attempts in proptest::collection::vec((0..100u32, proptest::option::of(0..300u32)), 2..6), total in 0..300u32,
+        ) {
+            let claimed: Vec<u32> = attempts.iter().map(|(claimed, _)| *claimed).collect();
+            let mut so_far: Vec<Option<u32>> = attempts.iter().map(|(_, so_far)| *so_far).collect();
+            *so_far.last_mut().expect("two at least") = Some(total);
+            let shares: Vec<u32> = shares_of(&claimed, &so_far).into_iter().flatten().collect();
+            prop_assert_eq!(shares.len(), claimed.len());
+            prop_assert!(shares.iter().zip(&claimed).all(|(share, claimed)| share <= claimed));
+            let all: u32 = claimed.iter().sum();
+            prop_assert_eq!(shares.iter().sum::<u32>(), all.min(total), "nobody honest loses anything");
+        }
+
         #[test]
         fn a_charge_is_within_every_limit_and_priced_as_it_says(
             prompt in 0..1000u32, completion in 0..1000u32, ask_in in 0..5_000_000_000i64, ask_out in 0..5_000_000_000i64,

@@ -69,12 +69,16 @@ impl JobStream {
         request: Request<()>,
         ticket: &str,
         body: &Bytes,
+        history: Bytes,
     ) -> Result<Self, OpenError> {
         let (response, mut send) = sender.send_request(request, false)?;
         let (first, rest) = request_chunks(ticket, body);
         send.send_data(first, false)?;
         if let Some(rest) = rest {
             send.send_data(rest, false)?;
+        }
+        if !history.is_empty() {
+            send.send_data(history, false)?;
         }
         let response = response.await?;
         let status = response.status();
@@ -171,7 +175,7 @@ mod tests {
         tokio::spawn(connection);
         let request = Request::post("http://provider/").body(()).expect("a request");
         let mut sender = sender.ready().await.expect("ready");
-        JobStream::open(&mut sender, request, "ticket", &Bytes::from_static(b"{}")).await
+        JobStream::open(&mut sender, request, "ticket", &Bytes::from_static(b"{}"), Bytes::new()).await
     }
 
     fn respond_with(status: StatusCode, mut respond: Respond) -> SendStream<Bytes> {

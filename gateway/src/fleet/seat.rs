@@ -6,12 +6,24 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use bytes::Bytes;
 use lumbung_openapi::money::TokenPrice;
 use lumbung_openapi::parameter::ParameterSet;
+use lumbung_openapi::provider::Resume;
 
 use super::job::{JobStream, OpenError};
 use super::queue::WaitQueue;
 use super::tunnel::Tunnel;
 use crate::domain::ids::ProviderId;
 use crate::domain::provider::Standing;
+
+/// What two providers must have in common for one to say what the other would have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Weights {
+    /// Digest of the weights.
+    pub digest: String,
+    /// As OpenRouter names it.
+    pub quantization: String,
+    /// Tokens of prompt and completion together.
+    pub context_length: u32,
+}
 
 /// One model that one provider serves, as of its last offer.
 pub struct Seat {
@@ -23,6 +35,12 @@ pub struct Seat {
     pub standing: Standing,
     /// What it asks, and what the client pays.
     pub ask: TokenPrice,
+    /// Digest of its weights; empty where it has none to tell.
+    pub weights_digest: String,
+    /// How its weights are quantized, as it says.
+    pub quantization: String,
+    /// Whether it can go on with another's answer.
+    pub resume: Resume,
     /// Tokens of prompt and completion together.
     pub context_length: u32,
     /// Which of OpenAI's parameters it honours.
@@ -51,9 +69,34 @@ impl Seat {
         self.tunnel.is_open()
     }
 
-    /// Sends a job: its ticket and the client's body. Returns when the provider has accepted or refused.
-    pub async fn open_job(&self, path: &str, ticket: &str, body: &Bytes) -> Result<JobStream, OpenError> {
-        self.tunnel.open_job(path, ticket, body).await
+    /// By what others can go on with its answers; `None` where nobody can.
+    pub fn resumable_weights(&self) -> Option<Weights> {
+        let is_resumable = self.resume == Resume::Tokens && !self.weights_digest.is_empty();
+        is_resumable.then(|| Weights {
+            digest: self.weights_digest.clone(),
+            quantization: self.quantization.clone(),
+            context_length: self.context_length,
+        })
+    }
+
+    /// Whether it can go on with an answer of these weights.
+    pub fn can_resume(&self, weights: &Weights) -> bool {
+        self.resume == Resume::Tokens
+            && self.weights_digest == weights.digest
+            && self.quantization == weights.quantization
+            && self.context_length == weights.context_length
+    }
+
+    /// Sends a job: its ticket, the client's body, and, as frames, what earlier attempts have delivered. Returns when the
+    /// provider has accepted or refused.
+    pub async fn open_job(
+        &self,
+        path: &str,
+        ticket: &str,
+        body: &Bytes,
+        history: Bytes,
+    ) -> Result<JobStream, OpenError> {
+        self.tunnel.open_job(path, ticket, body, history).await
     }
 
     /// Jobs now.

@@ -103,10 +103,17 @@ impl Tunnel {
         serde_json::from_slice(&body).map_err(|error| OfferError::Malformed(error.to_string()))
     }
 
-    /// Sends a job: its ticket and the client's body, in frames. Returns when the provider has accepted or refused.
-    pub async fn open_job(&self, path: &str, ticket: &str, body: &Bytes) -> Result<JobStream, OpenError> {
+    /// Sends a job in frames: its ticket, the client's body, and what earlier attempts have delivered. Returns when the
+    /// provider has accepted or refused.
+    pub async fn open_job(
+        &self,
+        path: &str,
+        ticket: &str,
+        body: &Bytes,
+        history: Bytes,
+    ) -> Result<JobStream, OpenError> {
         let mut sender = self.sender.clone().ready().await?;
-        JobStream::open(&mut sender, request(Method::POST, path), ticket, body).await
+        JobStream::open(&mut sender, request(Method::POST, path), ticket, body, history).await
     }
 }
 

@@ -14,6 +14,7 @@ mod limits;
 mod outages;
 mod recount;
 mod refused;
+mod resume;
 mod sdk;
 mod shared_books;
 mod streams;

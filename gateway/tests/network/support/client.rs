@@ -23,6 +23,8 @@ pub struct Streamed {
     pub error: Option<Value>,
     pub done: bool,
     pub events: usize,
+    /// Text and reason to end, choice by choice.
+    choices: Vec<(String, Option<String>)>,
 }
 
 impl Client {
@@ -93,6 +95,11 @@ pub async fn read(response: reqwest::Response) -> Streamed {
 }
 
 impl Streamed {
+    /// Text and reason to end, choice by choice.
+    pub fn choices(&self) -> Value {
+        self.choices.iter().map(|(text, reason)| json!({"text": text, "reason": reason})).collect()
+    }
+
     /// Takes one event.
     pub fn take(&mut self, event: &str) {
         assert!(!self.done, "something follows [DONE]: {event}");
@@ -111,6 +118,12 @@ impl Streamed {
         self.id = chunk.id;
         self.events += 1;
         for choice in chunk.choices {
+            let index = choice.index as usize;
+            self.choices.resize(self.choices.len().max(index + 1), Default::default());
+            let (text, reason) = &mut self.choices[index];
+            assert!(reason.is_none(), "a choice goes on after its end");
+            text.extend(choice.delta.content.as_deref());
+            *reason = choice.finish_reason;
             self.text.extend(choice.delta.content);
         }
         self.usage = chunk.usage.flatten().or(self.usage);

@@ -45,6 +45,12 @@ impl Process {
         self.child.try_wait().expect("a child").is_some_and(|status| !status.success())
     }
 
+    /// Whether it is stopped, as by SIGSTOP.
+    pub fn is_stopped(&self) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
+        status.lines().any(|line| line.starts_with("State:") && line.contains('T'))
+    }
+
     /// Waits for an orderly end.
     pub async fn stops(&mut self, within: Duration) {
         let name = self.name;

@@ -42,6 +42,12 @@ impl ProviderSetup {
         Self { model: model.into(), flags, script: None, folder: None, ask: ask() }
     }
 
+    /// With one more flag.
+    pub fn flag(mut self, name: &str, value: &str) -> Self {
+        self.flags.extend([name.to_owned(), value.to_owned()]);
+        self
+    }
+
     /// Serves this model of the catalogue.
     pub fn model(mut self, model: &str) -> Self {
         self.model = model.into();

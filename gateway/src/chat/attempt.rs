@@ -1,0 +1,337 @@
+//! One provider's try at an answer, or at the rest of one that another began.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use lumbung_openapi::error::InvalidRequest;
+use lumbung_openapi::frame::{Frame, FrameKind};
+use lumbung_openapi::receipt::Recount;
+use lumbung_openapi::ticket::Ticket;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::Gateway;
+use super::admit::Admitted;
+use super::buffer::PushError;
+use super::choose::Routed;
+use super::client::Client;
+use super::delivered::Delivered;
+use super::error::ApiError;
+use super::funding::Funding;
+use super::meter::Meter;
+use super::recount::Hearing;
+use super::vouching::Vouching;
+use crate::domain::settlement::Tokens;
+use crate::fleet::job::{JobError, JobStream, OpenError};
+use crate::fleet::seat::Seat;
+
+/// How long an answer that has used up what is held waits for more.
+const TOP_UP_WITHIN: Duration = Duration::from_secs(5);
+
+/// One provider's part in a job.
+pub struct Attempt {
+    /// What it was promised; the ceiling as the last voucher had it.
+    pub ticket: Ticket,
+    /// The ticket as it travelled.
+    pub ticket_text: String,
+    /// What arrived.
+    pub meter: Meter,
+    /// Why it stopped where it is not for the model's reasons.
+    pub broke_off: Option<&'static str>,
+    /// Whether the client pays for what arrived.
+    pub charged: bool,
+    /// What the client has been told by then, where it will be counted again.
+    pub hearing: Option<Hearing>,
+    /// What was found then.
+    pub recount: Option<Recount>,
+}
+
+impl Attempt {
+    /// The tokens that it costs by what arrived and what the provider claims, whichever is lower.
+    pub fn claimed(&self) -> Tokens {
+        let prompt = self.meter.prompt(&self.ticket).prompt_tokens;
+        let arrived = Tokens { prompt, completion: self.meter.tokens() };
+        self.meter.claims().map_or(arrived, |claims| arrived.lower((&claims).into()))
+    }
+}
+
+/// How one attempt ended.
+pub enum Outcome {
+    /// With the answer; this is what the provider has left to be completed.
+    Complete(Option<Bytes>),
+    /// The client left.
+    ClientGone,
+    /// The client does not read.
+    ClientTooSlow,
+    /// Every slot of the provider is taken, or it drains: another may take it.
+    Busy,
+    /// The provider does not take it for another reason: another may.
+    Declined,
+    /// The way to the provider led through another gateway, and was lost: not the provider's failure.
+    Unreachable,
+    /// The request is at fault: no other provider will take it.
+    Refused(InvalidRequest),
+    /// The provider accepted and failed.
+    Broken,
+    /// What is held has been used up, and there is no more.
+    OutOfMoney(ApiError),
+}
+
+impl Outcome {
+    /// Why the answer stops here, where it is not for the model's reasons.
+    fn broke_off(&self) -> Option<&'static str> {
+        match self {
+            Self::Complete(_) => None,
+            Self::ClientGone => Some("client_gone"),
+            Self::ClientTooSlow => Some("client_too_slow"),
+            Self::Busy | Self::Declined | Self::Refused(_) => Some("declined"),
+            Self::Broken => Some("provider_failed"),
+            Self::Unreachable => Some("gateway_lost"),
+            Self::OutOfMoney(_) => Some("credit_exhausted"),
+        }
+    }
+}
+
+/// What an attempt works with.
+pub struct Trying<'a> {
+    /// The gateway.
+    pub gateway: &'a Gateway,
+    /// The job.
+    pub job: &'a Admitted,
+    /// Who waits for it.
+    pub client: &'a mut Client,
+    /// What earlier attempts have delivered, and this one adds to.
+    pub delivered: &'a mut Delivered,
+}
+
+/// What is noted while frames pass.
+struct Notes {
+    meter: Meter,
+    hearing: Option<Hearing>,
+    body: Option<Bytes>,
+    ended: bool,
+}
+
+impl Trying<'_> {
+    /// One provider's try. `hearing` has what earlier attempts said, if the answer will be counted again.
+    pub async fn run(mut self, routed: Routed, hearing: Option<Hearing>) -> (Attempt, Outcome) {
+        let Routed { seat, mut ticket, ticket_text } = routed;
+        let asked_at = Instant::now();
+        let mut notes = Notes { meter: Meter::start(), hearing, body: None, ended: false };
+        let outcome = match self.open(&seat, &ticket, &ticket_text).await {
+            Ok(mut stream) => {
+                self.delivered.go_on_with(&seat);
+                match self.pass_on(&mut ticket, &mut stream, &mut notes, asked_at).await {
+                    Ok(()) => Outcome::Complete(notes.body.take()),
+                    Err(outcome) => {
+                        stream.cancel();
+                        outcome
+                    }
+                }
+            }
+            Err(outcome) => outcome,
+        };
+        let Notes { meter, hearing, .. } = notes;
+        self.delivered.spend(&ticket, meter.prompt(&ticket).prompt_tokens, meter.tokens());
+        let broke_off = outcome.broke_off();
+        (Attempt { ticket, ticket_text, meter, broke_off, charged: true, hearing, recount: None }, outcome)
+    }
+
+    /// Hands the job to the provider, and waits until it accepts.
+    async fn open(&mut self, seat: &Seat, ticket: &Ticket, ticket_text: &str) -> Result<JobStream, Outcome> {
+        let history = self.delivered.to_frames();
+        let opening = seat.open_job(self.job.endpoint.path(), ticket_text, &self.job.body, history);
+        let opened = tokio::select! {
+            opened = tokio::time::timeout(self.gateway.patience.first_token, opening) => opened,
+            () = self.client.gone() => return Err(Outcome::ClientGone),
+        };
+        match opened {
+            Ok(opened) => opened.map_err(|error| declined(ticket, error)),
+            Err(_) => {
+                warn!(provider = %ticket.provider, job = %ticket.job, "provider did not accept in time");
+                Err(Outcome::Declined)
+            }
+        }
+    }
+
+    /// Passes frames on until the end, vouching for what arrives and holding more money as the answer grows. Returns with
+    /// the last word; the tail is not sent here.
+    async fn pass_on(
+        &mut self,
+        ticket: &mut Ticket,
+        stream: &mut JobStream,
+        notes: &mut Notes,
+        asked_at: Instant,
+    ) -> Result<(), Outcome> {
+        let Self { gateway, job, .. } = *self;
+        let mut vouching = Vouching::new(&gateway.keys, ticket);
+        let mut funding = Funding::new(gateway, job, ticket, self.delivered.spent());
+        let mut heard_at = asked_at;
+        loop {
+            let patience = match notes.meter.first_token_us {
+                None => gateway.patience.first_token,
+                Some(_) => gateway.patience.stall,
+            };
+            let patient_until = heard_at + patience;
+            let until = vouching.due_at(notes.meter.tokens()).map_or(patient_until, |due| due.min(patient_until));
+            let heard = tokio::select! {
+                heard = tokio::time::timeout_at(until, stream.next()) => heard,
+                reserved = funding.reserved() => {
+                    funding.take(reserved, ticket, notes.meter.longest_prompt(ticket));
+                    vouching.keep_up(stream, ticket, notes.meter.tokens());
+                    continue;
+                }
+                () = self.client.gone() => return Err(Outcome::ClientGone),
+            };
+            let has_all = notes.ended && (job.wish.stream || notes.body.is_some());
+            match heard {
+                Ok(Ok(Some(frame))) => {
+                    self.take(frame, ticket, &mut funding, notes).await?;
+                    // What comes before the first token is no sign of it.
+                    if notes.meter.first_token_us.is_some() {
+                        heard_at = Instant::now();
+                    }
+                    if !notes.ended && !stream.has_ready() {
+                        vouching.keep_up(stream, ticket, notes.meter.tokens());
+                    }
+                }
+                Ok(Ok(None)) if has_all => break,
+                // After the receipt nothing is missing, however the stream ends.
+                Ok(Err(_)) if has_all && notes.meter.has_receipt() => break,
+                Ok(Ok(None)) => return Err(broken(ticket, &"the stream ended before the answer")),
+                Ok(Err(JobError::Hop(why))) => {
+                    warn!(provider = %ticket.provider, job = %ticket.job, why, "the way to the provider was lost");
+                    return Err(Outcome::Unreachable);
+                }
+                Ok(Err(error)) => return Err(broken(ticket, &error)),
+                Err(_) if until < patient_until => vouching.keep_up(stream, ticket, notes.meter.tokens()),
+                Err(_) => return Err(broken(ticket, &"no frame in time")),
+            }
+        }
+        vouching.finish(stream, ticket, notes.meter.tokens());
+        // The tunnel's task gets its turn before the client is told: whoever has the end of an answer is charged for it,
+        // even if this process is killed at once.
+        tokio::task::yield_now().await;
+        Ok(())
+    }
+
+    /// Takes one frame: pays for it, counts it, passes it on.
+    async fn take(
+        &mut self,
+        frame: Frame,
+        ticket: &mut Ticket,
+        funding: &mut Funding<'_>,
+        notes: &mut Notes,
+    ) -> Result<(), Outcome> {
+        let is_prompt = frame.kind == FrameKind::Prompt;
+        let before = notes.meter.tokens();
+        self.pay_for(funding, ticket, &notes.meter, &frame).await?;
+        notes.meter.count(&frame, ticket).map_err(|error| broken(ticket, &error))?;
+        if let Some(hearing) = &mut notes.hearing {
+            hearing.transcript.take(&frame);
+        }
+        self.delivered.take(&frame, notes.meter.tokens().saturating_sub(before));
+        self.deliver(frame, notes)?;
+        if is_prompt {
+            funding.reckon(ticket, notes.meter.longest_prompt(ticket));
+        }
+        Ok(())
+    }
+
+    /// Sees to it that a frame's tokens are paid for before they are passed on, and that those to come will be.
+    async fn pay_for(
+        &mut self,
+        funding: &mut Funding<'_>,
+        ticket: &mut Ticket,
+        meter: &Meter,
+        frame: &Frame,
+    ) -> Result<(), Outcome> {
+        let (prompt, tokens, is_end) = (meter.longest_prompt(ticket), frame.tokens, frame.kind == FrameKind::End);
+        if tokens > 0 && !is_end {
+            funding.look_ahead(ticket, prompt, tokens);
+        }
+        // More than the ticket allows is never paid for: the meter refuses it.
+        if funding.covers(tokens) || tokens > ticket.max_completion_tokens {
+            return Ok(());
+        }
+        let covered = tokio::select! {
+            covered = tokio::time::timeout(TOP_UP_WITHIN, funding.cover(ticket, prompt, tokens)) => covered,
+            () = self.client.gone() => return Err(Outcome::ClientGone),
+        };
+        match covered.unwrap_or(Err(ApiError::BooksUnavailable)) {
+            // The answer is here already: only its count is corrected, and it is charged as far as the money goes.
+            Err(_) if is_end => Ok(()),
+            covered => covered.map_err(Outcome::OutOfMoney),
+        }
+    }
+
+    /// Does what one frame, already counted, is for.
+    fn deliver(&mut self, frame: Frame, notes: &mut Notes) -> Result<(), Outcome> {
+        let streams = self.job.wish.stream;
+        match frame.kind {
+            FrameKind::Delta | FrameKind::Finish if streams && !frame.payload.is_empty() => {
+                self.client.stream(frame.payload).map_err(|error| match error {
+                    PushError::ClientGone => Outcome::ClientGone,
+                    PushError::Full => Outcome::ClientTooSlow,
+                })
+            }
+            FrameKind::Body if notes.body.is_none() => {
+                notes.body = Some(frame.payload);
+                Ok(())
+            }
+            FrameKind::End => {
+                notes.ended = true;
+                Ok(())
+            }
+            FrameKind::Body | FrameKind::Error => {
+                warn!(provider_frame = ?frame.kind, "provider ended the answer early");
+                Err(Outcome::Broken)
+            }
+            FrameKind::Delta | FrameKind::Finish if !streams => Err(Outcome::Broken),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn declined(ticket: &Ticket, error: OpenError) -> Outcome {
+    let (provider, job) = (&ticket.provider, &ticket.job);
+    match error {
+        OpenError::Refused { status: http::StatusCode::BAD_REQUEST, body: Some(body) } => match understood(&body.error)
+        {
+            Some(invalid) => Outcome::Refused(invalid),
+            None => {
+                warn!(provider, job, code = body.error.code.as_deref(), "provider refused the job");
+                Outcome::Declined
+            }
+        },
+        OpenError::Refused { status, body } => {
+            let code = body.and_then(|body| body.error.code);
+            warn!(provider, job, status = status.as_u16(), code = code.as_deref(), "provider declined");
+            match status {
+                http::StatusCode::SERVICE_UNAVAILABLE => Outcome::Busy,
+                _ => Outcome::Declined,
+            }
+        }
+        OpenError::Tunnel(error) => {
+            warn!(provider, job, %error, "tunnel failed before the provider accepted");
+            Outcome::Declined
+        }
+        OpenError::Hop(why) => {
+            warn!(provider, job, why, "no way to the provider");
+            Outcome::Unreachable
+        }
+    }
+}
+
+/// A provider's word that the request is at fault, where it is one of those that only a provider can know.
+fn understood(error: &lumbung_openapi::error::ErrorObject) -> Option<InvalidRequest> {
+    const KNOWN: [&str; 4] = ["context_length_exceeded", "unsupported_parameter", "invalid_value", "invalid_type"];
+    let code = KNOWN.into_iter().find(|known| error.code.as_deref() == Some(known))?;
+    let message = error.message.chars().take(1000).collect();
+    Some(InvalidRequest { message, param: error.param.as_deref().map(str::to_owned), code: Some(code) })
+}
+
+fn broken(ticket: &Ticket, why: &dyn std::fmt::Display) -> Outcome {
+    warn!(provider = %ticket.provider, job = %ticket.job, why = %why, "provider failed");
+    Outcome::Broken
+}
