@@ -121,7 +121,11 @@ async fn assemble(
         replica,
         keyring: Keyring::new(store.clone(), allowances.clone(), gauges.clone()),
         gauges,
-        fleet: Fleet::new(FleetLimits { max_tunnels: config.max_tunnels, queue_length: config.queue_length }),
+        fleet: Fleet::new(FleetLimits {
+            max_tunnels: config.max_tunnels,
+            queue_length: config.queue_length,
+            newcomers_need_tokenizer: config.newcomers_need_tokenizer,
+        }),
         allowances,
         recounter: Recounter::new(config.recount_bps).map_err(|error| anyhow::anyhow!("no entropy: {error}"))?,
         settler,

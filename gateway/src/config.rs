@@ -59,6 +59,11 @@ pub struct ServeConfig {
     /// (1/100 of a percent). Newcomers' jobs always are, where the model has one (`models tokenizer`).
     #[arg(long, env = "LUMBUNG_RECOUNT_BPS", default_value_t = 500, value_parser = clap::value_parser!(u16).range(0..=10_000))]
     pub recount_bps: u16,
+    /// Let newcomers serve only models that have a tokenizer, so that every count of theirs is checked; without it, their
+    /// counts of other models are taken as they are.
+    #[arg(long, env = "LUMBUNG_NEWCOMERS_NEED_TOKENIZER", action = ArgAction::Set, num_args = 0..=1,
+          default_value_t = false, default_missing_value = "true")]
+    pub newcomers_need_tokenizer: bool,
     /// Seconds after a ticket in which its receipt may be offered; also how long a dead replica's reserved money is kept for them.
     #[arg(long, env = "LUMBUNG_CLAIM_WINDOW_SECS", default_value_t = 3600)]
     pub claim_window_secs: u64,

@@ -285,7 +285,7 @@ pub struct Generation {
     pub id: String,
     /// The model.
     pub model: String,
-    /// Who answered: the last provider that was asked.
+    /// Who answered: the id of the last provider that was asked.
     pub provider_name: String,
     /// RFC 3339.
     pub created_at: String,
@@ -309,9 +309,13 @@ pub struct Generation {
     pub streamed: bool,
     /// Whether the client left before the end.
     pub cancelled: bool,
-    /// `stop`, `length` …, or why there is none from the model.
+    /// `stop`, `length`, `tool_calls`, `content_filter` or `error`; null where the client left.
     pub finish_reason: Option<String>,
-    /// Milliseconds from asking the provider to the end; null where the gateway died before it could say.
+    /// What the provider's engine said; where the answer broke off, why: `client_gone`, `provider_failed`, `credit_exhausted` …
+    pub native_finish_reason: Option<String>,
+    /// Milliseconds from the request to the first token; null where none came, or the gateway died before it could say.
+    pub latency: Option<i64>,
+    /// Milliseconds from asking the first provider to the end; null where the gateway died before it could say.
     pub generation_time: Option<i64>,
     /// Attempts at it.
     pub attempts: u32,

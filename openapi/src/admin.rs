@@ -1,10 +1,14 @@
 //! The operator's API under `/admin/v1`: what is asked and answered there. Times are Unix microseconds, amounts decimal
 //! strings of US dollars.
 
+mod keys;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::modality::Modality;
 use crate::money::{NanoUsd, TokenPrice};
+pub use keys::{ChangeKey, CreateKey, CreatedKey, Key, Limits};
 
 /// One page of a list, oldest first.
 #[derive(Clone, Debug, Serialize)]
@@ -122,45 +126,6 @@ pub struct CreditMoved {
     pub balance: Balance,
 }
 
-/// An API key. The key itself is kept nowhere.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[schema(as = AdminKey)]
-pub struct Key {
-    /// `key_…`
-    pub id: String,
-    /// Whose it is: `acct_…`
-    pub account: String,
-    /// What its owner calls it.
-    pub label: String,
-    /// Its first characters.
-    pub shown_prefix: String,
-    /// Unix microseconds.
-    pub created_at_us: i64,
-    /// Unix microseconds; null while it is good.
-    pub revoked_at_us: Option<i64>,
-}
-
-/// A key to make.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-#[schema(as = AdminCreateKey)]
-#[serde(deny_unknown_fields)]
-pub struct CreateKey {
-    /// What to call it.
-    #[serde(default)]
-    #[schema(max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", example = "laptop")]
-    pub label: String,
-}
-
-/// A key that has just been made.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[schema(as = AdminCreatedKey)]
-pub struct CreatedKey {
-    /// The record.
-    pub record: Key,
-    /// The key itself, shown this once; null where a repeated call is answered with what the first one was.
-    pub key: Option<String>,
-}
-
 /// How far a provider is trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -268,6 +233,12 @@ pub struct CatalogueModel {
     pub context_length: u32,
     /// Completion tokens of one answer at most, where that is less.
     pub max_completion_tokens: Option<u32>,
+    /// What it takes.
+    pub input_modalities: Vec<Modality>,
+    /// What it gives.
+    pub output_modalities: Vec<Modality>,
+    /// The digest of its tokenizer (`lumbung-gateway models tokenizer`); null: providers' counts are not checked.
+    pub tokenizer: Option<String>,
     /// The price in force: the cap on what a provider may ask.
     pub reference: TokenPrice,
     /// Unix microseconds.
@@ -293,8 +264,20 @@ pub struct PutModel {
     #[serde(default)]
     #[schema(minimum = 1)]
     pub max_completion_tokens: Option<u32>,
+    /// What it takes; a request with anything else is refused.
+    #[serde(default = "text_alone")]
+    #[schema(min_items = 1, max_items = 64)]
+    pub input_modalities: Vec<Modality>,
+    /// What it gives.
+    #[serde(default = "text_alone")]
+    #[schema(min_items = 1, max_items = 64)]
+    pub output_modalities: Vec<Modality>,
     /// The reference price from now on: the cap on what a provider may ask.
     pub reference: TokenPrice,
+}
+
+fn text_alone() -> Vec<Modality> {
+    vec![Modality::Text]
 }
 
 /// A model that is in the catalogue no more. Its price history stays.

@@ -12,6 +12,7 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 
 use crate::error::InvalidRequest;
+use crate::modality::{Modalities, Modality};
 use crate::money::NanoUsd;
 use crate::parameter::{Parameter, ParameterSet};
 use json::{Members, Value};
@@ -51,6 +52,19 @@ pub struct ChatRequest<'a> {
     pub max_price: MaxPrice,
     /// The parameters that this request uses, by which providers are chosen.
     pub parameters: ParameterSet,
+    /// The first content of each kind that is not text.
+    pub media: Vec<Media>,
+}
+
+/// Content that is not text, and where in the request it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Media {
+    /// Its kind.
+    pub modality: Modality,
+    /// The message's number.
+    pub message: usize,
+    /// The part's number.
+    pub part: usize,
 }
 
 /// OpenRouter's `provider.max_price`: what a provider may ask at most, in dollars per million tokens.
@@ -89,7 +103,7 @@ impl<'a> ChatRequest<'a> {
         if model.is_empty() || model.len() > 256 {
             return Err(InvalidRequest::value("model", "'model' must be the name of a model."));
         }
-        let messages = parse_messages(members.required("messages")?, &mut used)?;
+        let (messages, media) = parse_messages(members.required("messages")?, &mut used)?;
         let stream = members.get("stream").map(|v| v.boolean("stream")).transpose()?.unwrap_or(false);
         let include_usage = parse_stream_options(members.get("stream_options"), stream)?;
         let max_tokens = parse_max_tokens(&members, &mut used)?;
@@ -118,7 +132,15 @@ impl<'a> ChatRequest<'a> {
             logprobs,
             max_price,
             parameters,
+            media,
         })
+    }
+
+    /// The first content of a kind that a model which takes `inputs` does not.
+    pub fn not_taken(&self, inputs: &Modalities) -> Option<InvalidRequest> {
+        let Media { modality, message, part } = self.media.iter().find(|media| !inputs.contains(media.modality))?;
+        let place = format!("messages[{message}].content[{part}]");
+        Some(InvalidRequest::unsupported_content(place, *modality, &self.model))
     }
 
     /// The first parameter in use that `supported` lacks, where this model cannot serve the request as it stands.
@@ -162,7 +184,7 @@ impl Sampling {
     }
 }
 
-fn parse_messages<'a>(value: Value<'a>, used: &mut Used) -> Result<Vec<Message<'a>>, InvalidRequest> {
+fn parse_messages<'a>(value: Value<'a>, used: &mut Used) -> Result<(Vec<Message<'a>>, Vec<Media>), InvalidRequest> {
     let items: Vec<&RawValue> = value.array("messages")?;
     if items.is_empty() {
         return Err(InvalidRequest {
@@ -178,15 +200,14 @@ fn parse_messages<'a>(value: Value<'a>, used: &mut Used) -> Result<Vec<Message<'
             code: Some("array_above_max_length"),
         });
     }
-    items
-        .into_iter()
-        .enumerate()
-        .map(|(at, item)| {
-            let (message, parts) = Message::parse(item, at)?;
-            parts.iter().for_each(|parameter| used.when(parameter, true));
-            Ok(message)
-        })
-        .collect()
+    let mut media = Vec::new();
+    let read = |(at, item)| {
+        let (message, parts) = Message::parse(item, at, &mut media)?;
+        parts.iter().for_each(|parameter| used.when(parameter, true));
+        Ok(message)
+    };
+    let messages = items.into_iter().enumerate().map(read).collect::<Result<_, InvalidRequest>>()?;
+    Ok((messages, media))
 }
 
 fn parse_stream_options(value: Option<Value<'_>>, stream: bool) -> Result<bool, InvalidRequest> {

@@ -5,6 +5,8 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
+use crate::modality::Modality;
+
 /// The body of every error answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ErrorBody {
@@ -75,6 +77,18 @@ impl InvalidRequest {
             message: format!("Unsupported parameter: '{param}' is not supported with the model '{model}'."),
             param: Some(param),
             code: Some("unsupported_parameter"),
+        }
+    }
+
+    /// Content that the chosen model does not take: `param` is its place.
+    pub fn unsupported_content(param: impl Into<String>, modality: Modality, model: &str) -> Self {
+        let param = param.into();
+        Self {
+            message: format!(
+                "Unsupported content: '{param}' is of the kind '{modality}', which the model '{model}' does not take."
+            ),
+            param: Some(param),
+            code: Some("unsupported_content"),
         }
     }
 

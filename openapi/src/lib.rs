@@ -3,7 +3,7 @@
 //! - [`account`]: an account's own view of its credit, keys, usage and answers
 //! - [`chat`]: what a client asks for, parsed once and by the same code at the gateway and at the provider
 //! - [`endpoint`]: where it asks
-//! - [`reply`]: what a client gets back; [`error`]: how it is told no
+//! - [`reply`]: what a client gets back; [`error`]: how it is told no; [`modality`]: what a model takes and gives
 //! - [`frame`], [`provider`], [`ticket`], [`voucher`], [`receipt`]: the link between gateway and provider
 //! - [`earnings`]: what a provider is told of its money
 //! - [`merkle`], [`jws`]: the proofs that receipts rest on
@@ -21,6 +21,7 @@ pub mod error;
 pub mod frame;
 pub mod jws;
 pub mod merkle;
+pub mod modality;
 pub mod money;
 pub mod parameter;
 pub mod payouts;

@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::modality::Architecture;
+
 /// `POST /v1/chat/completions`, not streamed.
 #[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ChatCompletion {
@@ -182,6 +184,8 @@ pub struct Model {
     pub created: u64,
     /// The part of its name before the slash.
     pub owned_by: String,
+    /// What it takes and gives.
+    pub architecture: Architecture,
 }
 
 /// `GET /v1/models`.

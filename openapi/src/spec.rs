@@ -5,6 +5,8 @@
 
 mod account;
 mod admin;
+mod keys;
+mod parts;
 mod payouts;
 pub mod request;
 mod webhook;
@@ -39,7 +41,7 @@ pub fn document() -> OpenApi {
         ))
         .license(Some(utoipa::openapi::License::new("Apache-2.0")))
         .build();
-    let paths = webhook::paths(account::paths(payouts::paths(admin::paths(PathsBuilder::new()))))
+    let paths = webhook::paths(account::paths(payouts::paths(keys::paths(admin::paths(PathsBuilder::new())))))
         .path("/v1/chat/completions", PathItem::new(HttpMethod::Post, create_chat_completion()))
         .path("/v1/models", PathItem::new(HttpMethod::Get, list_models()))
         .path("/v1/models/{id}", PathItem::new(HttpMethod::Get, retrieve_model()))
@@ -261,6 +263,7 @@ fn components() -> ComponentsBuilder {
     collect::<ReceiptVerdicts>(&mut schemas);
     account::collect_schemas(&mut schemas);
     admin::collect_schemas(&mut schemas);
+    keys::collect_schemas(&mut schemas);
     payouts::collect_schemas(&mut schemas);
     webhook::collect_schemas(&mut schemas);
     let operator = "An operator's token (JWT): made by `lumbung-gateway admin token`, or by the configured issuer.";

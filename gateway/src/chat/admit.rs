@@ -165,6 +165,9 @@ fn understand(gateway: &Gateway, caller: &Caller, body: &Bytes) -> Result<(Wish,
     if model.seats.is_empty() {
         return Err(ApiError::NoProvider(request.model.into_owned()));
     }
+    if let Some(not_taken) = request.not_taken(&model.entry.input_modalities) {
+        return Err(not_taken.into());
+    }
     if let Some(unsupported) = request.unsupported(model.supported) {
         return Err(unsupported.into());
     }

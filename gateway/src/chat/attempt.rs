@@ -117,7 +117,7 @@ impl Trying<'_> {
     pub async fn run(mut self, routed: Routed, hearing: Option<Hearing>) -> (Attempt, Outcome) {
         let Routed { seat, mut ticket, ticket_text } = routed;
         let asked_at = Instant::now();
-        let mut notes = Notes { meter: Meter::start(), hearing, body: None, ended: false };
+        let mut notes = Notes { meter: Meter::start(self.job.received_micros), hearing, body: None, ended: false };
         let outcome = match self.open(&seat, &ticket, &ticket_text).await {
             Ok(mut stream) => {
                 self.delivered.go_on_with(&seat);

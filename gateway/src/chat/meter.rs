@@ -20,6 +20,7 @@ pub struct Meter {
     hash: Sha256,
     finish_reason: String,
     receipt: Option<String>,
+    received_us: i64,
     started_us: i64,
     /// When the first token arrived, Unix microseconds.
     pub first_token_us: Option<i64>,
@@ -40,8 +41,8 @@ pub enum MeterError {
 }
 
 impl Meter {
-    /// From the moment that the provider is asked.
-    pub fn start() -> Self {
+    /// From the moment that the provider is asked. The client asked at `received_us`, Unix microseconds.
+    pub fn start(received_us: i64) -> Self {
         Self {
             prompt: PromptCount::default(),
             tokens: 0,
@@ -50,6 +51,7 @@ impl Meter {
             hash: Sha256::new(),
             finish_reason: String::new(),
             receipt: None,
+            received_us,
             started_us: clock::unix_micros(),
             first_token_us: None,
         }
@@ -135,7 +137,9 @@ impl Meter {
             completion_tokens: self.tokens(),
             delivered_sha256: finish_reason.is_none().then(|| Hash(self.hash.finalize().into())),
             finish_reason: finish_reason.map_or(self.finish_reason, str::to_owned),
+            received_us: self.received_us,
             started_us: self.started_us,
+            first_token_us: self.first_token_us,
             finished_us: clock::unix_micros(),
         };
         (counted, self.receipt)
@@ -166,7 +170,7 @@ mod tests {
     #[test]
     fn what_arrives_is_counted_and_hashed() {
         let (ticket, _) = ticket();
-        let mut meter = Meter::start();
+        let mut meter = Meter::start(0);
         let prompt = Frame {
             payload: Bytes::copy_from_slice(&PromptCount { prompt_tokens: 7, cached_tokens: 2 }.to_bytes()),
             ..frame(FrameKind::Prompt, 0, 0, "")
@@ -191,7 +195,7 @@ mod tests {
     fn counts_that_cannot_be_are_refused() {
         let (ticket, _) = ticket();
         let count = |frames: &[Frame]| {
-            let mut meter = Meter::start();
+            let mut meter = Meter::start(0);
             frames.iter().try_for_each(|frame| meter.count(frame, &ticket))
         };
         let delta = |tokens, ids| frame(FrameKind::Delta, tokens, ids, "x");

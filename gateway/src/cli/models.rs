@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use lumbung_openapi::modality::{Architecture, Modalities, Modality};
 use lumbung_openapi::money::{NanoUsd, TokenPrice};
 use serde_json::json;
 
@@ -71,6 +72,12 @@ pub struct Entry {
     /// Completion tokens of one answer at most.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     max_completion_tokens: Option<u32>,
+    /// What it takes (text, image, audio, video, file); may be repeated. None: text.
+    #[arg(long = "input-modality")]
+    input_modalities: Vec<Modality>,
+    /// What it gives (text, image, audio, video, file, embeddings); may be repeated. None: text.
+    #[arg(long = "output-modality")]
+    output_modalities: Vec<Modality>,
     /// Reference price of prompt tokens, US dollars per million: the cap on what a provider may ask.
     #[arg(long)]
     prompt_price: NanoUsd,
@@ -122,6 +129,9 @@ impl From<Entry> for CatalogueModel {
             digests: entry.digests,
             context_length: entry.context_length,
             max_completion_tokens: entry.max_completion_tokens,
+            input_modalities: Modalities::new(entry.input_modalities).unwrap_or_default(),
+            output_modalities: Modalities::new(entry.output_modalities).unwrap_or_default(),
+            tokenizer: None, // the books know
             reference: TokenPrice { prompt: entry.prompt_price, completion: entry.completion_price },
             created_at_us: 0, // the books say when
         }
@@ -136,10 +146,13 @@ fn list(models: &[CatalogueModel]) -> String {
             model.max_completion_tokens.map_or_else(|| "-".into(), |n| n.to_string()),
             format!("${}", model.reference.prompt),
             format!("${}", model.reference.completion),
+            Architecture::new(&model.input_modalities, &model.output_modalities, None).modality,
+            if model.tokenizer.is_some() { "yes" } else { "no" }.into(),
             if model.digests.is_empty() { "any".into() } else { model.digests.len().to_string() },
             model.aliases.join(" "),
         ]
     };
-    let head = ["MODEL", "CONTEXT", "COMPLETION", "IN/MTOK", "OUT/MTOK", "DIGESTS", "ALIASES"];
+    let head =
+        ["MODEL", "CONTEXT", "COMPLETION", "IN/MTOK", "OUT/MTOK", "MODALITIES", "TOKENIZER", "DIGESTS", "ALIASES"];
     table(head, models.iter().map(row).collect())
 }

@@ -1,5 +1,6 @@
 //! The operator's catalogue: which models may be served, with which weights, at which price at most.
 
+use lumbung_openapi::modality::Modalities;
 use lumbung_openapi::money::TokenPrice;
 use serde::Serialize;
 
@@ -29,6 +30,12 @@ pub struct CatalogueModel {
     pub context_length: u32,
     /// Completion tokens of one answer at most, where that is less than the context.
     pub max_completion_tokens: Option<u32>,
+    /// What it takes; requests with anything else are refused.
+    pub input_modalities: Modalities,
+    /// What it gives.
+    pub output_modalities: Modalities,
+    /// The digest of its tokenizer. Set with the tokenizer's files and on its own, never with the rest of the entry.
+    pub tokenizer: Option<String>,
     /// The reference price in force: the cap on what a provider may ask.
     pub reference: TokenPrice,
     /// When it came into the catalogue, Unix microseconds.

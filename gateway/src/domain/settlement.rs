@@ -18,8 +18,12 @@ pub struct Counted {
     pub delivered_sha256: Option<Hash>,
     /// OpenAI's `finish_reason`, or why there is none.
     pub finish_reason: String,
+    /// When the client's request came, Unix microseconds.
+    pub received_us: i64,
     /// When the provider was asked, Unix microseconds.
     pub started_us: i64,
+    /// When the first token arrived, Unix microseconds; `None` where none did.
+    pub first_token_us: Option<i64>,
     /// When the attempt was over, Unix microseconds.
     pub finished_us: i64,
 }

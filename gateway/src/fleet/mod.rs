@@ -42,6 +42,8 @@ pub struct FleetLimits {
     pub max_tunnels: usize,
     /// Requests that wait for a slot, per model.
     pub queue_length: usize,
+    /// Whether newcomers may serve only models that have a tokenizer, by which their counts are checked.
+    pub newcomers_need_tokenizer: bool,
 }
 
 /// Everyone who has joined here.
@@ -198,7 +200,8 @@ impl Fleet {
     fn publish(&self, members: &mut Members) {
         let mut models = HashMap::new();
         for entry in &members.catalogue {
-            let limit = self.limits.queue_length;
+            let FleetLimits { queue_length: limit, newcomers_need_tokenizer, .. } = self.limits;
+            let is_checked = entry.tokenizer.is_some() || !newcomers_need_tokenizer;
             let queue = members.queues.entry(entry.id.to_string()).or_insert_with(|| Arc::new(WaitQueue::new(limit)));
             let seats: Vec<Arc<Seat>> = members
                 .tunnels
@@ -206,6 +209,7 @@ impl Fleet {
                 .filter(|member| !member.offer.draining)
                 .flat_map(|member| member.offer.models.iter().map(move |offer| (member, offer)))
                 .filter_map(|(member, offer)| make_seat(entry, &members.standings, member, offer, queue))
+                .filter(|seat| is_checked || seat.standing != Standing::Newcomer)
                 .collect();
             let mut supported = ParameterSet::default();
             seats.iter().flat_map(|seat| seat.supported.iter()).for_each(|parameter| supported.insert(parameter));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
+use lumbung_openapi::modality::Architecture;
 use lumbung_openapi::reply::{Model, ModelList};
 
 use super::Shared;
@@ -27,5 +28,11 @@ pub async fn retrieve(State(shared): State<Arc<Shared>>, Path(id): Path<String>)
 fn describe(entry: &CatalogueModel) -> Model {
     let id = entry.id.to_string();
     let owned_by = id.split_once('/').map_or("lumbung", |(owner, _)| owner).to_owned();
-    Model { id, object: "model".into(), created: (entry.created_at_us / 1_000_000) as u64, owned_by }
+    Model {
+        id,
+        object: "model".into(),
+        created: (entry.created_at_us / 1_000_000) as u64,
+        owned_by,
+        architecture: Architecture::new(&entry.input_modalities, &entry.output_modalities, entry.tokenizer.clone()),
+    }
 }

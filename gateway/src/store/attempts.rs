@@ -51,7 +51,7 @@ pub(super) fn reference(ticket: &Ticket) -> String {
     format!("{}/{}", ticket.job, ticket.attempt)
 }
 
-const COLUMNS: [&str; 31] = [
+const COLUMNS: [&str; 33] = [
     "job",
     "attempt",
     "account",
@@ -71,7 +71,9 @@ const COLUMNS: [&str; 31] = [
     "fee",
     "delivered_sha256",
     "finish_reason",
+    "received_at",
     "started_at",
+    "first_token_at",
     "finished_at",
     "settled_at",
     "claim_by",
@@ -130,7 +132,9 @@ pub(super) async fn write(
                 .bind(charge.fee.nanos())
                 .bind(counted.and_then(|c| c.delivered_sha256).map(|hash| hash.to_string()))
                 .bind(counted.map_or("", |c| c.finish_reason.as_str()))
+                .bind(counted.map(|c| c.received_us))
                 .bind(counted.map(|c| c.started_us))
+                .bind(counted.and_then(|c| c.first_token_us))
                 .bind(counted.map(|c| c.finished_us))
                 .bind(now_us)
                 .bind(claim_by_us(ticket))

@@ -1,5 +1,6 @@
 //! The operator's catalogue in the books.
 
+use lumbung_openapi::modality::{Modalities, Modality};
 use lumbung_openapi::money::{NanoUsd, TokenPrice};
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row};
@@ -14,7 +15,8 @@ impl Store {
         all(&mut *self.reader.acquire().await?, &self.clock()).await
     }
 
-    /// Adds a model, or changes the one of that id (its `created_at_us` stays as it was, and is not read here).
+    /// Adds a model, or changes the one of that id (its `created_at_us` and its tokenizer stay as they were, and are not
+    /// read here).
     /// A price other than the one in force begins now. Fails with `Conflict` if one of its names is another model's, with
     /// `Invalid` for a price below zero.
     pub async fn upsert_model(&self, model: &CatalogueModel) -> Result<()> {
@@ -36,7 +38,8 @@ pub(super) async fn all(connection: &mut AnyConnection, clock: &str) -> Result<V
     let (prompt, completion) = (prices::in_force("prompt_price", clock), prices::in_force("completion_price", clock));
     let select = format!(
         "SELECT m.id, m.aliases, m.digests, m.context_length, m.max_completion_tokens, {prompt}, {completion},
-                m.created_at FROM models m ORDER BY m.id"
+                m.created_at, m.input_modalities, m.output_modalities, t.tokenizer
+         FROM models m LEFT JOIN model_tokenizers t ON t.model = m.id ORDER BY m.id"
     );
     sql::query(select).fetch_all(connection).await?.iter().map(model).collect()
 }
@@ -55,11 +58,12 @@ pub(super) async fn upsert(connection: &mut AnyConnection, clock: &str, model: &
     }
     let upsert = format!(
         "INSERT INTO models (id, aliases, digests, context_length, max_completion_tokens, prompt_price,
-                             completion_price, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, {})
+                             completion_price, input_modalities, output_modalities, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, {})
          ON CONFLICT (id) DO UPDATE SET aliases = excluded.aliases, digests = excluded.digests,
              context_length = excluded.context_length, max_completion_tokens = excluded.max_completion_tokens,
-             prompt_price = excluded.prompt_price, completion_price = excluded.completion_price",
+             prompt_price = excluded.prompt_price, completion_price = excluded.completion_price,
+             input_modalities = excluded.input_modalities, output_modalities = excluded.output_modalities",
         clock
     );
     sql::query(upsert)
@@ -70,6 +74,8 @@ pub(super) async fn upsert(connection: &mut AnyConnection, clock: &str, model: &
         .bind(model.max_completion_tokens.map(i64::from))
         .bind(model.reference.prompt.nanos())
         .bind(model.reference.completion.nanos())
+        .bind(names(&model.input_modalities))
+        .bind(names(&model.output_modalities))
         .execute(&mut *connection)
         .await?;
     let before = all(connection, clock).await?.into_iter().find(|known| known.id == model.id);
@@ -106,7 +112,21 @@ fn model(row: &AnyRow) -> Result<CatalogueModel> {
             completion: NanoUsd::from_nanos(row.try_get(6)?),
         },
         created_at_us: row.try_get(7)?,
+        input_modalities: modalities(row, 8)?,
+        output_modalities: modalities(row, 9)?,
+        tokenizer: row.try_get(10)?,
     })
+}
+
+fn names(modalities: &Modalities) -> String {
+    let names: Vec<&str> = modalities.as_slice().iter().map(|modality| modality.name()).collect();
+    serde_json::Value::from(names).to_string()
+}
+
+fn modalities(row: &AnyRow, column: usize) -> Result<Modalities> {
+    let damaged = || StoreError::corrupt("a model of the catalogue is malformed");
+    let named = list(row, column)?.iter().map(|name| name.parse::<Modality>()).collect::<std::result::Result<_, _>>();
+    Modalities::new(named.map_err(|_| damaged())?).ok_or_else(damaged)
 }
 
 fn list(row: &AnyRow, column: usize) -> Result<Vec<String>> {

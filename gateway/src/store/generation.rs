@@ -26,8 +26,14 @@ pub struct GenerationRecord {
     pub charge: NanoUsd,
     /// How the last attempt ended.
     pub finish_reason: String,
-    /// When the last attempt began and ended, Unix microseconds; nothing where its gateway died.
-    pub span_us: Option<(i64, i64)>,
+    /// When the client asked, Unix microseconds; nothing where its gateway died.
+    pub received_us: Option<i64>,
+    /// When the first provider was asked, Unix microseconds; nothing where its gateway died.
+    pub started_us: Option<i64>,
+    /// When the first token came, Unix microseconds; nothing where none did, or its gateway died.
+    pub first_token_us: Option<i64>,
+    /// When the last attempt ended, Unix microseconds; nothing where its gateway died.
+    pub finished_us: Option<i64>,
     /// The last attempt's ticket.
     pub ticket: String,
     /// How many attempts there were.
@@ -39,7 +45,8 @@ impl Store {
     /// settled yet.
     pub async fn generation(&self, account: &AccountId, public_id: &str) -> Result<Option<GenerationRecord>> {
         let select = "SELECT model, provider, created, prompt_tokens, cached_tokens, completion_tokens,
-                CASE state WHEN 'withheld' THEN fee ELSE charge END, finish_reason, started_at, finished_at, ticket
+                CASE state WHEN 'withheld' THEN fee ELSE charge END, finish_reason, received_at, started_at,
+                first_token_at, finished_at, ticket
             FROM attempts WHERE public_id = $1 AND account = $2 ORDER BY job, attempt";
         let rows = sqlx::query(select).bind(public_id).bind(account.to_string()).fetch_all(&self.reader).await?;
         let Some(last) = rows.last() else { return Ok(None) };
@@ -49,7 +56,11 @@ impl Store {
             sum.ok_or_else(damaged)
         };
         let tokens = |column: usize| u32::try_from(sum(column)?).map_err(|_| damaged());
-        let (started, finished): (Option<i64>, Option<i64>) = (last.try_get(8)?, last.try_get(9)?);
+        let earliest = |column: usize| -> Result<Option<i64>> {
+            let moments =
+                rows.iter().map(|row| Ok(row.try_get::<Option<i64>, _>(column)?)).collect::<Result<Vec<_>>>()?;
+            Ok(moments.into_iter().flatten().min())
+        };
         Ok(Some(GenerationRecord {
             model: last.try_get(0)?,
             provider: last.try_get(1)?,
@@ -59,8 +70,11 @@ impl Store {
             completion_tokens: tokens(5)?,
             charge: NanoUsd::from_nanos(sum(6)?),
             finish_reason: last.try_get(7)?,
-            span_us: started.zip(finished),
-            ticket: last.try_get(10)?,
+            received_us: earliest(8)?,
+            started_us: earliest(9)?,
+            first_token_us: earliest(10)?,
+            finished_us: last.try_get(11)?,
+            ticket: last.try_get(12)?,
             attempts: u32::try_from(rows.len()).map_err(|_| damaged())?,
         }))
     }

@@ -99,13 +99,26 @@ impl Store {
         sql::query(select).bind(account).fetch_all(&self.reader).await?.iter().map(key).collect()
     }
 
-    /// Keys, oldest first, revoked ones too: those of `account` (empty: all), at most `limit`, after the one with the id
-    /// `after` (empty: from the first).
-    pub async fn keys_after(&self, account: &str, after: &str, limit: i64) -> Result<Vec<KeyRecord>> {
+    /// One key, revoked or not. Fails with `Missing`.
+    pub async fn key(&self, id: &KeyId) -> Result<KeyRecord> {
+        read(&mut *self.reader.acquire().await?, id).await
+    }
+
+    /// Keys, oldest first, revoked ones too: those of `account` (empty: all), management keys or the others, at most
+    /// `limit`, after the one with the id `after` (empty: from the first).
+    pub async fn keys_after(
+        &self,
+        account: &str,
+        management: Option<bool>,
+        after: &str,
+        limit: i64,
+    ) -> Result<Vec<KeyRecord>> {
         let select = format!(
-            "SELECT {COLUMNS} FROM api_keys k WHERE ($1 = '' OR k.account = $1) AND k.id > $2 ORDER BY k.id LIMIT $3"
+            "SELECT {COLUMNS} FROM api_keys k WHERE ($1 = '' OR k.account = $1) AND k.id > $2
+               AND ($4 = -1 OR k.management = $4) ORDER BY k.id LIMIT $3"
         );
         let query = sql::query(select).bind(account.to_owned()).bind(after.to_owned()).bind(limit);
+        let query = query.bind(management.map_or(-1, i64::from));
         query.fetch_all(&self.reader).await?.iter().map(key).collect()
     }
 
@@ -141,15 +154,7 @@ impl Store {
     /// key, or a revoked one.
     pub async fn change_key(&self, account: &AccountId, id: &KeyId, change: &KeyChange) -> Result<()> {
         let mut tx = self.transaction().await?;
-        bump_epoch(&mut tx).await?;
-        let update = "UPDATE api_keys SET label = COALESCE($3, label), disabled = COALESCE($4, disabled)
-                      WHERE id = $1 AND account = $2 AND revoked_at IS NULL";
-        let update = sqlx::query(update).bind(id.to_string()).bind(account.to_string());
-        let update = update.bind(change.label.as_deref()).bind(change.disabled.map(i64::from));
-        found(update.execute(&mut *tx).await?.rows_affected(), "key")?;
-        if let Some(limits) = &change.limits {
-            limits::write(&mut tx, LimitOwner::Key(*id), limits).await?;
-        }
+        self::change(&mut tx, Some(account), id, change).await?;
         Ok(tx.commit().await?)
     }
 
@@ -214,6 +219,26 @@ pub(super) async fn make(
         limits::write(connection, LimitOwner::Key(record.id), &new.limits).await?;
     }
     Ok((record, secret))
+}
+
+/// See [`Store::change_key`]. `account`: only a key of this one.
+pub(super) async fn change(
+    connection: &mut AnyConnection,
+    account: Option<&AccountId>,
+    id: &KeyId,
+    change: &KeyChange,
+) -> Result<()> {
+    bump_epoch(connection).await?;
+    let update = "UPDATE api_keys SET label = COALESCE($3, label), disabled = COALESCE($4, disabled)
+                  WHERE id = $1 AND ($2 = '' OR account = $2) AND revoked_at IS NULL";
+    let account = account.map_or_else(String::new, AccountId::to_string);
+    let update = sqlx::query(update).bind(id.to_string()).bind(account);
+    let update = update.bind(change.label.as_deref()).bind(change.disabled.map(i64::from));
+    found(update.execute(&mut *connection).await?.rows_affected(), "key")?;
+    match &change.limits {
+        Some(limits) => limits::write(connection, LimitOwner::Key(*id), limits).await,
+        None => Ok(()),
+    }
 }
 
 pub(super) async fn revoke(connection: &mut AnyConnection, clock: &str, id: &KeyId) -> Result<()> {

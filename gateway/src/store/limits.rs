@@ -53,9 +53,7 @@ pub struct SpentSince {
 impl Store {
     /// The limits of a key or an account: none where nothing has been set, nor where there is no such thing.
     pub async fn limits(&self, owner: LimitOwner) -> Result<Limits> {
-        let select = format!("SELECT {} FROM limits l WHERE l.owner = $1", columns("l"));
-        let row = sql::query(select).bind(owner.to_string()).fetch_optional(&self.reader).await?;
-        row.map_or_else(|| Ok(Limits::default()), |row| read(&row, 0))
+        of(&mut *self.reader.acquire().await?, owner).await
     }
 
     /// Sets the limits of a key or an account, all of them. Gateways follow within a second, by the epoch. Fails with
@@ -63,13 +61,7 @@ impl Store {
     /// catalogue does not have; a model's other names are kept as its id.
     pub async fn set_limits(&self, owner: LimitOwner, limits: &Limits) -> Result<()> {
         let mut tx = self.transaction().await?;
-        bump_epoch(&mut tx).await?;
-        let (select, what) = match owner {
-            LimitOwner::Account(_) => ("UPDATE accounts SET name = name WHERE id = $1", "account"),
-            LimitOwner::Key(_) => ("UPDATE api_keys SET label = label WHERE id = $1", "key"),
-        };
-        found(sqlx::query(select).bind(owner.to_string()).execute(&mut *tx).await?.rows_affected(), what)?;
-        write(&mut tx, owner, limits).await?;
+        set(&mut tx, owner, limits).await?;
         Ok(tx.commit().await?)
     }
 
@@ -105,6 +97,24 @@ impl Store {
         };
         Ok(SpentSince { lines: rows.iter().map(line).collect::<Result<_>>()?, until_us: until_us.max(from_us) })
     }
+}
+
+/// See [`Store::limits`].
+pub(super) async fn of(connection: &mut AnyConnection, owner: LimitOwner) -> Result<Limits> {
+    let select = format!("SELECT {} FROM limits l WHERE l.owner = $1", columns("l"));
+    let row = sql::query(select).bind(owner.to_string()).fetch_optional(connection).await?;
+    row.map_or_else(|| Ok(Limits::default()), |row| read(&row, 0))
+}
+
+/// See [`Store::set_limits`].
+pub(super) async fn set(connection: &mut AnyConnection, owner: LimitOwner, limits: &Limits) -> Result<()> {
+    bump_epoch(connection).await?;
+    let (lock, what) = match owner {
+        LimitOwner::Account(_) => ("UPDATE accounts SET name = name WHERE id = $1", "account"),
+        LimitOwner::Key(_) => ("UPDATE api_keys SET label = label WHERE id = $1", "key"),
+    };
+    found(sqlx::query(lock).bind(owner.to_string()).execute(&mut *connection).await?.rows_affected(), what)?;
+    write(connection, owner, limits).await
 }
 
 /// The columns of the table that is called `table` in the statement, in the order of [`read`].

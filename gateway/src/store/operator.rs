@@ -5,12 +5,13 @@ use lumbung_openapi::money::{NanoUsd, TokenPrice};
 use super::accounts::{self, AccountRecord, Balance, CreditKind};
 use super::act::Act;
 use super::clawback::{self, Claw, Clawback};
-use super::keys::{self, KeyRecord, NewKey};
+use super::keys::{self, KeyChange, KeyRecord, NewKey};
 use super::payouts::{self, Outcome, Payout, PayoutRun, PayoutTerms};
 use super::promotional::{self, PromotionalDecision, Verdict};
-use super::{Result, StoreError, catalogue, ledger, prices, providers};
+use super::{Result, StoreError, catalogue, ledger, limits, prices, providers};
 use crate::domain::catalogue::{CatalogueModel, PriceVersion};
 use crate::domain::ids::{AccountId, KeyId, ModelId, PayoutId, ProviderId};
+use crate::domain::limits::{LimitOwner, Limits};
 use crate::domain::posting::{LedgerId, Posting, PostingKind};
 use crate::domain::provider::{ProviderRecord, Standing};
 
@@ -74,10 +75,24 @@ impl Act {
         })
     }
 
-    /// See [`super::Store::create_key`].
-    pub async fn create_key(&mut self, account: &AccountId, label: &str) -> Result<(KeyRecord, String)> {
+    /// See [`super::Store::create_key_with`].
+    pub async fn create_key(&mut self, account: &AccountId, new: &NewKey) -> Result<(KeyRecord, String)> {
         let (connection, clock) = self.parts();
-        keys::make(connection, clock, account, &NewKey { label: label.to_owned(), ..NewKey::default() }).await
+        keys::make(connection, clock, account, new).await
+    }
+
+    /// See [`super::Store::change_key`], whosever key it is. Returns the key as it is then.
+    pub async fn change_key(&mut self, id: &KeyId, change: &KeyChange) -> Result<KeyRecord> {
+        let (connection, _) = self.parts();
+        keys::change(connection, None, id, change).await?;
+        keys::read(connection, id).await
+    }
+
+    /// See [`super::Store::set_limits`]. Returns the limits as they are then.
+    pub async fn set_limits(&mut self, owner: LimitOwner, limits: &Limits) -> Result<Limits> {
+        let (connection, _) = self.parts();
+        limits::set(connection, owner, limits).await?;
+        limits::of(connection, owner).await
     }
 
     /// See [`super::Store::revoke_key`]. Returns the key as it is then.

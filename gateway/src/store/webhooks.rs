@@ -57,6 +57,23 @@ impl Store {
         rows.iter().map(webhook).collect()
     }
 
+    /// One endpoint. Fails with `Missing`.
+    pub async fn webhook(&self, id: &WebhookId) -> Result<WebhookRecord> {
+        let select = "SELECT id, url, events, created_at FROM webhooks WHERE id = $1 AND removed_at IS NULL";
+        let row = sqlx::query(select).bind(id.to_string()).fetch_optional(&self.reader).await?;
+        webhook(&row.ok_or(StoreError::Missing("webhook"))?)
+    }
+
+    /// Below what an account's balance counts as low; `None`: never. Fails with `Missing` if there is no such account.
+    pub async fn low_balance(&self, id: &AccountId) -> Result<Option<NanoUsd>> {
+        let mut connection = self.reader.acquire().await?;
+        accounts::read(&mut connection, id).await?;
+        let select = "SELECT threshold FROM low_balance WHERE account = $1";
+        let row = sqlx::query(select).bind(id.to_string()).fetch_optional(&mut *connection).await?;
+        let threshold = row.map(|row| row.try_get::<Option<i64>, _>(0)).transpose()?.flatten();
+        Ok(threshold.map(NanoUsd::from_nanos))
+    }
+
     /// What an endpoint was told, oldest first: at most `limit`, after the event with the id `after` (empty: from the
     /// first). Also of one that was removed; fails with `Missing` if there was none.
     pub async fn webhook_deliveries(&self, id: &WebhookId, after: &str, limit: i64) -> Result<Vec<DeliveryRecord>> {

@@ -43,6 +43,8 @@ async fn an_account_sees_what_it_has_and_did(books: Books) {
         (&json!(false), &json!(false), &json!("stop"))
     );
     assert_eq!(data["total_cost"].to_string().parse::<f64>().ok(), cost.to_string().parse::<f64>().ok());
+    assert_eq!(data["native_finish_reason"], "stop");
+    assert!(data["latency"].is_i64() && data["generation_time"].is_i64(), "{data}");
     assert!(data["provider_name"].as_str().is_some_and(|name| name.len() == 43));
     let stranger = network.client("1").await;
     assert_eq!(get(&stranger, &format!("/v1/generation?id={id}")).await.0, 404);
@@ -57,9 +59,15 @@ async fn an_account_sees_what_it_has_and_did(books: Books) {
     assert_eq!(key["data"]["usage"], key["data"]["usage_daily"]);
     let (_, usage) = get(&client, "/v1/usage?group_by=day,model,key").await;
     assert_eq!((&usage["data"][0]["requests"], &usage["data"][0]["charge_usd"]), (&json!(1), &json!(cost.to_string())));
-    for (query, param) in
-        [("group_by=year", "group_by"), ("from=x", "from"), ("limit=0", "limit"), ("x=1", "x"), ("after=!", "after")]
-    {
+    for (query, param) in [
+        ("group_by=year", "group_by"),
+        ("group_by=day,,model", "group_by"),
+        ("group_by=", "group_by"),
+        ("from=x", "from"),
+        ("limit=0", "limit"),
+        ("x=1", "x"),
+        ("after=!", "after"),
+    ] {
         let (status, refused) = get(&client, &format!("/v1/usage?{query}")).await;
         assert_eq!((status, &refused["error"]["param"]), (400, &json!(param)), "{query}");
     }
@@ -75,6 +83,32 @@ async fn an_account_sees_what_it_has_and_did_on_sqlite() {
 #[tokio::test]
 async fn an_account_sees_what_it_has_and_did_on_postgres() {
     an_account_sees_what_it_has_and_did(Books::Postgres).await;
+}
+
+#[tokio::test]
+async fn an_answer_is_told_with_its_times_and_how_it_ended() {
+    let network = Setup::new(Books::Sqlite).start().await;
+    let script = json!([{"match": "*", "tokens": 40, "delay_ms_first": 300, "delay_ms_per_token": 20}]);
+    let _provider = network.scripted(script).await;
+    let client = network.client("1").await;
+    let generation = async |id: &str| get(&client, &format!("/v1/generation?id={id}")).await.1["data"].clone();
+    let whole = client.stream("x", json!({"max_tokens": 10})).await;
+    let data = generation(&whole.id).await;
+    let (latency, time) = (data["latency"].as_i64().expect("ms"), data["generation_time"].as_i64().expect("ms"));
+    assert!((300..5000).contains(&latency) && time >= latency + 100, "{data}");
+    let told = |data: &Value| (data["finish_reason"].clone(), data["native_finish_reason"].clone());
+    assert_eq!(told(&data), (json!("length"), json!("length")));
+    assert_eq!((&data["streamed"], &data["cancelled"]), (&json!(true), &json!(false)));
+
+    let left = client.open("x", json!({})).await;
+    let id = left.headers()["x-generation-id"].to_str().expect("text").to_owned();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    drop(left);
+    wait_until("it is settled", Duration::from_secs(5), async || !generation(&id).await.is_null()).await;
+    let data = generation(&id).await;
+    assert_eq!((&data["cancelled"], told(&data)), (&json!(true), (Value::Null, json!("client_gone"))));
+    assert!(data["latency"].as_i64().is_some_and(|ms| ms >= 300), "{data}");
+    network.finish().await;
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ mod support;
 
 mod account;
 mod admin;
+mod catalogue;
 mod charging;
 mod disconnects;
 mod earnings;

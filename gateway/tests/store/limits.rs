@@ -58,6 +58,9 @@ on_both! {
             digests: vec![],
             context_length: 100,
             max_completion_tokens: None,
+            input_modalities: Default::default(),
+            output_modalities: Default::default(),
+            tokenizer: None,
             reference: Default::default(),
             created_at_us: 0,
         };

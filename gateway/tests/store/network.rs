@@ -15,6 +15,9 @@ fn model(id: &str, aliases: &[&str]) -> CatalogueModel {
         digests: vec!["sha256:a".into()],
         context_length: 4096,
         max_completion_tokens: None,
+        input_modalities: Default::default(),
+        output_modalities: Default::default(),
+        tokenizer: None,
         reference: TokenPrice { prompt: usd("0.1"), completion: usd("0.4") },
         created_at_us: 0,
     }

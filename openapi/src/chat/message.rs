@@ -4,8 +4,10 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
+use super::Media;
 use super::json::{Members, Value};
 use crate::error::InvalidRequest;
+use crate::modality::Modality;
 use crate::parameter::{Parameter, ParameterSet};
 
 /// Who speaks. `developer` is OpenAI's newer name for `system`; templates know only the latter.
@@ -43,8 +45,13 @@ pub struct Message<'a> {
 }
 
 impl<'a> Message<'a> {
-    /// Reads message number `at`; beside it, the kinds of content in it that an engine must be able to take.
-    pub(super) fn parse(raw: &'a RawValue, at: usize) -> Result<(Self, ParameterSet), InvalidRequest> {
+    /// Reads message number `at`; beside it, the kinds of content in it that an engine must be able to take. Of kinds that
+    /// `media` does not have yet, the first is added.
+    pub(super) fn parse(
+        raw: &'a RawValue,
+        at: usize,
+        media: &mut Vec<Media>,
+    ) -> Result<(Self, ParameterSet), InvalidRequest> {
         let path = |member: &str| format!("messages[{at}].{member}");
         let members = Value::new(raw).object(&format!("messages[{at}]"))?;
         let role = match &*required(&members, "role", at)?.string(&path("role"))? {
@@ -74,7 +81,7 @@ impl<'a> Message<'a> {
         }
         let text = match members.get("content") {
             Some(value) if value.is_string() => value.string(&path("content"))?,
-            Some(value) => parse_parts(value, at, &mut used)?,
+            Some(value) => parse_parts(value, at, &mut used, media)?,
             None if role == Role::Assistant && (calls || members.get("refusal").is_some()) => Cow::Borrowed(""),
             None => return Err(InvalidRequest::missing(path("content"))),
         };
@@ -86,11 +93,22 @@ fn required<'a>(members: &Members<'a>, name: &str, at: usize) -> Result<Value<'a
     members.get(name).ok_or_else(|| InvalidRequest::missing(format!("messages[{at}].{name}")))
 }
 
-fn parse_parts<'a>(value: Value<'a>, at: usize, used: &mut ParameterSet) -> Result<Cow<'a, str>, InvalidRequest> {
+fn parse_parts<'a>(
+    value: Value<'a>,
+    at: usize,
+    used: &mut ParameterSet,
+    media: &mut Vec<Media>,
+) -> Result<Cow<'a, str>, InvalidRequest> {
     let path = format!("messages[{at}].content");
     let parts =
         value.array(&path).map_err(|_| InvalidRequest::wrong_type(&path, "a string or an array of content parts"))?;
     let mut text = Cow::Borrowed("");
+    let mut takes = |parameter, modality, part| {
+        used.insert(parameter);
+        if media.iter().all(|known| known.modality != modality) {
+            media.push(Media { modality, message: at, part });
+        }
+    };
     for (place, part) in parts.into_iter().enumerate() {
         let path = format!("{path}[{place}]");
         let members = Value::new(part).object(&path)?;
@@ -98,9 +116,9 @@ fn parse_parts<'a>(value: Value<'a>, at: usize, used: &mut ParameterSet) -> Resu
         match &*member("type")?.string(&format!("{path}.type"))? {
             "text" => text += member("text")?.string(&format!("{path}.text"))?,
             "refusal" => text += member("refusal")?.string(&format!("{path}.refusal"))?,
-            "image_url" => used.insert(Parameter::ImageUrl),
-            "input_audio" => used.insert(Parameter::InputAudio),
-            "file" => used.insert(Parameter::File),
+            "image_url" => takes(Parameter::ImageUrl, Modality::Image, place),
+            "input_audio" => takes(Parameter::InputAudio, Modality::Audio, place),
+            "file" => takes(Parameter::File, Modality::File, place),
             _ => {
                 return Err(InvalidRequest::value(
                     format!("{path}.type"),

@@ -1,4 +1,5 @@
 use super::*;
+use crate::modality::{Modalities, Modality};
 use proptest::prelude::*;
 
 const HELLO: &str = r#""model":"m","messages":[{"role":"user","content":"Hello"}]"#;
@@ -63,6 +64,24 @@ fn what_asks_for_a_feature_is_seen() {
         r#"{"model":"m","messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:"}}]}]}"#;
     let request = ChatRequest::parse(image.as_bytes()).expect("an image is a valid part");
     assert!(request.parameters.contains(Parameter::ImageUrl));
+}
+
+#[test]
+fn content_that_a_model_does_not_take_is_named_by_its_place() {
+    let body = r#"{"model":"m","messages":[{"role":"system","content":[{"type":"text","text":"a"}]},{"role":"user","content":[
+        {"type":"text","text":"b"},{"type":"image_url","image_url":{"url":"data:"}},{"type":"image_url","image_url":{"url":"data:"}},
+        {"type":"input_audio","input_audio":{"data":"","format":"wav"}},{"type":"file","file":{}}]}]}"#;
+    let request = ChatRequest::parse(body.as_bytes()).expect("valid parts");
+    assert_eq!(request.media.len(), 3, "the first of each kind");
+    let refused = |inputs: &[Modality]| {
+        let refused = request.not_taken(&Modalities::new(inputs.to_vec()).expect("some"))?;
+        Some((refused.param.expect("a place"), refused.code.expect("a code")))
+    };
+    let at = |part: usize| Some((format!("messages[1].content[{part}]"), "unsupported_content"));
+    assert_eq!(refused(&[Modality::Text]), at(1));
+    assert_eq!(refused(&[Modality::Text, Modality::Image]), at(3));
+    assert_eq!(refused(&[Modality::Text, Modality::Image, Modality::Audio]), at(4));
+    assert_eq!(refused(&[Modality::Text, Modality::Image, Modality::Audio, Modality::File]), None);
 }
 
 #[test]

@@ -1,27 +1,22 @@
 //! The operator's part of the document.
 
-use utoipa::ToSchema;
 use utoipa::openapi::content::ContentBuilder;
-use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::{OperationBuilder, ParameterBuilder, ParameterIn};
-use utoipa::openapi::response::ResponseBuilder;
-use utoipa::openapi::schema::{
-    ArrayBuilder, KnownFormat, Object, ObjectBuilder, Schema, SchemaFormat, SchemaType, Type,
-};
-use utoipa::openapi::security::SecurityRequirement;
+use utoipa::openapi::schema::{KnownFormat, Object, ObjectBuilder, Schema, SchemaFormat, Type};
 use utoipa::openapi::{HttpMethod, PathItem, PathsBuilder, RefOr, Required};
 
-use super::{JSON, answer, body, collect, error, not_again, operation, reference, wait, with_header, with_request_id};
+use super::parts::{act, act_on, done, id, list, list_or_csv, look, moment, query, text};
+use super::{answer, body, collect, error, not_again, with_request_id};
 use crate::admin::{
-    Account, AddCredit, AuditEntry, BooksCheck, CatalogueModel, CreateAccount, CreateKey, CreatedKey, CreditMoved, Key,
-    LedgerEntry, ModelPrice, Provider, PutModel, Refund, Removed, SetPrice, SetStanding,
+    Account, AddCredit, AuditEntry, BooksCheck, CatalogueModel, CreateAccount, CreditMoved, LedgerEntry, ModelPrice,
+    Provider, PutModel, Refund, Removed, SetPrice, SetStanding,
 };
 use crate::usage::{Invoice, UsageLine};
 
-const TAG: &str = "Operator";
 pub(super) const ACCOUNT: (&str, &str, &str) =
     ("The account's id.", "^acct_[0-9A-HJKMNP-TV-Z]{26}$", "acct_01K00000000000000000000000");
-const KEY: (&str, &str, &str) = ("The key's id.", "^key_[0-9A-HJKMNP-TV-Z]{26}$", "key_01K00000000000000000000000");
+pub(super) const KEY: (&str, &str, &str) =
+    ("The key's id.", "^key_[0-9A-HJKMNP-TV-Z]{26}$", "key_01K00000000000000000000000");
 const MODEL: (&str, &str, &str) =
     ("The model's id; a slash in it is written `%2F`.", "^[!-~]{1,128}$", "qwen/qwen3-8b");
 pub(super) const PROVIDER: (&str, &str, &str) =
@@ -38,9 +33,6 @@ pub(super) fn paths(paths: PathsBuilder) -> PathsBuilder {
         .path("/admin/v1/accounts/{id}/close", post(close_account()))
         .path("/admin/v1/accounts/{id}/credit", post(add_credit()))
         .path("/admin/v1/accounts/{id}/refunds", post(refund()))
-        .path("/admin/v1/accounts/{id}/keys", post(create_key()))
-        .path("/admin/v1/keys", get(list_keys()))
-        .path("/admin/v1/keys/{id}/revoke", post(revoke_key()))
         .path("/admin/v1/models", get(list_models()))
         .path("/admin/v1/models/{id}", get(retrieve_model()))
         .path("/admin/v1/models/{id}", PathItem::new(HttpMethod::Put, put_model()))
@@ -64,9 +56,6 @@ pub(super) fn collect_schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
     collect::<AddCredit>(schemas);
     collect::<Refund>(schemas);
     collect::<CreditMoved>(schemas);
-    collect::<Key>(schemas);
-    collect::<CreateKey>(schemas);
-    collect::<CreatedKey>(schemas);
     collect::<CatalogueModel>(schemas);
     collect::<PutModel>(schemas);
     collect::<Removed>(schemas);
@@ -118,28 +107,6 @@ fn refund() -> OperationBuilder {
         .request_body(Some(body::<Refund>()))
         .response("201", done::<CreditMoved>("Paid back."))
         .response("409", not_again(error("More than the account's credit, or this reference was refunded already.")))
-}
-
-fn create_key() -> OperationBuilder {
-    act_on("createKey", "Make an API key (role admin)", ACCOUNT)
-        .description(Some(
-            "The key itself is shown once. A repeated call with the same `Idempotency-Key` gets `key: null`.",
-        ))
-        .request_body(Some(body::<CreateKey>()))
-        .response("201", done::<CreatedKey>("The key."))
-}
-
-fn list_keys() -> OperationBuilder {
-    list::<Key>("listKeys", "API keys, revoked ones too").parameter(query(
-        "account",
-        "Of this account only.",
-        text(Some(ACCOUNT.1)),
-    ))
-}
-
-fn revoke_key() -> OperationBuilder {
-    act_on("revokeKey", "Revoke an API key: gateways refuse it within a second (role admin)", KEY)
-        .response("200", done::<Key>("The key, revoked."))
 }
 
 fn list_models() -> OperationBuilder {
@@ -267,137 +234,4 @@ fn list_audit() -> OperationBuilder {
         .parameter(query("resource", "On this account, key, provider or model.", text(None)))
         .parameter(query("from_us", "From this moment on, Unix microseconds.", moment()))
         .parameter(query("until_us", "Before this moment, Unix microseconds.", moment()))
-}
-
-/// What any operator may look at.
-pub(super) fn look(id: &str, summary: &str) -> OperationBuilder {
-    operation(id, summary, TAG)
-        .security(SecurityRequirement::new("operator", Vec::<String>::new()))
-        .response("400", error("A parameter is wrong; `param` names it."))
-        .response("401", unauthenticated())
-        .response("403", error("The token's role does not allow this."))
-        .response("503", wait(error("The books cannot be reached, or are busy.")))
-}
-
-/// A list as JSON.
-pub(super) fn list<T: ToSchema>(id: &str, summary: &str) -> OperationBuilder {
-    look(id, summary)
-        .parameter(query("limit", "Items at most.", integer(1, Some(1000), Some(100))))
-        .parameter(query("after", "The `next_cursor` of the page before.", text(None)))
-        .response("200", with_request_id(page::<T>()))
-}
-
-/// A list as JSON or CSV.
-pub(super) fn list_or_csv<T: ToSchema>(id: &str, summary: &str) -> OperationBuilder {
-    let csv = ContentBuilder::new().schema(Some(Object::with_type(Type::String))).build();
-    let format = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["json", "csv"])).build();
-    let response = page::<T>().content("text/csv", csv);
-    let response = with_header(response, "x-next-cursor", Type::String, "With CSV: for `after`, if more follows.");
-    list::<T>(id, summary)
-        .parameter(query("format", "The same as the header `accept`, and before it.", format))
-        .response("200", with_request_id(response))
-}
-
-/// A call that changes something.
-pub(super) fn act(id: &str, summary: &str) -> OperationBuilder {
-    let key = ParameterBuilder::new()
-        .name("Idempotency-Key")
-        .parameter_in(ParameterIn::Header)
-        .required(Required::False)
-        .description(Some(
-            "1 to 255 visible characters. For 30 days a repeated call with the same key acts no second time, and is answered as the first \
-             one was, with the header `idempotent-replayed: true`.",
-        ))
-        .schema(Some(
-            ObjectBuilder::new().schema_type(Type::String).max_length(Some(255)).pattern(Some("^[!-~]+$")).build(),
-        ))
-        .build();
-    look(id, summary)
-        .parameter(key)
-        .response("408", not_again(error("The body did not come in time.")))
-        .response("413", error("`request_too_large`"))
-        .response("422", error("`idempotency_key_reused`: the key was used for another request."))
-}
-
-/// A call that changes one thing.
-pub(super) fn act_on(operation: &str, summary: &str, of: (&str, &str, &str)) -> OperationBuilder {
-    act(operation, summary).parameter(id(of)).response("404", error("There is none with this id, or it is closed."))
-}
-
-/// What a call that changes something answers.
-pub(super) fn done<T: ToSchema>(description: &str) -> ResponseBuilder {
-    let replayed = "`true` where this is the answer to an earlier call with the same `Idempotency-Key`.";
-    with_header(with_request_id(answer::<T>(description)), "idempotent-replayed", Type::String, replayed)
-}
-
-/// A query parameter that may be left out.
-pub(super) fn query(name: &str, description: &str, schema: Object) -> ParameterBuilder {
-    ParameterBuilder::new()
-        .name(name)
-        .parameter_in(ParameterIn::Query)
-        .required(Required::False)
-        .description(Some(description))
-        .schema(Some(schema))
-}
-
-/// Text, perhaps of a pattern.
-pub(super) fn text(pattern: Option<&str>) -> Object {
-    let text = ObjectBuilder::new().schema_type(Type::String).max_length(Some(512)).pattern(Some(r"^[^\x00]*$"));
-    match pattern {
-        Some(pattern) => ObjectBuilder::new().schema_type(Type::String).pattern(Some(pattern)).build(),
-        None => text.build(),
-    }
-}
-
-/// A whole number.
-pub(super) fn integer(least: i64, most: Option<i64>, default: Option<i64>) -> Object {
-    ObjectBuilder::new()
-        .schema_type(SchemaType::Type(Type::Integer))
-        .minimum(Some(least))
-        .maximum(most)
-        .default(default.map(Into::into))
-        .build()
-}
-
-/// Unix microseconds.
-pub(super) fn moment() -> Object {
-    integer(0, Some(i64::MAX / 2), None)
-}
-
-/// The id in the path.
-pub(super) fn id((description, pattern, example): (&str, &str, &str)) -> ParameterBuilder {
-    ParameterBuilder::new()
-        .name("id")
-        .parameter_in(ParameterIn::Path)
-        .required(Required::True)
-        .description(Some(description))
-        .schema(Some(text(Some(pattern))))
-        .example(Some(example.into()))
-}
-
-fn page<T: ToSchema>() -> ResponseBuilder {
-    let list = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["list"])).build();
-    let cursor = ObjectBuilder::new()
-        .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
-        .description(Some("For `after`, to get the next page."))
-        .build();
-    let schema = ObjectBuilder::new()
-        .property("object", list)
-        .property("data", ArrayBuilder::new().items(reference::<T>()).build())
-        .property("has_more", Object::with_type(Type::Boolean))
-        .property("next_cursor", cursor)
-        .required("object")
-        .required("data")
-        .required("has_more")
-        .required("next_cursor")
-        .build();
-    let content = ContentBuilder::new().schema(Some(schema)).build();
-    ResponseBuilder::new().description("A page, oldest first.").content(JSON, content)
-}
-
-fn unauthenticated() -> ResponseBuilder {
-    error("No token, or one that is not taken.").header(
-        "www-authenticate",
-        HeaderBuilder::new().schema(Some(Object::with_type(Type::String))).description(Some("`Bearer`.")).build(),
-    )
 }

@@ -5,7 +5,8 @@ use utoipa::openapi::path::OperationBuilder;
 use utoipa::openapi::schema::{Object, ObjectBuilder, Schema, Type};
 use utoipa::openapi::{HttpMethod, PathItem, PathsBuilder, RefOr};
 
-use super::admin::{PROVIDER, act, act_on, done, id, integer, list, look, moment, query, text};
+use super::admin::PROVIDER;
+use super::parts::{act, act_on, done, id, integer, list, look, moment, query, text};
 use super::{answer, body, collect, error, not_again, with_header, with_request_id};
 use crate::earnings::EarningsStatement;
 use crate::payouts::{

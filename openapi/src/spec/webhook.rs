@@ -4,8 +4,9 @@ use utoipa::openapi::path::OperationBuilder;
 use utoipa::openapi::schema::Schema;
 use utoipa::openapi::{HttpMethod, PathItem, PathsBuilder, RefOr};
 
-use super::admin::{ACCOUNT, act, act_on, done, id, list};
-use super::{body, collect, error, not_again};
+use super::admin::ACCOUNT;
+use super::parts::{act, act_on, done, id, list, look};
+use super::{answer, body, collect, error, not_again, with_request_id};
 use crate::admin::Removed;
 use crate::webhook::{CreateWebhook, CreatedWebhook, LowBalance, SetLowBalance, Webhook, WebhookDelivery};
 
@@ -17,8 +18,10 @@ pub(super) fn paths(paths: PathsBuilder) -> PathsBuilder {
     paths
         .path("/admin/v1/webhooks", PathItem::new(HttpMethod::Get, list_webhooks()))
         .path("/admin/v1/webhooks", PathItem::new(HttpMethod::Post, create_webhook()))
+        .path("/admin/v1/webhooks/{id}", PathItem::new(HttpMethod::Get, retrieve_webhook()))
         .path("/admin/v1/webhooks/{id}", PathItem::new(HttpMethod::Delete, remove_webhook()))
         .path("/admin/v1/webhooks/{id}/deliveries", PathItem::new(HttpMethod::Get, list_deliveries()))
+        .path("/admin/v1/accounts/{id}/low-balance", PathItem::new(HttpMethod::Get, get_low_balance()))
         .path("/admin/v1/accounts/{id}/low-balance", PathItem::new(HttpMethod::Put, set_low_balance()))
 }
 
@@ -34,6 +37,13 @@ pub(super) fn collect_schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
 
 fn list_webhooks() -> OperationBuilder {
     list::<Webhook>("listWebhooks", "Webhook endpoints")
+}
+
+fn retrieve_webhook() -> OperationBuilder {
+    look("retrieveWebhook", "One webhook endpoint, without its secret")
+        .parameter(id(WEBHOOK))
+        .response("200", with_request_id(answer::<Webhook>("The endpoint.")))
+        .response("404", error("There is no such endpoint."))
 }
 
 fn create_webhook() -> OperationBuilder {
@@ -58,6 +68,13 @@ fn list_deliveries() -> OperationBuilder {
     list::<WebhookDelivery>("listWebhookDeliveries", "What an endpoint was told, and what is still to be tried")
         .parameter(id(WEBHOOK))
         .response("404", error("There is no such endpoint."))
+}
+
+fn get_low_balance() -> OperationBuilder {
+    look("getLowBalance", "Below what an account's spendable credit is low")
+        .parameter(id(ACCOUNT))
+        .response("200", with_request_id(answer::<LowBalance>("The threshold.")))
+        .response("404", error("There is no such account."))
 }
 
 fn set_low_balance() -> OperationBuilder {

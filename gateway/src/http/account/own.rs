@@ -17,6 +17,9 @@ use crate::domain::ids::AccountId;
 use crate::domain::timestamp;
 use crate::store::UsageQuestion;
 
+/// What the books have of an answer whose client left.
+const CANCELLED: &str = "client_gone";
+
 /// `GET /v1/credits`.
 pub async fn credits(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Result<Json<CreditsAnswer>, ApiError> {
     let account = account(&shared, &headers).await?;
@@ -69,6 +72,8 @@ pub async fn generation(
     let found = shared.store.generation(&account, &id).await.map_err(refused)?;
     let found = found.ok_or_else(|| ApiError::NotFound(format!("There is no answer '{id}' of this account.")))?;
     let streamed = shared.gateway.keys.verify_ticket(&found.ticket).is_ok_and(|ticket| !ticket.whole);
+    let millis = |from: Option<i64>, to: Option<i64>| Some(to?.saturating_sub(from?).max(0) / 1000);
+    let native_finish_reason = Some(found.finish_reason).filter(|reason| !reason.is_empty());
     let data = Generation {
         id,
         model: found.model,
@@ -82,14 +87,47 @@ pub async fn generation(
         native_tokens_completion: found.completion_tokens,
         native_tokens_cached: found.cached_tokens,
         streamed,
-        cancelled: found.finish_reason == "client_gone",
-        finish_reason: Some(found.finish_reason).filter(|reason| !reason.is_empty()),
-        generation_time: found.span_us.map(|(started, finished)| finished.saturating_sub(started).max(0) / 1000),
+        cancelled: native_finish_reason.as_deref() == Some(CANCELLED),
+        finish_reason: native_finish_reason.as_deref().and_then(finish_reason).map(str::to_owned),
+        native_finish_reason,
+        latency: millis(found.received_us, found.first_token_us),
+        generation_time: millis(found.started_us, found.finished_us),
         attempts: found.attempts,
     };
     Ok(Json(GenerationAnswer { data }))
 }
 
+/// OpenRouter's word for how an answer ended; none where its client left. Engines beside a provider have words of their own.
+fn finish_reason(native: &str) -> Option<&'static str> {
+    match native {
+        CANCELLED => None,
+        "stop" | "eos" | "eos_token" | "end_turn" | "stop_sequence" => Some("stop"),
+        "length" | "max_tokens" => Some("length"),
+        "tool_calls" | "function_call" | "tool_use" => Some("tool_calls"),
+        "content_filter" => Some("content_filter"),
+        _ => Some("error"),
+    }
+}
+
 async fn account(shared: &Shared, headers: &HeaderMap) -> Result<AccountId, ApiError> {
     Ok(shared.gateway.keyring.authenticate(headers).await?.allowance.account)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::finish_reason;
+
+    #[test]
+    fn an_end_has_one_of_openrouters_names() {
+        for (native, name) in [
+            ("stop", Some("stop")),
+            ("eos_token", Some("stop")),
+            ("length", Some("length")),
+            ("tool_calls", Some("tool_calls")),
+            ("provider_failed", Some("error")),
+            ("client_gone", None),
+        ] {
+            assert_eq!(finish_reason(native), name, "{native}");
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Accounts, their credit and their keys.
+//! Accounts and their credit.
 
 use std::sync::Arc;
 
@@ -6,17 +6,15 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
-use lumbung_openapi::admin::{
-    Account, AddCredit, Balance, CreateAccount, CreateKey, CreatedKey, CreditMoved, CreditSource, Key, Refund,
-};
+use lumbung_openapi::admin::{Account, AddCredit, Balance, CreateAccount, CreditMoved, CreditSource, Refund};
 
 use super::super::Shared;
 use super::call::{Call, Id, Nothing};
 use super::error::AdminError;
 use super::page::{self, Params};
-use crate::domain::ids::{AccountId, KeyId};
+use crate::domain::ids::AccountId;
 use crate::domain::role::Role;
-use crate::store::{self, AccountRecord, CreditKind, KeyRecord};
+use crate::store::{self, AccountRecord, CreditKind};
 
 /// The longest name, label or reference, in characters.
 const MAX_TEXT: usize = 200;
@@ -96,43 +94,6 @@ pub async fn refund(
     act.finish(StatusCode::CREATED, &id.to_string(), &moved).await
 }
 
-/// `GET /admin/v1/keys`
-pub async fn list_keys(State(shared): State<Arc<Shared>>, mut params: Params) -> Result<Response, AdminError> {
-    let paging = params.paging()?;
-    let account = params.take::<AccountId>("account", "an account's id")?;
-    params.end()?;
-    let account = account.map_or_else(String::new, |id| id.to_string());
-    let keys = shared.store.keys_after(&account, &paging.after, paging.fetch()).await?;
-    Ok(page::json(paging.page(keys, |key| key.id.to_string()).map(describe_key)))
-}
-
-/// `POST /admin/v1/accounts/{id}/keys`
-pub async fn create_key(
-    State(shared): State<Arc<Shared>>,
-    Id(id): Id<AccountId>,
-    call: Call<CreateKey>,
-) -> Result<Response, AdminError> {
-    check_text("label", &call.body.label)?;
-    let mut act = call.begin(&shared, Role::Admin).await?;
-    let (record, secret) = act.create_key(&id, &call.body.label).await?;
-    let key_id = record.id.to_string();
-    let record = describe_key(record);
-    let without_secret = CreatedKey { record: record.clone(), key: None };
-    let answer = CreatedKey { record, key: Some(secret) };
-    act.finish_with_secret(StatusCode::CREATED, &key_id, &answer, &without_secret).await
-}
-
-/// `POST /admin/v1/keys/{id}/revoke`
-pub async fn revoke_key(
-    State(shared): State<Arc<Shared>>,
-    Id(id): Id<KeyId>,
-    call: Call<Nothing>,
-) -> Result<Response, AdminError> {
-    let mut act = call.begin(&shared, Role::Admin).await?;
-    let key = act.revoke_key(&id).await?;
-    act.finish(StatusCode::OK, &id.to_string(), &describe_key(key)).await
-}
-
 /// Text that people will read in lists and logs.
 pub fn check_text(param: &str, text: &str) -> Result<(), AdminError> {
     if text.chars().count() > MAX_TEXT || text.chars().any(char::is_control) {
@@ -153,16 +114,5 @@ fn balance(has: store::Balance) -> Balance {
         allowances_usd: has.allowances,
         spendable_usd: has.spendable,
         promotional_usd: has.promotional,
-    }
-}
-
-fn describe_key(key: KeyRecord) -> Key {
-    Key {
-        id: key.id.to_string(),
-        account: key.account.to_string(),
-        label: key.label,
-        shown_prefix: key.shown_prefix,
-        created_at_us: key.created_at_us,
-        revoked_at_us: key.revoked_at_us,
     }
 }

@@ -8,6 +8,7 @@ mod csv;
 mod earnings;
 mod error;
 mod gate;
+mod keys;
 mod ledger;
 mod models;
 mod page;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{delete, get, post, put};
+use axum::routing::{get, post};
 
 use super::Shared;
 
@@ -32,9 +33,12 @@ pub fn routes(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
         .route("/admin/v1/accounts/{id}/close", post(accounts::close))
         .route("/admin/v1/accounts/{id}/credit", post(accounts::credit))
         .route("/admin/v1/accounts/{id}/refunds", post(accounts::refund))
-        .route("/admin/v1/accounts/{id}/keys", post(accounts::create_key))
-        .route("/admin/v1/keys", get(accounts::list_keys))
-        .route("/admin/v1/keys/{id}/revoke", post(accounts::revoke_key))
+        .route("/admin/v1/accounts/{id}/keys", post(keys::create))
+        .route("/admin/v1/accounts/{id}/limits", get(keys::account_limits).put(keys::set_account_limits))
+        .route("/admin/v1/keys", get(keys::list))
+        .route("/admin/v1/keys/{id}", get(keys::retrieve).patch(keys::change))
+        .route("/admin/v1/keys/{id}/revoke", post(keys::revoke))
+        .route("/admin/v1/keys/{id}/limits", get(keys::key_limits).put(keys::set_key_limits))
         .route("/admin/v1/models", get(models::list))
         .route("/admin/v1/models/{id}", get(models::retrieve).put(models::put).delete(models::remove))
         .route("/admin/v1/models/{id}/prices", get(models::list_prices).post(models::add_price))
@@ -53,9 +57,9 @@ pub fn routes(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
         .route("/admin/v1/ledger/check", get(ledger::check))
         .route("/admin/v1/usage", get(usage::list))
         .route("/admin/v1/accounts/{id}/invoices/{month}", get(usage::invoice))
-        .route("/admin/v1/accounts/{id}/low-balance", put(webhooks::set_low_balance))
+        .route("/admin/v1/accounts/{id}/low-balance", get(webhooks::low_balance).put(webhooks::set_low_balance))
         .route("/admin/v1/webhooks", get(webhooks::list).post(webhooks::create))
-        .route("/admin/v1/webhooks/{id}", delete(webhooks::remove))
+        .route("/admin/v1/webhooks/{id}", get(webhooks::retrieve).delete(webhooks::remove))
         .route("/admin/v1/webhooks/{id}/deliveries", get(webhooks::deliveries))
         .route("/admin/v1/audit", get(audit::list))
         .route_layer(from_fn_with_state(shared.clone(), gate::gate))

@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
 use lumbung_openapi::admin::{CatalogueModel as Model, ModelPrice, PutModel, Removed, SetPrice};
+use lumbung_openapi::modality::{Modalities, Modality};
 use lumbung_openapi::money::TokenPrice;
 
 use super::super::Shared;
@@ -55,12 +56,19 @@ pub async fn put(
     if body.context_length == 0 || body.max_completion_tokens == Some(0) {
         return Err(AdminError::invalid("context_length", "A number of tokens must be above zero."));
     }
+    let modalities = |param: &str, named: &[Modality]| {
+        let wrong = || AdminError::invalid(param, format!("'{param}' must name at least one kind of content."));
+        Modalities::new(named.to_vec()).ok_or_else(wrong)
+    };
     let model = CatalogueModel {
         id: id.clone(),
         aliases: aliases.iter().map(ModelId::to_string).collect(),
         digests: body.digests.clone(),
         context_length: body.context_length,
         max_completion_tokens: body.max_completion_tokens,
+        input_modalities: modalities("input_modalities", &body.input_modalities)?,
+        output_modalities: modalities("output_modalities", &body.output_modalities)?,
+        tokenizer: None, // the books know
         reference: body.reference,
         created_at_us: 0, // the books say when
     };
@@ -121,6 +129,9 @@ fn describe(model: CatalogueModel) -> Model {
         digests: model.digests,
         context_length: model.context_length,
         max_completion_tokens: model.max_completion_tokens,
+        input_modalities: model.input_modalities.as_slice().to_vec(),
+        output_modalities: model.output_modalities.as_slice().to_vec(),
+        tokenizer: model.tokenizer,
         reference: model.reference,
         created_at_us: model.created_at_us,
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
@@ -22,6 +23,11 @@ pub async fn list(State(shared): State<Arc<Shared>>, mut params: Params) -> Resu
     params.end()?;
     let webhooks = shared.store.webhooks_after(&paging.after, paging.fetch()).await?;
     Ok(page::json(paging.page(webhooks, |webhook| webhook.id.to_string()).map(describe)))
+}
+
+/// `GET /admin/v1/webhooks/{id}`
+pub async fn retrieve(State(shared): State<Arc<Shared>>, Id(id): Id<WebhookId>) -> Result<Json<Webhook>, AdminError> {
+    Ok(Json(describe(shared.store.webhook(&id).await?)))
 }
 
 /// `POST /admin/v1/webhooks`
@@ -64,6 +70,15 @@ pub async fn deliveries(
     params.end()?;
     let deliveries = shared.store.webhook_deliveries(&id, &paging.after, paging.fetch()).await?;
     Ok(page::json(paging.page(deliveries, |delivery| delivery.event.to_string()).map(describe_delivery)))
+}
+
+/// `GET /admin/v1/accounts/{id}/low-balance`
+pub async fn low_balance(
+    State(shared): State<Arc<Shared>>,
+    Id(id): Id<AccountId>,
+) -> Result<Json<LowBalance>, AdminError> {
+    let threshold_usd = shared.store.low_balance(&id).await?;
+    Ok(Json(LowBalance { account: id.to_string(), threshold_usd }))
 }
 
 /// `PUT /admin/v1/accounts/{id}/low-balance`

@@ -2,6 +2,7 @@
 
 mod acts;
 mod fuzz;
+mod keys;
 mod payouts;
 mod tokens;
 mod usage;

@@ -131,9 +131,13 @@ async fn an_endpoint_is_told_until_it_takes_it() {
 
     let listed = operator.get("/webhooks").await.expect(200);
     assert_eq!(listed["data"][0]["id"], hook);
+    assert_eq!(operator.get(&format!("/webhooks/{hook}")).await.expect(200), listed["data"][0]);
+    assert_eq!(operator.get(&format!("{path}/low-balance")).await.expect(200)["threshold_usd"], "5");
     assert!(!listed.to_string().contains("whsec_") && !network.gateway.log().contains("whsec_"));
     operator.call(Method::DELETE, &format!("/webhooks/{hook}"), None, None).await.expect(200);
     operator.call(Method::DELETE, &format!("/webhooks/{hook}"), None, None).await.expect(404);
+    operator.get(&format!("/webhooks/{hook}")).await.expect(404);
+    operator.get("/accounts/acct_01K00000000000000000000000/low-balance").await.expect(404);
     assert_eq!(operator.get("/webhooks").await.expect(200)["data"], json!([]));
     let audit = operator.get(&format!("/audit?resource={hook}")).await.expect(200);
     assert_eq!(audit["data"].as_array().map(Vec::len), Some(2), "added and removed");

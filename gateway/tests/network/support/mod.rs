@@ -287,6 +287,9 @@ fn catalogue_model(id: &str, context_length: u32) -> CatalogueModel {
         digests: Vec::new(),
         context_length,
         max_completion_tokens: None,
+        input_modalities: Default::default(),
+        output_modalities: Default::default(),
+        tokenizer: None,
         reference: TokenPrice { prompt: usd(ASK.0), completion: usd(ASK.1) },
         created_at_us: 1_700_000_000_000_000,
     }
