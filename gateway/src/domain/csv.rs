@@ -36,11 +36,19 @@ impl Csv {
         self
     }
 
-    /// A field that is a number, an amount or a date of ours.
+    /// A field that is a number, an amount, a date or an id of ours.
     pub fn number(mut self, number: impl Display) -> Self {
         self.separate();
         let _ = write!(self.text, "{number}"); // into memory
         self
+    }
+
+    /// The same; empty where there is none.
+    pub fn optional(self, number: Option<impl Display>) -> Self {
+        match number {
+            Some(number) => self.number(number),
+            None => self.number(""),
+        }
     }
 
     /// The end of a line.
@@ -61,6 +69,20 @@ impl Csv {
         }
         self.is_in_line = true;
     }
+}
+
+/// What can be a line of a table.
+pub trait Row {
+    /// The names of the columns.
+    const HEAD: &'static [&'static str];
+
+    /// Adds its fields, in that order.
+    fn fields(&self, csv: Csv) -> Csv;
+}
+
+/// A head and a line for each row.
+pub fn document<T: Row>(rows: &[T]) -> String {
+    rows.iter().fold(Csv::new(T::HEAD), |csv, row| row.fields(csv).end()).finish()
 }
 
 #[cfg(test)]

@@ -43,6 +43,7 @@ pub fn start(
             read_spent(&gateway),
             answer_recalls(&gateway, bus.as_deref()),
             webhooks::gather(&store),
+            webhooks::forget(&store),
             webhooks::deliver(&store, &courier)
         );
     })

@@ -12,6 +12,8 @@ use crate::store::{DueDelivery, Store};
 
 /// How often what has happened is looked for.
 const GATHER_EVERY: Duration = Duration::from_secs(3);
+/// How often what was told long ago is looked for.
+const FORGET_EVERY: Duration = Duration::from_secs(60);
 /// How often deliveries that are due are looked for.
 const DELIVER_EVERY: Duration = Duration::from_secs(1);
 
@@ -24,6 +26,19 @@ pub(super) async fn gather(store: &Store) {
             Ok(0) => {}
             Ok(events) => info!(events, "events for webhooks"),
             Err(error) => warn!(%error, "events for webhooks not looked for"),
+        }
+    }
+}
+
+/// Forgets what was told long ago.
+pub(super) async fn forget(store: &Store) {
+    let mut tick = ticks(FORGET_EVERY);
+    loop {
+        tick.tick().await;
+        match store.forget_webhook_events().await {
+            Ok(0) => {}
+            Ok(events) => info!(events, "old events for webhooks forgotten"),
+            Err(error) => warn!(%error, "old events for webhooks not forgotten"),
         }
     }
 }

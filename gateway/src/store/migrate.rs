@@ -17,6 +17,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (7, "tokenizers", include_str!("../../../migrations/0007_tokenizers.sql")),
     (8, "webhooks", include_str!("../../../migrations/0008_webhooks.sql")),
     (9, "modalities and latency", include_str!("../../../migrations/0009_modalities_and_latency.sql")),
+    (14, "webhook retention", include_str!("../../../migrations/0014_webhook_retention.sql")),
     (16, "challenges", include_str!("../../../migrations/0016_challenges.sql")),
 ];
 

@@ -15,6 +15,7 @@ mod challenges;
 mod check;
 mod check_earnings;
 mod clawback;
+mod corrections;
 mod entries;
 mod error;
 mod generation;

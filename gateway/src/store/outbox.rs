@@ -11,6 +11,7 @@ use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row};
 
 use super::accounts::parse;
+use super::sql::{pieces, rows_of};
 use super::webhooks::{WebhookRecord, listeners};
 use super::{Result, Store, StoreError, lock, micros, sql};
 use crate::domain::ids::{EventId, WebhookId};
@@ -25,6 +26,9 @@ const CLAIMED_FOR: Duration = Duration::from_secs(60);
 /// Payouts are looked at again from this long before the last one. Their time only rises, so this need not be much: it is
 /// for several of the same moment.
 const OVERLAP_US: i64 = 60_000_000;
+
+/// How long an event is kept after it happened, in days.
+const KEPT_DAYS: i64 = 30;
 
 /// What is to be delivered, and to whom.
 #[derive(Clone, PartialEq, Eq)]
@@ -99,6 +103,34 @@ impl Store {
         Ok(written)
     }
 
+    /// Forgets events of more than 30 days ago, with their deliveries, once none of these is still to be tried; a few
+    /// hundred at a time. Returns how many. An event that keeps a payout from being told again stays until there are later
+    /// payouts.
+    pub async fn forget_webhook_events(&self) -> Result<u64> {
+        if old(&mut *self.reader.acquire().await?, &self.clock()).await?.is_empty() {
+            return Ok(0);
+        }
+        sql::retrying(|| self.try_forget()).await
+    }
+
+    async fn try_forget(&self) -> Result<u64> {
+        let mut tx = self.transaction().await?;
+        lock(&mut tx, "webhooks").await?;
+        let events = old(&mut tx, &self.clock()).await?;
+        for piece in pieces(&events) {
+            let rows = rows_of(1, piece.len(), 1);
+            for (table, column) in [("webhook_deliveries", "event"), ("webhook_events", "id")] {
+                let mut delete = sql::query(format!("DELETE FROM {table} WHERE {column} IN (VALUES {rows})"));
+                for event in piece {
+                    delete = delete.bind(event.as_str());
+                }
+                delete.execute(&mut *tx).await?;
+            }
+        }
+        tx.commit().await?;
+        Ok(events.len() as u64)
+    }
+
     /// Claims deliveries that are due, a few at a time: nobody else tries them for a minute.
     pub async fn claim_webhook_deliveries(&self) -> Result<Vec<DueDelivery>> {
         let clock = self.clock();
@@ -164,6 +196,19 @@ impl Store {
             .await?;
         Ok(())
     }
+}
+
+/// Events that can be forgotten. Payouts are looked at from their counter on, less the overlap, and known by their event.
+async fn old(connection: &mut AnyConnection, clock: &str) -> Result<Vec<String>> {
+    let select = format!(
+        "SELECT e.id FROM webhook_events e WHERE e.created_at < {clock} - $1
+           AND (e.type = 'account.low_balance' OR e.created_at < (SELECT c.value FROM counters c WHERE c.name =
+               CASE e.type WHEN 'payout.created' THEN 'webhooks_created' ELSE 'webhooks_decided' END) - {OVERLAP_US})
+           AND NOT EXISTS (SELECT 1 FROM webhook_deliveries d WHERE d.event = e.id AND d.state = 'pending')
+         ORDER BY e.created_at LIMIT {AT_ONCE}"
+    );
+    let rows = sql::query(select).bind(KEPT_DAYS * 86_400_000_000).fetch_all(connection).await?;
+    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
 /// Accounts that crossed their threshold, in either direction.

@@ -11,15 +11,13 @@ use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row};
 
 use super::accounts::owner_of;
-use super::attempts::{self, AttemptKey, JobSoFar, NewAttempt, Parties, attempt_key};
+use super::attempts::{self, AttemptKey, JobSoFar, NewAttempt, attempt_key};
+use super::corrections::{Correction, RETURNED, correct};
 use super::settle::{now, take, touch};
 use super::sql::{pieces, query, values};
-use super::usage::{self, Use, Used};
-use super::{Result, Store, StoreError, ledger, promotional, signing_keys, sql};
+use super::{Result, Store, StoreError, promotional, signing_keys, sql};
 use crate::domain::backing::Backing;
-use crate::domain::earnings::Funding;
 use crate::domain::ids::{AccountId, BatchId, ProviderId};
-use crate::domain::posting::{LedgerId, Posting, PostingKind};
 use crate::domain::refusal::Refusal;
 use crate::domain::settlement::{Charge, Tokens};
 
@@ -225,8 +223,7 @@ async fn attach_all(
              UPDATE attempts SET receipt = offered.claims, receipt_batch = ${batch}, receipt_index = offered.place
              FROM offered WHERE job = offered.id AND attempt = offered.number AND receipt_batch IS NULL AND state = 'settled'
                AND (receipt IS NULL OR receipt = offered.claims)
-             RETURNING job, attempt, account, prompt_tokens, completion_tokens, charge, fee, delivered_sha256,
-                       COALESCE(api_key, ''), promotional, promotional_share"
+             RETURNING {RETURNED}"
         ));
         for offered in piece {
             update = update
@@ -239,134 +236,11 @@ async fn attach_all(
             let key = (row.try_get(0)?, row.try_get::<i64, _>(1)? as u32);
             let offered = by_key.get(&key).ok_or(StoreError::corrupt("an attempt answers that was not asked for"))?;
             places.push(offered.index);
-            corrections.extend(Correction::of(&row, offered)?);
+            corrections.extend(Correction::of(&row, offered.ticket, &offered.claims)?);
         }
     }
     let restored = correct(connection, clock, &corrections).await?;
     Ok((places, restored))
-}
-
-/// An attempt that was charged for more than its provider claims.
-struct Correction<'a> {
-    ticket: &'a Ticket,
-    account: AccountId,
-    api_key: String,
-    was: Charge,
-    is: Charge,
-    was_given: Funding,
-    is_given: Funding,
-    record: String,
-}
-
-impl<'a> Correction<'a> {
-    fn of(row: &AnyRow, offered: &Offered<'a>) -> Result<Option<Self>> {
-        let damaged = || StoreError::corrupt("an attempt's row is malformed");
-        let count = |n: i64| u32::try_from(n).map_err(|_| damaged());
-        let tokens = Tokens { prompt: count(row.try_get(3)?)?, completion: count(row.try_get(4)?)? };
-        let (amount, fee) = (NanoUsd::from_nanos(row.try_get(5)?), NanoUsd::from_nanos(row.try_get(6)?));
-        let was = Charge { tokens, amount, fee };
-        let claimed = tokens.lower(Tokens::from(&offered.claims));
-        if claimed == tokens {
-            return Ok(None);
-        }
-        // What was charged was within the last ceiling, which only a voucher may know.
-        let ticket = Ticket { ceiling: amount, ..offered.ticket.clone() };
-        let is = Charge::of(&ticket, claimed, amount);
-        let delivered: Option<String> = row.try_get(7)?;
-        let delivered = delivered.map(|hash| hash.parse().map_err(|_| damaged())).transpose()?;
-        let record = attempts::record_text(offered.ticket, &is, delivered)?;
-        let account = row.try_get::<String, _>(2)?.parse().map_err(|_| damaged())?;
-        let api_key = row.try_get(8)?;
-        let was_given =
-            Funding { promotional: NanoUsd::from_nanos(row.try_get(9)?), share: NanoUsd::from_nanos(row.try_get(10)?) };
-        let is_given = was_given.lowered(&was, &is);
-        Ok(Some(Self { ticket: offered.ticket, account, api_key, was, is, was_given, is_given, record }))
-    }
-
-    fn used_less(&self) -> Option<(Use, Used)> {
-        let which = Use {
-            account: self.account.to_string(),
-            api_key: self.api_key.clone(),
-            model: self.ticket.model.clone(),
-            provider: self.ticket.provider.clone(),
-        };
-        let less = |was: u32, is: u32| i64::from(is) - i64::from(was);
-        let used = Used {
-            prompt_tokens: less(self.was.tokens.prompt, self.is.tokens.prompt),
-            completion_tokens: less(self.was.tokens.completion, self.is.tokens.completion),
-            charge: self.is.amount.checked_sub(self.was.amount)?,
-            fee: self.is.fee.checked_sub(self.was.fee)?,
-            ..Used::default()
-        };
-        Some((which, used))
-    }
-
-    fn posting(&self) -> Option<Posting> {
-        let Parties { pending, promotional, .. } = Parties::of(self.ticket).ok()?;
-        let share = self.is.share().checked_sub(self.was.share())?;
-        let given = self.is_given.share.checked_sub(self.was_given.share)?;
-        let fee = self.is.fee.checked_sub(self.was.fee)?;
-        let parts = [(pending, share.checked_sub(given)?), (promotional, given), (LedgerId::revenue(), fee)];
-        Posting::from_source(
-            PostingKind::Correct,
-            attempts::reference(self.ticket),
-            LedgerId::credit(self.account),
-            parts,
-        )
-    }
-}
-
-/// Posts corrections, and signs new records in the place of those that said more. Returns what of the refunds was
-/// promotional credit, by account.
-async fn correct(
-    connection: &mut AnyConnection,
-    clock: &str,
-    corrections: &[Correction<'_>],
-) -> Result<BTreeMap<AccountId, NanoUsd>> {
-    let mut restored = BTreeMap::new();
-    if corrections.is_empty() {
-        return Ok(restored);
-    }
-    let (now_us, keys) = (now(connection, clock).await?, signing_keys::existing(connection).await?);
-    let records: Vec<String> = corrections.iter().map(|correction| correction.record.clone()).collect();
-    let batch = attempts::sign(connection, clock, now_us, &records, &keys).await?;
-    let (mut postings, mut refunds) = (Vec::new(), BTreeMap::<AccountId, NanoUsd>::new());
-    for (index, correction) in corrections.iter().enumerate() {
-        let update =
-            "UPDATE attempts SET prompt_tokens = $3, completion_tokens = $4, charge = $5, fee = $6, record = $7,
-                      batch = $8, batch_index = $9, promotional = $10, promotional_share = $11, corrected_from = $12
-                      WHERE job = $1 AND attempt = $2";
-        sqlx::query(update)
-            .bind(correction.ticket.job.as_str())
-            .bind(i64::from(correction.ticket.attempt))
-            .bind(i64::from(correction.is.tokens.prompt))
-            .bind(i64::from(correction.is.tokens.completion))
-            .bind(correction.is.amount.nanos())
-            .bind(correction.is.fee.nanos())
-            .bind(correction.record.as_str())
-            .bind(batch.to_string())
-            .bind(index as i64)
-            .bind(correction.is_given.promotional.nanos())
-            .bind(correction.is_given.share.nanos())
-            .bind(correction.was.share().nanos())
-            .execute(&mut *connection)
-            .await?;
-        let given = correction.was_given.promotional.checked_sub(correction.is_given.promotional);
-        promotional::add(&mut restored, correction.account, given.ok_or(StoreError::corrupt("a refund overflows"))?)?;
-        let too_much = StoreError::Invalid("more money than 64 bits hold");
-        let refund = refunds.entry(correction.account).or_default();
-        let more = correction.was.amount.checked_sub(correction.is.amount).and_then(|more| refund.checked_add(more));
-        let (Some(sum), Some(posting)) = (more, correction.posting()) else { return Err(too_much) };
-        *refund = sum;
-        postings.push(posting);
-    }
-    for (account, refund) in refunds {
-        ledger::add_credit(connection, &LedgerId::credit(account), refund).await?;
-    }
-    ledger::write_at(connection, now_us, &postings).await?;
-    let less: Option<Vec<_>> = corrections.iter().map(Correction::used_less).collect();
-    usage::count(connection, now_us, less.ok_or(StoreError::Invalid("more money than 64 bits hold"))?).await?;
-    Ok(restored)
 }
 
 /// What an attempt costs whose gateway is gone, by its receipt and the last voucher; taken from the allowance, which has

@@ -227,3 +227,41 @@ async fn the_bundled_models_own_counts_stand() {
     assert!(u64::from(claimed - found) * 100 <= u64::from(claimed) * 2, "{claimed} drawn, {found} canonical");
     network.finish().await;
 }
+
+/// Twelve long answers at once: more than can be counted in the time that a trusted provider's jobs wait.
+#[tokio::test]
+async fn a_count_that_comes_too_late_changes_nothing_and_the_books_say_so() {
+    let network = Setup::new(Books::Sqlite).with_gateway_flag("--recount-bps", "10000").start().await;
+    import(&network, MODEL).await;
+    let words = questions().into_iter().map(|(_, answer)| answer).collect::<Vec<_>>().join(" ");
+    let reply = words.repeat(1_500_000 / words.len());
+    let (claimed, prompt) = (5000, 3);
+    let rule = json!({"match": "*", "reply": reply, "claim_tokens": claimed, "prompt_tokens": prompt, "tokens_per_event": 4096});
+    let provider = network.scripted(json!([rule])).await;
+    network.store.set_standing(&id_of(&provider), Standing::Trusted).await.expect("a standing");
+    tokio::time::sleep(Duration::from_millis(1500)).await; // gateways follow twice a second
+    let client = network.client("5").await;
+    let asking = (0..12).map(|_| client.ask("x", json!({})));
+    let answers = futures_util::future::join_all(asking).await;
+
+    let price = TokenPrice { prompt: usd(ASK.0), completion: usd(ASK.1) };
+    let (mut late, mut left) = (0, usd("5"));
+    for answer in &answers {
+        let usage = answer.usage.expect("usage");
+        let recount = recount_of(&client, &answer.id).await;
+        assert_eq!((recount.claimed_prompt_tokens, recount.claimed_completion_tokens), (prompt, claimed));
+        if recount.outcome == RecountOutcome::Late {
+            late += 1;
+            assert_eq!((recount.prompt_tokens, recount.completion_tokens), (None, None), "nothing was found in time");
+            assert_eq!((usage.prompt_tokens, usage.completion_tokens), (prompt, claimed), "the claim stands");
+        }
+        let cost = price.cost(usage.prompt_tokens, usage.completion_tokens).expect("a small cost");
+        left = left.checked_sub(cost).expect("five dollars are enough");
+    }
+    assert!(late > 0, "none of {} was late", answers.len());
+    network.balance_becomes(&client.account, left).await;
+    let found = network.store.recounts(&id_of(&provider)).await.expect("figures");
+    assert_eq!((found.attempts, found.counted), (12, 12 - late), "{late} late");
+    assert_eq!(network.gateway.log().matches("tokens not counted again").count() as u64, late);
+    network.finish().await;
+}

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::client::Client;
+use lumbung_gateway::domain::limits::{LimitOwner, Limits};
+
 use crate::support::provider::ProviderSetup;
 use crate::support::{Books, Network, Setup};
 
@@ -24,7 +25,11 @@ async fn network() -> (Network, crate::support::provider::Provider) {
     (network, provider)
 }
 
-async fn run(mut command: Command, network: &Network, rich: &Client, poor: &Client) {
+async fn run(mut command: Command, network: &Network) {
+    let (rich, poor, limited) = (network.client("1").await, network.client("0").await, network.client("1").await);
+    let one = Limits { requests_per_minute: Some(1), ..Limits::default() };
+    network.store.set_limits(LimitOwner::Account(limited.account), &one).await.expect("limits");
+    command.env("LIMITED_KEY", &limited.key);
     command.env("BASE_URL", format!("{}/v1", network.base)).env("API_KEY", &rich.key).env("POOR_KEY", &poor.key);
     command
         .env("MODEL", MODEL)
@@ -39,10 +44,9 @@ async fn run(mut command: Command, network: &Network, rich: &Client, poor: &Clie
 #[tokio::test]
 async fn python() {
     let (network, provider) = network().await;
-    let (rich, poor) = (network.client("1").await, network.client("0").await);
     let mut command = Command::new(tool("LUMBUNG_TEST_PYTHON"));
     command.args(["-m", "pytest", "-q", "-p", "no:cacheprovider"]).arg(folder("tests/sdk/test_openai.py"));
-    run(command, &network, &rich, &poor).await;
+    run(command, &network).await;
     provider.receipts_acknowledged().await;
     network.finish().await;
 }
@@ -50,10 +54,9 @@ async fn python() {
 #[tokio::test]
 async fn node() {
     let (network, provider) = network().await;
-    let (rich, poor) = (network.client("1").await, network.client("0").await);
     let mut command = Command::new(tool("LUMBUNG_TEST_NODE"));
     command.env("NODE_PATH", tool("LUMBUNG_TEST_NODE_PATH")).arg("--test").arg(folder("tests/sdk/openai.test.mjs"));
-    run(command, &network, &rich, &poor).await;
+    run(command, &network).await;
     provider.receipts_acknowledged().await;
     network.finish().await;
 }

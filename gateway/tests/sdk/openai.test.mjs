@@ -4,6 +4,7 @@
 // QUESTIONS                 provider-runtime/models/questions.json, unless set
 // POOR_KEY                  a key of an account without credit
 // IDLE_MODEL                a model of the catalogue that nobody serves
+// LIMITED_KEY               a fresh key that may ask once a minute
 // LUMBUNG_TEST_NODE_PATH    the node_modules folder that holds the package
 
 import assert from 'node:assert/strict';
@@ -11,7 +12,7 @@ import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { test } from 'node:test';
 
-const { LUMBUNG_TEST_NODE_PATH: MODULES, BASE_URL, API_KEY, MODEL, POOR_KEY, IDLE_MODEL } = process.env;
+const { LUMBUNG_TEST_NODE_PATH: MODULES, BASE_URL, API_KEY, MODEL, POOR_KEY, IDLE_MODEL, LIMITED_KEY } = process.env;
 const { default: OpenAI } = createRequire(MODULES ? `${MODULES}/` : import.meta.url)('openai');
 const QUESTIONS = JSON.parse(
   readFileSync(process.env.QUESTIONS ?? new URL('../../../provider-runtime/models/questions.json', import.meta.url), 'utf8'),
@@ -144,6 +145,17 @@ test('out of credit is not tried again', { skip: !POOR_KEY && 'POOR_KEY is not s
   assert.deepEqual([error.status, error.code], [429, 'insufficient_quota']);
   assert.equal(error.headers.get('x-should-retry'), 'false');
   assert.equal(asked, 1);
+});
+
+test('beyond its rate a key is told when to come back', { skip: !LIMITED_KEY && 'LIMITED_KEY is not set' }, async () => {
+  const limited = new OpenAI({ baseURL: BASE_URL, apiKey: LIMITED_KEY, maxRetries: 0 });
+  const { response } = await limited.chat.completions.create(ask('Hello!')).withResponse();
+  assert.equal(response.headers.get('x-ratelimit-remaining-requests'), '0');
+  const error = await errorOf(OpenAI.RateLimitError, () => limited.chat.completions.create(ask('Hello!')));
+  assert.deepEqual([error.status, error.code, error.type], [429, 'rate_limit_exceeded', 'requests']);
+  const wait = Number(error.headers.get('retry-after'));
+  assert.ok(wait >= 50 && wait <= 60, String(wait));
+  assert.equal(error.headers.get('x-should-retry'), null);
 });
 
 test('a model without a provider is unavailable for now', { skip: !IDLE_MODEL && 'IDLE_MODEL is not set' }, async () => {

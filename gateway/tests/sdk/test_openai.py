@@ -4,6 +4,7 @@ BASE_URL, API_KEY, MODEL  as in `.demo/env`; the model is the bundled one
 QUESTIONS                 provider-runtime/models/questions.json, unless set
 POOR_KEY                  a key of an account without credit
 IDLE_MODEL                a model of the catalogue that nobody serves
+LIMITED_KEY               a fresh key that may ask once a minute
 """
 
 import asyncio
@@ -23,6 +24,7 @@ QUESTIONS = json.loads(
 )
 
 poor = pytest.mark.skipif("POOR_KEY" not in os.environ, reason="POOR_KEY is not set")
+limited = pytest.mark.skipif("LIMITED_KEY" not in os.environ, reason="LIMITED_KEY is not set")
 idle = pytest.mark.skipif("IDLE_MODEL" not in os.environ, reason="IDLE_MODEL is not set")
 
 
@@ -181,6 +183,18 @@ def test_out_of_credit_is_not_tried_again():
     assert (caught.value.status_code, caught.value.code) == (429, "insufficient_quota")
     assert caught.value.response.headers["x-should-retry"] == "false"
     assert len(asked) == 1
+
+
+@limited
+def test_beyond_its_rate_a_key_is_told_when_to_come_back():
+    client = openai.OpenAI(base_url=BASE_URL, api_key=os.environ["LIMITED_KEY"], max_retries=0)
+    first = client.chat.completions.with_raw_response.create(**ask("Hello!"))
+    assert (first.headers["x-ratelimit-limit-requests"], first.headers["x-ratelimit-remaining-requests"]) == ("1", "0")
+    with pytest.raises(openai.RateLimitError) as caught:
+        client.chat.completions.create(**ask("Hello!"))
+    assert (caught.value.status_code, caught.value.code, caught.value.type) == (429, "rate_limit_exceeded", "requests")
+    assert 50 <= float(caught.value.response.headers["retry-after"]) <= 60
+    assert "x-should-retry" not in caught.value.response.headers
 
 
 @idle

@@ -193,4 +193,48 @@ on_both! {
         threshold(books, &books.account_with(usd("1")).await, Some("5")).await;
         assert_eq!((gather(books).await, told(books, &hook).await.len()), (1, 6), "it is told nothing more");
     }
+    async fn what_was_told_long_ago_is_forgotten_and_never_told_again(books: &Books) {
+        let hook = endpoint(books, &WebhookEvent::ALL).await;
+        for _ in 0..3 {
+            threshold(books, &books.account_with(usd("1")).await, Some("5")).await;
+        }
+        assert_eq!(gather(books).await, 3);
+        let claimed = books.store.claim_webhook_deliveries().await.expect("claimed");
+        books.store.end_webhook_try(&claimed[0], Some(204), None).await.expect("delivered");
+        books.store.end_webhook_try(&claimed[1], Some(500), None).await.expect("given up");
+        books.store.end_webhook_try(&claimed[2], Some(500), Some(60 * WEEK)).await.expect("to be tried");
+
+        // One provider is paid now, the other when it is all long ago.
+        let customer = books.customer("1").await;
+        for (seed, tokens) in [(1, tokens(100, 200)), (2, tokens(1, 2))] {
+            let provider = Provider::new(seed);
+            books.store.register_provider(&provider.id).await.expect("joined");
+            let ticket = customer.ticket(books, &provider).await;
+            books.settle(&[customer.settlement(books, ticket.clone(), tokens)]).await;
+            books.offer(&provider, vec![provider.receipt(books, &ticket, tokens)]).await;
+            books.store.set_payout_details(&provider.id, "DE02 1203").await.expect("details");
+        }
+        books.store.shift_clock(WEEK + Duration::from_secs(1));
+        books.store.mature(WEEK).await.expect("matured");
+        let terms = |minimum: &str| PayoutTerms { minimum: usd(minimum), cooldown: WEEK, reference: String::new() };
+        let run = books.store.create_payouts(&terms("0.0001")).await.expect("a run");
+        assert_eq!((run.payouts, gather(books).await), (1, 1));
+        for due in books.store.claim_webhook_deliveries().await.expect("claimed") {
+            books.store.end_webhook_try(&due, Some(204), None).await.expect("delivered");
+        }
+        let forget = async || books.store.forget_webhook_events().await.expect("forgotten");
+        assert_eq!(forget().await, 0, "nothing is so old");
+
+        books.store.shift_clock(Duration::from_secs(31 * 86_400));
+        assert_eq!(forget().await, 2, "delivered and given up");
+        let left: Vec<_> = told(books, &hook).await.into_iter().map(|line| (line.kind, line.state)).collect();
+        let kept = [(WebhookEvent::LowBalance, DeliveryState::Pending), (WebhookEvent::PayoutCreated, DeliveryState::Delivered)];
+        assert_eq!(left, kept, "what is to be tried, and what a payout is known by");
+        assert_eq!(gather(books).await, 0, "a payout is not told again");
+        let run = books.store.create_payouts(&terms("0.000000001")).await.expect("a run");
+        assert_eq!((run.payouts, gather(books).await), (1, 1));
+        assert_eq!((forget().await, forget().await), (1, 0), "a later payout is known");
+        assert_eq!(gather(books).await, 0, "neither is told again");
+        assert_eq!(books.number("SELECT COUNT(*) FROM webhook_events").await, 2);
+    }
 }

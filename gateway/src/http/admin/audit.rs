@@ -7,9 +7,9 @@ use axum::response::Response;
 use lumbung_openapi::admin::AuditEntry;
 
 use super::super::Shared;
-use super::csv::Row;
 use super::error::AdminError;
 use super::page::{self, Params};
+use crate::domain::csv::{Csv, Row};
 use crate::store::{AuditFilter, AuditRecord};
 
 /// `GET /admin/v1/audit`
@@ -59,20 +59,9 @@ impl Row for AuditEntry {
         "idempotency_key",
     ];
 
-    fn cells(&self) -> Vec<String> {
-        let text = |text: &String| text.clone();
-        vec![
-            text(&self.id),
-            self.at_us.to_string(),
-            text(&self.subject),
-            text(&self.issuer),
-            text(&self.role),
-            text(&self.method),
-            text(&self.route),
-            text(&self.resource),
-            self.status.to_string(),
-            text(&self.request_id),
-            text(&self.idempotency_key),
-        ]
+    fn fields(&self, csv: Csv) -> Csv {
+        let csv = csv.number(&self.id).number(self.at_us).text(&self.subject).text(&self.issuer).text(&self.role);
+        let csv = csv.text(&self.method).text(&self.route).text(&self.resource).number(self.status);
+        csv.text(&self.request_id).text(&self.idempotency_key)
     }
 }

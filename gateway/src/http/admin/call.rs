@@ -21,7 +21,7 @@ use crate::domain::role::Role;
 use crate::store::{Act, ActRequest, AuditLine, Begun, StoredAnswer};
 
 /// The largest body, in bytes.
-const MAX_BODY: usize = 256 << 10;
+pub const MAX_BODY: usize = 256 << 10;
 /// The longest idempotency key, in characters.
 const MAX_KEY: usize = 255;
 

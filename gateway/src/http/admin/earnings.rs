@@ -14,10 +14,10 @@ use lumbung_openapi::payouts::{
 
 use super::super::Shared;
 use super::call::{Call, Id};
-use super::csv::Row;
 use super::error::AdminError;
 use super::page::{self, Params};
 use super::payouts::{check_above_zero, check_line};
+use crate::domain::csv::{Csv, Row};
 use crate::domain::ids::{JobId, ProviderId};
 use crate::domain::role::Role;
 use crate::store::{self, Claw, MAX_PAGE, StatementPage, Verdict};
@@ -195,34 +195,17 @@ impl Row for EarningsLine {
         "promotional_payout",
     ];
 
-    fn cells(&self) -> Vec<String> {
-        fn optional<T: ToString>(value: Option<T>) -> String {
-            value.map_or_else(String::new, |value| value.to_string())
-        }
+    fn fields(&self, csv: Csv) -> Csv {
         let clawbacks: Vec<&str> = self.clawbacks.iter().map(|clawback| clawback.id.as_str()).collect();
         let promotional = self.promotional.as_ref();
-        vec![
-            self.job.clone(),
-            self.attempt.to_string(),
-            self.model.clone(),
-            self.settled_at.to_string(),
-            self.prompt_tokens.to_string(),
-            self.completion_tokens.to_string(),
-            self.gross.to_string(),
-            self.fee.to_string(),
-            self.share.to_string(),
-            optional(self.corrected_from),
-            self.net.to_string(),
-            state(self.state).to_owned(),
-            optional(self.payable_from),
-            optional(self.receipt_by),
-            optional(self.payout.as_ref()),
-            clawbacks.join(" "),
-            optional(promotional.map(|part| part.share)),
-            optional(promotional.map(|part| promotional_state(part.state))),
-            optional(promotional.and_then(|part| part.reason.as_ref())),
-            optional(promotional.and_then(|part| part.payout.as_ref())),
-        ]
+        let reason = promotional.and_then(|part| part.reason.as_deref()).unwrap_or_default();
+        let csv = csv.number(&self.job).number(self.attempt).text(&self.model).number(self.settled_at);
+        let csv = csv.number(self.prompt_tokens).number(self.completion_tokens).number(self.gross).number(self.fee);
+        let csv = csv.number(self.share).optional(self.corrected_from).number(self.net).text(state(self.state));
+        let csv = csv.optional(self.payable_from).optional(self.receipt_by).optional(self.payout.as_ref());
+        let csv = csv.text(&clawbacks.join(" ")).optional(promotional.map(|part| part.share));
+        let csv = csv.optional(promotional.map(|part| promotional_state(part.state))).text(reason);
+        csv.optional(promotional.and_then(|part| part.payout.as_ref()))
     }
 }
 

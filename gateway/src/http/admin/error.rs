@@ -13,6 +13,10 @@ use crate::chat::error::ApiError;
 use crate::domain::role::Role;
 use crate::store::{StoreError, StoredAnswer};
 
+/// Marks an answer to a call that another transaction was in the way of: nothing of it was done.
+#[derive(Clone, Copy)]
+pub struct BooksBusy;
+
 /// What ends a handler early.
 pub enum AdminError {
     /// As for any request.
@@ -27,6 +31,8 @@ pub enum AdminError {
     Conflict(String),
     /// The books do not know it.
     Missing(&'static str),
+    /// Another transaction was in the way: nothing was done, and trying again may help.
+    Busy,
     /// Not an error: the call was answered before.
     Replayed(StoredAnswer),
 }
@@ -45,6 +51,7 @@ impl AdminError {
             Self::KeyReused => "idempotency_key_reused",
             Self::Conflict(_) => "conflict",
             Self::Missing(_) => "not_found",
+            Self::Busy => "books_unavailable",
             Self::Replayed(_) => "replayed",
         }
     }
@@ -67,7 +74,7 @@ impl AdminError {
             ),
             Self::Conflict(why) => (StatusCode::CONFLICT, format!("Refused: {why}."), None),
             Self::Missing(what) => (StatusCode::NOT_FOUND, format!("There is no such {what}."), None),
-            Self::Api(_) | Self::Replayed(_) => (StatusCode::INTERNAL_SERVER_ERROR, String::new(), None), // answered below
+            Self::Api(_) | Self::Busy | Self::Replayed(_) => (StatusCode::INTERNAL_SERVER_ERROR, String::new(), None), // answered below
         }
     }
 }
@@ -83,6 +90,10 @@ impl From<StoreError> for AdminError {
         match error {
             StoreError::Conflict(why) => Self::Conflict(why.into_owned()),
             StoreError::Missing(what) => Self::Missing(what),
+            StoreError::Busy(cause) => {
+                tracing::warn!(%cause, "another transaction was in an operator's way");
+                Self::Busy
+            }
             StoreError::Invalid(why) => {
                 let (message, param, code) = (format!("{why}."), None, Some("invalid_value"));
                 Self::Api(InvalidRequest { message, param, code }.into())
@@ -100,6 +111,11 @@ impl IntoResponse for AdminError {
         let kind = self.kind();
         let (status, message, param) = match self {
             Self::Api(error) => return error.into_response(),
+            Self::Busy => {
+                let mut response = ApiError::BooksUnavailable.into_response();
+                response.extensions_mut().insert(BooksBusy);
+                return response;
+            }
             Self::Replayed(answer) => return replay(answer),
             Self::Token(Some(TokenError::Unavailable)) => return ApiError::BooksUnavailable.into_response(),
             ref refused => refused.refusal(),

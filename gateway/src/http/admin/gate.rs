@@ -1,8 +1,10 @@
-//! Who comes in: every call shows a token; a read-only one changes nothing, whatever the handler; what changed nothing in
-//! the end is written into the audit log all the same.
+//! Who comes in: every call shows a token; a read-only one changes nothing, whatever the handler; a call that met a busy
+//! database is done again; what changed nothing in the end is written into the audit log all the same.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -10,15 +12,20 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method};
 
 use super::super::Shared;
-use super::super::layers::RequestId;
-use super::call::{Audited, key_of};
-use super::error::AdminError;
+use super::super::layers::{RequestId, read_body};
+use super::call::{Audited, MAX_BODY, key_of};
+use super::error::{AdminError, BooksBusy};
 use crate::chat::clock;
 use crate::domain::role::{Actor, Role};
 use crate::store::AuditLine;
 
+/// How long a call waits before it is done again, where another transaction was in its way.
+const PAUSES_MS: [u64; 4] = [5, 25, 125, 625];
+/// A call is not done again after this: SQLite waits for its lock by itself before it says that it is busy.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Lets operators through.
-pub async fn gate(State(shared): State<Arc<Shared>>, mut request: Request, next: Next) -> Response {
+pub async fn gate(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let actor = match authenticate(&shared, request.headers()).await {
         Ok(actor) => actor,
         Err(refused) => return refused.into_response(),
@@ -38,10 +45,7 @@ pub async fn gate(State(shared): State<Arc<Shared>>, mut request: Request, next:
     };
     let response = match line.actor.role < Role::Billing {
         true => AdminError::Forbidden(Role::Billing).into_response(),
-        false => {
-            request.extensions_mut().insert(line.clone());
-            next.run(request).await
-        }
+        false => act(request, &line, next).await,
     };
     if response.extensions().get::<Audited>().is_none() {
         line.status = response.status().as_u16();
@@ -50,6 +54,26 @@ pub async fn gate(State(shared): State<Arc<Shared>>, mut request: Request, next:
         }
     }
     response
+}
+
+/// Has a call done; again, a few times, where another transaction was in its way. Each time is a transaction of its own, of
+/// which nothing is left when it meets a busy database.
+async fn act(request: Request, line: &AuditLine, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    parts.extensions.insert(line.clone());
+    let body = match read_body(body, MAX_BODY).await {
+        Ok(body) => body,
+        Err(error) => return AdminError::Api(error).into_response(),
+    };
+    let started = Instant::now();
+    for pause_ms in PAUSES_MS {
+        let response = next.clone().run(Request::from_parts(parts.clone(), Body::from(body.clone()))).await;
+        if response.extensions().get::<BooksBusy>().is_none() || started.elapsed() > PATIENCE {
+            return response;
+        }
+        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+    }
+    next.run(Request::from_parts(parts, Body::from(body))).await
 }
 
 async fn authenticate(shared: &Shared, headers: &HeaderMap) -> Result<Actor, AdminError> {

@@ -8,10 +8,10 @@ use axum::response::Response;
 use lumbung_openapi::admin::{BooksCheck, LedgerEntry, Page};
 
 use super::super::Shared;
-use super::csv::Row;
 use super::error::AdminError;
 use super::page::{self, Params};
 use crate::chat::error::ApiError;
+use crate::domain::csv::{Csv, Row};
 use crate::store::{EntriesPage, EntryFilter, EntryRecord};
 
 /// `GET /admin/v1/ledger/entries`
@@ -58,14 +58,8 @@ fn describe(entry: EntryRecord) -> LedgerEntry {
 impl Row for LedgerEntry {
     const HEAD: &'static [&'static str] = &["posting", "kind", "reference", "at_us", "account", "amount_usd"];
 
-    fn cells(&self) -> Vec<String> {
-        vec![
-            self.posting.clone(),
-            self.kind.clone(),
-            self.reference.clone(),
-            self.at_us.to_string(),
-            self.account.clone(),
-            self.amount_usd.to_string(),
-        ]
+    fn fields(&self, csv: Csv) -> Csv {
+        let csv = csv.number(&self.posting).text(&self.kind).text(&self.reference).number(self.at_us);
+        csv.text(&self.account).number(self.amount_usd)
     }
 }

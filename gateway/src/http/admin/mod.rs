@@ -4,7 +4,6 @@
 mod accounts;
 mod audit;
 mod call;
-mod csv;
 mod earnings;
 mod error;
 mod gate;

@@ -12,8 +12,8 @@ use lumbung_openapi::admin::Page;
 use serde::Serialize;
 
 use super::super::Shared;
-use super::csv::{self, Row};
 use super::error::AdminError;
+use crate::domain::csv::{self, Row};
 
 /// Items on a page, where the request does not say.
 const DEFAULT_LIMIT: i64 = 100;

@@ -12,9 +12,9 @@ use lumbung_openapi::payouts::{ConfirmPayout, CreatePayoutRun, Payout, PayoutRun
 
 use super::super::Shared;
 use super::call::{Call, Id, Nothing};
-use super::csv::Row;
 use super::error::AdminError;
 use super::page::{self, Params};
+use crate::domain::csv::{Csv, Row};
 use crate::domain::ids::{PayoutId, PayoutRunId};
 use crate::domain::role::Role;
 use crate::store::{self, PayoutTerms};
@@ -143,23 +143,14 @@ impl Row for Payout {
         "decided_at_us",
     ];
 
-    fn cells(&self) -> Vec<String> {
+    fn fields(&self, csv: Csv) -> Csv {
         let state = match self.state {
             PayoutState::InTransit => "in_transit",
             PayoutState::Confirmed => "confirmed",
             PayoutState::Reversed => "reversed",
         };
-        vec![
-            self.id.clone(),
-            self.run.clone(),
-            self.provider.clone(),
-            self.amount_usd.to_string(),
-            self.details.clone(),
-            self.details_version.to_string(),
-            state.to_owned(),
-            self.reference.clone(),
-            self.created_at_us.to_string(),
-            self.decided_at_us.map_or_else(String::new, |us| us.to_string()),
-        ]
+        let csv = csv.number(&self.id).number(&self.run).number(&self.provider).number(self.amount_usd);
+        let csv = csv.text(&self.details).number(self.details_version).text(state).text(&self.reference);
+        csv.number(self.created_at_us).optional(self.decided_at_us)
     }
 }

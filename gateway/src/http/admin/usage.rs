@@ -10,10 +10,10 @@ use lumbung_openapi::admin::Page;
 use lumbung_openapi::usage::{self, InvoiceEntry, InvoiceUsage, UsageLine};
 
 use super::super::Shared;
-use super::csv::Row;
 use super::error::AdminError;
 use super::page::{self, Params};
 use crate::domain::calendar::Month;
+use crate::domain::csv::{Csv, Row};
 use crate::domain::ids::AccountId;
 use crate::store::{self, Invoice, StoreError, UsageBy, UsageCursor, UsageQuestion};
 
@@ -150,11 +150,11 @@ impl Row for UsageLine {
         "fee_usd",
     ];
 
-    fn cells(&self) -> Vec<String> {
+    fn fields(&self, csv: Csv) -> Csv {
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
-        let names = [&self.account, &self.key, &self.model, &self.provider, &self.day].map(text);
-        let counts = [self.requests, self.attempts, self.prompt_tokens, self.cached_tokens, self.completion_tokens]
-            .map(|n| n.to_string());
-        [names, counts].into_iter().flatten().chain([self.charge_usd.to_string(), self.fee_usd.to_string()]).collect()
+        let csv = csv.optional(self.account.as_ref()).optional(self.key.as_ref()).text(&text(&self.model));
+        let csv = csv.optional(self.provider.as_ref()).optional(self.day.as_ref()).number(self.requests);
+        let csv = csv.number(self.attempts).number(self.prompt_tokens).number(self.cached_tokens);
+        csv.number(self.completion_tokens).number(self.charge_usd).number(self.fee_usd)
     }
 }

@@ -36,8 +36,8 @@ async fn limits_are_set_read_and_enforced(books: Books) {
     let none = operator.get(&format!("{key}/limits")).await.expect(200);
     assert_eq!((&none["budget_day_usd"], &none["allow_probation"]), (&Value::Null, &json!(true)));
 
-    let all = json!({"budget_day_usd": "1.5", "budget_month_usd": "20", "models": [MODEL], "requests_per_minute": 100,
-        "tokens_per_minute": 50_000, "concurrent_requests": 8, "expires_at_us": 4_000_000_000_000_000_i64});
+    let all = json!({"budget_day_usd": "1.5", "budget_month_usd": "20", "models": [MODEL], "requests_per_minute": 10_000,
+        "tokens_per_minute": 5_000_000, "concurrent_requests": 8, "expires_at_us": 4_000_000_000_000_000_i64});
     let path = format!("{key}/limits");
     let set = operator.call(Method::PUT, &path, Some("limits"), Some(all.clone())).await;
     let again = operator.call(Method::PUT, &path, Some("limits"), Some(all.clone())).await;
@@ -48,7 +48,7 @@ async fn limits_are_set_read_and_enforced(books: Books) {
     assert_eq!(operator.get(&path).await.expect(200), set.body);
     wait_until("the gateway follows", Duration::from_secs(2), async || {
         let response = client.post(Client::body("x", json!({"max_tokens": 5})).to_string()).await;
-        response.headers().get("x-ratelimit-limit-requests").is_some_and(|limit| limit == "100")
+        response.headers().get("x-ratelimit-limit-requests").is_some_and(|limit| limit == "10000")
     })
     .await;
 

@@ -1,6 +1,7 @@
 //! The operator's API: who comes in, what each may do, and that a repeated call acts once.
 
 mod acts;
+mod crash;
 mod fuzz;
 mod keys;
 mod payouts;
@@ -16,6 +17,7 @@ use serde_json::Value;
 use crate::support::Network;
 
 /// An operator with a token.
+#[derive(Clone)]
 pub struct Operator {
     http: reqwest::Client,
     base: String,

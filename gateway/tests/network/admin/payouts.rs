@@ -92,7 +92,7 @@ async fn pays(books: Books) {
         let detail = billing.get(&path).await.expect(200);
         assert_eq!(&detail["run"], run);
         let text = csv(&network, &billing, &path).await;
-        assert!(text.contains(",'=DE02 1203,1,in_transit,,"), "no formula: {text}");
+        assert!(text.contains(",\"'=DE02 1203\",1,in_transit,,"), "no formula: {text}");
         detail["payouts"][0].clone()
     };
     let (arrives, returns) = (payout_of(&first.body).await, payout_of(&other).await);

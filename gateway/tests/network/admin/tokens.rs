@@ -1,11 +1,17 @@
 //! Which tokens are taken: the gateway's own, and those of an outside issuer, by its published keys.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use lumbung_gateway::admin::token;
 use lumbung_gateway::domain::role::Role;
 use lumbung_openapi::jws::SigningKey;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use super::{Operator, now};
 use crate::support::process::wait_until;
@@ -66,9 +72,9 @@ fn unsigned(header: Value, claims: &Value, signature: &str) -> String {
     format!("{}.{}.{signature}", part(&header), part(claims))
 }
 
-async fn with_issuer(file: &std::path::Path) -> Network {
+async fn with_issuer(jwks: &str) -> Network {
     let setup = Setup::new(Books::Sqlite)
-        .with_gateway_flag("--admin-jwks", &file.display().to_string())
+        .with_gateway_flag("--admin-jwks", jwks)
         .with_gateway_flag("--admin-issuer", ISSUER)
         .with_gateway_flag("--admin-audience", AUDIENCE);
     setup.start().await
@@ -83,7 +89,7 @@ async fn tokens_of_an_outside_issuer_are_taken_by_its_keys_alone() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("jwks.json");
     std::fs::write(&file, key_set(&["rsa", "ec", "ed", "encrypts", "unheard-of"])).expect("written");
-    let network = with_issuer(&file).await;
+    let network = with_issuer(&file.display().to_string()).await;
     let good = claims(json!({}));
     assert_eq!(status(&network, rsa(&good)).await, 200, "RS256");
     assert_eq!(status(&network, ec("ec", &good)).await, 200, "ES256");
@@ -157,7 +163,7 @@ async fn an_issuer_changes_its_keys() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("jwks.json");
     std::fs::write(&file, key_set(&["ec"])).expect("written");
-    let network = with_issuer(&file).await;
+    let network = with_issuer(&file.display().to_string()).await;
     let good = claims(json!({}));
     assert_eq!(status(&network, ec("ec", &good)).await, 200);
     assert_eq!(status(&network, ed("ed", &good)).await, 401);
@@ -168,6 +174,92 @@ async fn an_issuer_changes_its_keys() {
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
     assert_eq!(status(&network, ec("ec", &good)).await, 401, "a withdrawn key is good no more");
+    network.finish().await;
+}
+
+/// An issuer's own server of its key set. It goes away with this.
+struct KeyServer {
+    url: String,
+    answer: Arc<Mutex<String>>,
+    asked: Arc<AtomicUsize>,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+impl KeyServer {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}/jwks.json", listener.local_addr().expect("an address"));
+        let (answer, asked) = (Arc::new(Mutex::new(String::new())), Arc::new(AtomicUsize::new(0)));
+        let (answers, counter) = (answer.clone(), asked.clone());
+        let serving = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") && stream.read_buf(&mut request).await.unwrap_or(0) > 0 {}
+                counter.fetch_add(1, Ordering::SeqCst);
+                let answer = answers.lock().expect("a lock").clone();
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        Self { url, answer, asked, serving }
+    }
+
+    fn answers(&self, status: &str, body: &str) {
+        let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+        *self.answer.lock().expect("a lock") = head + body;
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+#[tokio::test]
+async fn an_issuers_keys_come_over_http_and_stay_when_its_server_goes() {
+    let server = KeyServer::start().await;
+    server.answers("200 OK", &key_set(&["ec"]));
+    let network = with_issuer(&server.url).await;
+    let good = claims(json!({}));
+    for _ in 0..20 {
+        assert_eq!(status(&network, ec("ec", &good)).await, 200);
+    }
+    assert_eq!(server.asked(), 1, "asked once, and remembered");
+    for _ in 0..20 {
+        assert_eq!(status(&network, ed("ed", &good)).await, 401, "a key that is not published");
+    }
+    assert!(server.asked() <= 2, "strangers do not make the gateway ask: {}", server.asked());
+
+    server.answers("200 OK", &key_set(&["ed", "rsa"]));
+    wait_until("a new key is taken", Duration::from_secs(15), async || status(&network, ed("ed", &good)).await == 200)
+        .await;
+    assert_eq!(status(&network, rsa(&good)).await, 200);
+    assert_eq!(status(&network, ec("ec", &good)).await, 401, "a withdrawn key is good no more");
+    let before = server.asked();
+
+    // Whatever goes wrong there, the keys that were known last stay, and no others come in.
+    for (what, status_line, body) in [
+        ("an error", "503 Down", ""),
+        ("no key set", "200 OK", "<html>"),
+        ("elsewhere", "302 Found\r\nlocation: http://127.0.0.1:9/", ""),
+    ] {
+        server.answers(status_line, body);
+        let asked = server.asked();
+        wait_until(&format!("the gateway meets {what}"), Duration::from_secs(15), async || {
+            assert_eq!(status(&network, ec("ec", &good)).await, 401, "{what}");
+            server.asked() > asked
+        })
+        .await;
+        assert_eq!(status(&network, ed("ed", &good)).await, 200, "{what}");
+    }
+    assert!(server.asked() <= before + 5, "not more often than every few seconds: {}", server.asked());
+    server.serving.abort();
+    let network_log = || network.gateway.log().matches("the issuer's keys cannot be had").count();
+    let met = network_log();
+    wait_until("the gateway finds nobody there", Duration::from_secs(15), async || {
+        assert_eq!(status(&network, ec("ec", &good)).await, 401);
+        network_log() > met
+    })
+    .await;
+    assert_eq!(status(&network, ed("ed", &good)).await, 200, "the server is down");
     network.finish().await;
 }
 

@@ -40,6 +40,8 @@ async fn what_was_asked_is_on_the_invoice() {
 
     for (path, status, param) in [
         ("/usage?by=colour".to_owned(), 400, json!("by")),
+        ("/usage?by=day,,model".into(), 400, json!("by")),
+        ("/usage?by=day,".into(), 400, json!("by")),
         ("/usage?from=2026-02-30".into(), 400, json!("from")),
         ("/usage?after=x".into(), 400, json!("after")),
         ("/usage?key=key_01K00000000000000000000000".into(), 400, json!("key")),
