@@ -135,7 +135,11 @@ async fn assemble(
         default_hold_tokens: config.default_hold_tokens,
         claim_window: Duration::from_secs(config.claim_window_secs),
         holdback: Duration::from_secs(config.holdback_secs),
-        patience: Patience { first_token: config.first_token_timeout, stall: config.stall_timeout },
+        patience: Patience {
+            first_token: config.first_token_timeout,
+            first_token_floor: config.first_token_floor,
+            stall: config.stall_timeout,
+        },
         draining: AtomicBool::new(false),
     };
     jobs::reload(&gateway, store, None).await.context("cannot read the catalogue")?;

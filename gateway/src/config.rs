@@ -91,9 +91,13 @@ pub struct ServeConfig {
     /// Requests that wait for a slot, per model.
     #[arg(long, env = "LUMBUNG_QUEUE_LENGTH", default_value_t = 256)]
     pub queue_length: usize,
-    /// How long a provider may take from being asked to its first token, such as 60s or 500ms; then another is asked.
+    /// How long a provider may take from being asked to its first token, such as 60s or 500ms; then another is asked. It gets
+    /// less where the model's answers usually begin sooner.
     #[arg(long, env = "LUMBUNG_FIRST_TOKEN_TIMEOUT", default_value = "60s", value_parser = duration)]
     pub first_token_timeout: Duration,
+    /// How long a provider may take to its first token in any case.
+    #[arg(long, env = "LUMBUNG_FIRST_TOKEN_FLOOR", default_value = "5s", value_parser = duration)]
+    pub first_token_floor: Duration,
     /// How long a provider may pause between tokens; then another goes on with the answer.
     #[arg(long, env = "LUMBUNG_STALL_TIMEOUT", default_value = "10s", value_parser = duration)]
     pub stall_timeout: Duration,

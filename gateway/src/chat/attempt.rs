@@ -10,7 +10,6 @@ use lumbung_openapi::ticket::Ticket;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::Gateway;
 use super::admit::Admitted;
 use super::buffer::PushError;
 use super::choose::Routed;
@@ -21,12 +20,17 @@ use super::funding::Funding;
 use super::meter::Meter;
 use super::recount::Hearing;
 use super::vouching::Vouching;
+use super::{Gateway, Patience};
+use crate::domain::breaker::{Fault, Verdict};
+use crate::domain::pace::Pace;
 use crate::domain::settlement::Tokens;
 use crate::fleet::job::{JobError, JobStream, OpenError};
 use crate::fleet::seat::Seat;
 
 /// How long an answer that has used up what is held waits for more.
 const TOP_UP_WITHIN: Duration = Duration::from_secs(5);
+/// A timer that fires so long after its time was held up by this process, which was frozen or short of a processor.
+const MOST_LATE: Duration = Duration::from_millis(500);
 
 /// One provider's part in a job.
 pub struct Attempt {
@@ -72,12 +76,23 @@ pub enum Outcome {
     /// The request is at fault: no other provider will take it.
     Refused(InvalidRequest),
     /// The provider accepted and failed.
-    Broken,
+    Broken(Fault),
     /// What is held has been used up, and there is no more.
     OutOfMoney(ApiError),
 }
 
 impl Outcome {
+    /// What it says of the provider: only what is its own doing.
+    fn verdict(&self) -> Verdict {
+        match self {
+            Self::Complete(_) => Verdict::Good,
+            Self::Declined => Verdict::Bad(Fault::Failed),
+            Self::Broken(fault) => Verdict::Bad(*fault),
+            Self::ClientGone | Self::ClientTooSlow | Self::Busy | Self::Unreachable => Verdict::Neither,
+            Self::Refused(_) | Self::OutOfMoney(_) => Verdict::Neither,
+        }
+    }
+
     /// Why the answer stops here, where it is not for the model's reasons.
     fn broke_off(&self) -> Option<&'static str> {
         match self {
@@ -85,7 +100,7 @@ impl Outcome {
             Self::ClientGone => Some("client_gone"),
             Self::ClientTooSlow => Some("client_too_slow"),
             Self::Busy | Self::Declined | Self::Refused(_) => Some("declined"),
-            Self::Broken => Some("provider_failed"),
+            Self::Broken(_) => Some("provider_failed"),
             Self::Unreachable => Some("gateway_lost"),
             Self::OutOfMoney(_) => Some("credit_exhausted"),
         }
@@ -115,13 +130,13 @@ struct Notes {
 impl Trying<'_> {
     /// One provider's try. `hearing` has what earlier attempts said, if the answer will be counted again.
     pub async fn run(mut self, routed: Routed, hearing: Option<Hearing>) -> (Attempt, Outcome) {
-        let Routed { seat, mut ticket, ticket_text } = routed;
-        let asked_at = Instant::now();
+        let Routed { mut seat, mut ticket, ticket_text } = routed;
+        let (asked_at, patience) = (Instant::now(), self.patience(&ticket));
         let mut notes = Notes { meter: Meter::start(self.job.received_micros), hearing, body: None, ended: false };
-        let outcome = match self.open(&seat, &ticket, &ticket_text).await {
+        let outcome = match self.open(&seat, &ticket, &ticket_text, patience).await {
             Ok(mut stream) => {
                 self.delivered.go_on_with(&seat);
-                match self.pass_on(&mut ticket, &mut stream, &mut notes, asked_at).await {
+                match self.pass_on(&mut ticket, &mut stream, &mut notes, asked_at, patience).await {
                     Ok(()) => Outcome::Complete(notes.body.take()),
                     Err(outcome) => {
                         stream.cancel();
@@ -131,23 +146,48 @@ impl Trying<'_> {
             }
             Err(outcome) => outcome,
         };
+        seat.judge(outcome.verdict());
         let Notes { meter, hearing, .. } = notes;
         self.delivered.spend(&ticket, meter.prompt(&ticket).prompt_tokens, meter.tokens());
         let broke_off = outcome.broke_off();
         (Attempt { ticket, ticket_text, meter, broke_off, charged: true, hearing, recount: None }, outcome)
     }
 
+    /// How long the provider may take. How long until the first token has been learned from other answers of the model;
+    /// whoever goes on with one may have to work through what was delivered first.
+    fn patience(&self, ticket: &Ticket) -> Patience {
+        let Patience { first_token, .. } = self.gateway.patience;
+        Patience {
+            first_token: match ticket.first_token {
+                0 => self.pace().patience(self.job.body.len(), self.gateway.patience.first_token_floor, first_token),
+                _ => first_token,
+            },
+            ..self.gateway.patience
+        }
+    }
+
+    fn pace(&self) -> &Pace {
+        &self.job.model.health.pace
+    }
+
     /// Hands the job to the provider, and waits until it accepts.
-    async fn open(&mut self, seat: &Seat, ticket: &Ticket, ticket_text: &str) -> Result<JobStream, Outcome> {
+    async fn open(
+        &mut self,
+        seat: &Seat,
+        ticket: &Ticket,
+        ticket_text: &str,
+        patience: Patience,
+    ) -> Result<JobStream, Outcome> {
         let history = self.delivered.to_frames();
         let opening = seat.open_job(self.job.endpoint.path(), ticket_text, &self.job.body, history);
         let opened = tokio::select! {
-            opened = tokio::time::timeout(self.gateway.patience.first_token, opening) => opened,
+            opened = tokio::time::timeout(patience.first_token, opening) => opened,
             () = self.client.gone() => return Err(Outcome::ClientGone),
         };
         match opened {
             Ok(opened) => opened.map_err(|error| declined(ticket, error)),
             Err(_) => {
+                self.pace().learn(self.job.body.len(), patience.first_token);
                 warn!(provider = %ticket.provider, job = %ticket.job, "provider did not accept in time");
                 Err(Outcome::Declined)
             }
@@ -162,17 +202,15 @@ impl Trying<'_> {
         stream: &mut JobStream,
         notes: &mut Notes,
         asked_at: Instant,
+        patience: Patience,
     ) -> Result<(), Outcome> {
         let Self { gateway, job, .. } = *self;
         let mut vouching = Vouching::new(&gateway.keys, ticket);
         let mut funding = Funding::new(gateway, job, ticket, self.delivered.spent());
         let mut heard_at = asked_at;
         loop {
-            let patience = match notes.meter.first_token_us {
-                None => gateway.patience.first_token,
-                Some(_) => gateway.patience.stall,
-            };
-            let patient_until = heard_at + patience;
+            let has_begun = notes.meter.first_token_us.is_some();
+            let patient_until = heard_at + if has_begun { patience.stall } else { patience.first_token };
             let until = vouching.due_at(notes.meter.tokens()).map_or(patient_until, |due| due.min(patient_until));
             let heard = tokio::select! {
                 heard = tokio::time::timeout_at(until, stream.next()) => heard,
@@ -190,6 +228,9 @@ impl Trying<'_> {
                     // What comes before the first token is no sign of it.
                     if notes.meter.first_token_us.is_some() {
                         heard_at = Instant::now();
+                        if !has_begun && ticket.first_token == 0 {
+                            self.pace().learn(job.body.len(), asked_at.elapsed());
+                        }
                     }
                     if !notes.ended && !stream.has_ready() {
                         vouching.keep_up(stream, ticket, notes.meter.tokens());
@@ -198,14 +239,20 @@ impl Trying<'_> {
                 Ok(Ok(None)) if has_all => break,
                 // After the receipt nothing is missing, however the stream ends.
                 Ok(Err(_)) if has_all && notes.meter.has_receipt() => break,
-                Ok(Ok(None)) => return Err(broken(ticket, &"the stream ended before the answer")),
+                Ok(Ok(None)) => return Err(broken(ticket, Fault::Failed, &"the stream ended before the answer")),
                 Ok(Err(JobError::Hop(why))) => {
                     warn!(provider = %ticket.provider, job = %ticket.job, why, "the way to the provider was lost");
                     return Err(Outcome::Unreachable);
                 }
-                Ok(Err(error)) => return Err(broken(ticket, &error)),
+                Ok(Err(error)) => return Err(broken(ticket, Fault::Failed, &error)),
                 Err(_) if until < patient_until => vouching.keep_up(stream, ticket, notes.meter.tokens()),
-                Err(_) => return Err(broken(ticket, &"no frame in time")),
+                // This process itself did not run: what came meanwhile is yet to be read.
+                Err(_) if patient_until.elapsed() > MOST_LATE => heard_at = Instant::now(),
+                Err(_) if has_begun => return Err(broken(ticket, Fault::Stalled, &"no token for too long")),
+                Err(_) => {
+                    self.pace().learn(job.body.len(), patience.first_token);
+                    return Err(broken(ticket, Fault::Failed, &"no first token in time"));
+                }
             }
         }
         vouching.finish(stream, ticket, notes.meter.tokens());
@@ -226,7 +273,7 @@ impl Trying<'_> {
         let is_prompt = frame.kind == FrameKind::Prompt;
         let before = notes.meter.tokens();
         self.pay_for(funding, ticket, &notes.meter, &frame).await?;
-        notes.meter.count(&frame, ticket).map_err(|error| broken(ticket, &error))?;
+        notes.meter.count(&frame, ticket).map_err(|error| broken(ticket, Fault::Failed, &error))?;
         if let Some(hearing) = &mut notes.hearing {
             hearing.transcript.take(&frame);
         }
@@ -285,9 +332,9 @@ impl Trying<'_> {
             }
             FrameKind::Body | FrameKind::Error => {
                 warn!(provider_frame = ?frame.kind, "provider ended the answer early");
-                Err(Outcome::Broken)
+                Err(Outcome::Broken(Fault::Failed))
             }
-            FrameKind::Delta | FrameKind::Finish if !streams => Err(Outcome::Broken),
+            FrameKind::Delta | FrameKind::Finish if !streams => Err(Outcome::Broken(Fault::Failed)),
             _ => Ok(()),
         }
     }
@@ -331,7 +378,7 @@ fn understood(error: &lumbung_openapi::error::ErrorObject) -> Option<InvalidRequ
     Some(InvalidRequest { message, param: error.param.as_deref().map(str::to_owned), code: Some(code) })
 }
 
-fn broken(ticket: &Ticket, why: &dyn std::fmt::Display) -> Outcome {
+fn broken(ticket: &Ticket, fault: Fault, why: &dyn std::fmt::Display) -> Outcome {
     warn!(provider = %ticket.provider, job = %ticket.job, why = %why, "provider failed");
-    Outcome::Broken
+    Outcome::Broken(fault)
 }

@@ -44,18 +44,24 @@ pub async fn choose(
     loop {
         let snapshot = gateway.fleet.snapshot().clone();
         let model = snapshot.model(job.model.entry.id.as_str()).ok_or_else(|| no_provider(job))?;
+        let can_serve = |seat: &Seat| can_serve(seat, &job.wish, tried, delivered);
+        let is_well = |seat: &Seat| seat.is_well() && can_serve(seat);
         // Whoever comes while others wait goes to the end of the line.
-        if (woken || model.queue.is_empty())
-            && let Some(seat) = take_best(model, &job.wish, tried, delivered)
-        {
-            return Ok(route(gateway, job, attempt, seat, delivered));
+        if woken || model.queue.is_empty() {
+            // Those that are left alone because they fail are still better than nobody.
+            let nobody_is_well = || !model.seats.iter().any(|seat| is_well(seat));
+            let taken = take_best(model, &job.wish, is_well)
+                .or_else(|| nobody_is_well().then(|| take_best(model, &job.wish, can_serve)).flatten());
+            if let Some(seat) = taken {
+                return Ok(route(gateway, job, attempt, seat, delivered));
+            }
         }
-        if !model.seats.iter().any(|seat| can_serve(seat, &job.wish, tried, delivered)) {
+        if !model.seats.iter().any(|seat| can_serve(seat)) {
             return Err(if tried.is_empty() { job.wish.nobody(&model.seats) } else { ApiError::ProviderFailed });
         }
         let turn = model.queue.join(woken).map_err(|_| ApiError::AllBusy)?;
         // A slot may have come free between looking and joining: then nobody would wake us.
-        if model.seats.iter().any(|seat| seat.running() < seat.slots && can_serve(seat, &job.wish, tried, delivered)) {
+        if model.seats.iter().any(|seat| seat.running() < seat.slots && can_serve(seat)) {
             model.queue.wake_one();
         }
         match tokio::time::timeout_at(deadline, turn).await {
@@ -77,11 +83,10 @@ fn can_serve(seat: &Seat, wish: &Wish, tried: &[ProviderId], delivered: &Deliver
         && delivered.suits(seat)
 }
 
-/// Takes a slot of the best seat that has one.
-fn take_best(model: &ModelSeats, wish: &Wish, tried: &[ProviderId], delivered: &Delivered) -> Option<Taken> {
+/// Takes a slot of the best eligible seat that has one.
+fn take_best(model: &ModelSeats, wish: &Wish, is_eligible: impl Fn(&Seat) -> bool) -> Option<Taken> {
     loop {
-        let free =
-            model.seats.iter().filter(|seat| seat.running() < seat.slots && can_serve(seat, wish, tried, delivered));
+        let free = model.seats.iter().filter(|seat| seat.running() < seat.slots && is_eligible(seat));
         let best = free.min_by(|a, b| compare(a, b, wish))?;
         if let Some(taken) = best.take() {
             return Some(taken);

@@ -89,8 +89,10 @@ pub struct Gateway {
 /// How long a provider may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// From being asked to the first token.
+    /// From being asked to the first token, at most: less where a model's providers are known to be quicker…
     pub first_token: Duration,
+    /// …but no less than this.
+    pub first_token_floor: Duration,
     /// From one token to the next.
     pub stall: Duration,
 }

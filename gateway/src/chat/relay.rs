@@ -2,6 +2,7 @@
 //! other, after that by one that goes on where it stopped (`delivered`).
 
 use bytes::Bytes;
+use tracing::warn;
 
 use super::Gateway;
 use super::admit::Admitted;
@@ -65,6 +66,8 @@ struct Course {
 
 impl Course {
     async fn run(&mut self, gateway: &Gateway, job: &Admitted, client: &mut Client) -> Ending {
+        let health = &job.model.health;
+        health.retries.earn();
         let mut fruitless = 0;
         while fruitless < MAX_FRUITLESS && self.attempts.len() < MAX_ATTEMPTS as usize {
             let number = self.attempts.len() as u32 + 1;
@@ -94,7 +97,13 @@ impl Course {
             fruitless = if self.delivered.tokens() > before { 0 } else { fruitless + 1 };
             match outcome {
                 Outcome::Busy => {}
-                Outcome::Declined | Outcome::Broken => self.only_busy = false,
+                Outcome::Declined | Outcome::Broken(_) => {
+                    self.only_busy = false;
+                    if !health.may_retry() {
+                        warn!(job = %job.job, "not tried again: too many have failed lately");
+                        break;
+                    }
+                }
                 // Another has taken this very request.
                 Outcome::Refused(_) if self.delivered.has_any() => self.only_busy = false,
                 Outcome::Unreachable => {

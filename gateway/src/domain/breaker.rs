@@ -88,6 +88,11 @@ impl Breaker {
         }
     }
 
+    /// Whether jobs are sent as ever.
+    pub fn is_closed(&self) -> bool {
+        self.state == State::Closed
+    }
+
     /// Whether nothing has happened that is worth remembering.
     pub fn is_pristine(&self) -> bool {
         self.state == State::Closed && self.score == 0 && self.trips == 0

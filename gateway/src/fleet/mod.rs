@@ -2,6 +2,7 @@
 //!
 //! Requests read a [`Snapshot`]; it is made anew whenever a tunnel, an offer, the catalogue or a standing changes.
 
+pub mod health;
 pub mod job;
 pub mod join;
 pub mod queue;
@@ -22,6 +23,7 @@ use tracing::{info, warn};
 use crate::domain::catalogue::CatalogueModel;
 use crate::domain::ids::ProviderId;
 use crate::domain::provider::Standing;
+use health::ModelHealth;
 use queue::WaitQueue;
 use seat::Seat;
 use tunnel::Tunnel;
@@ -59,6 +61,7 @@ struct Members {
     standings: HashMap<ProviderId, Standing>,
     tunnels: BTreeMap<ProviderId, Member>,
     queues: HashMap<String, Arc<WaitQueue>>,
+    health: HashMap<String, Arc<ModelHealth>>,
 }
 
 struct Member {
@@ -81,6 +84,8 @@ pub struct ModelSeats {
     pub seats: Vec<Arc<Seat>>,
     /// Who waits for a slot.
     pub queue: Arc<WaitQueue>,
+    /// How its providers do.
+    pub health: Arc<ModelHealth>,
     /// What at least one of the seats honours.
     pub supported: ParameterSet,
 }
@@ -203,22 +208,25 @@ impl Fleet {
             let FleetLimits { queue_length: limit, newcomers_need_tokenizer, .. } = self.limits;
             let is_checked = entry.tokenizer.is_some() || !newcomers_need_tokenizer;
             let queue = members.queues.entry(entry.id.to_string()).or_insert_with(|| Arc::new(WaitQueue::new(limit)));
+            let health = members.health.entry(entry.id.to_string()).or_default();
             let seats: Vec<Arc<Seat>> = members
                 .tunnels
                 .values()
                 .filter(|member| !member.offer.draining)
                 .flat_map(|member| member.offer.models.iter().map(move |offer| (member, offer)))
-                .filter_map(|(member, offer)| make_seat(entry, &members.standings, member, offer, queue))
+                .filter_map(|(member, offer)| make_seat(entry, &members.standings, member, offer, queue, health))
                 .filter(|seat| is_checked || seat.standing != Standing::Newcomer)
                 .collect();
             let mut supported = ParameterSet::default();
             seats.iter().flat_map(|seat| seat.supported.iter()).for_each(|parameter| supported.insert(parameter));
-            let seats = Arc::new(ModelSeats { entry: entry.clone(), seats, queue: queue.clone(), supported });
+            let (queue, health) = (queue.clone(), health.clone());
+            let seats = Arc::new(ModelSeats { entry: entry.clone(), seats, queue, health, supported });
             for name in std::iter::once(entry.id.as_str()).chain(entry.aliases.iter().map(String::as_str)) {
                 models.insert(name.to_owned(), seats.clone());
             }
         }
         self.snapshot.store(Arc::new(Snapshot { models }));
+        members.health.values().for_each(|health| health.tidy());
         members.queues.values().for_each(|queue| queue.wake_all());
     }
 
@@ -234,6 +242,7 @@ fn make_seat(
     member: &Member,
     offer: &ModelOffer,
     queue: &Arc<WaitQueue>,
+    health: &ModelHealth,
 ) -> Option<Arc<Seat>> {
     let standing = standings.get(&member.tunnel.provider).copied().unwrap_or(Standing::Newcomer);
     let known_digest = entry.digests.is_empty() || entry.digests.contains(&offer.weights_digest);
@@ -259,5 +268,6 @@ fn make_seat(
         slots: offer.slots.min(MAX_SLOTS),
         running: member.tunnel.running(entry.id.as_str()),
         queue: queue.clone(),
+        fuse: health.fuse(&member.tunnel.provider),
     }))
 }

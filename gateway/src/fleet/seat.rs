@@ -8,9 +8,11 @@ use lumbung_openapi::money::TokenPrice;
 use lumbung_openapi::parameter::ParameterSet;
 use lumbung_openapi::provider::Resume;
 
+use super::health::Fuse;
 use super::job::{JobStream, OpenError};
 use super::queue::WaitQueue;
 use super::tunnel::Tunnel;
+use crate::domain::breaker::{Trial, Verdict};
 use crate::domain::ids::ProviderId;
 use crate::domain::provider::Standing;
 
@@ -51,6 +53,8 @@ pub struct Seat {
     pub(super) running: Arc<AtomicU32>,
     /// Who waits for a slot of this model.
     pub(super) queue: Arc<WaitQueue>,
+    /// Whether it is left alone for a while.
+    pub(super) fuse: Arc<Fuse>,
 }
 
 impl Seat {
@@ -61,7 +65,12 @@ impl Seat {
         }
         let take = |running| (running < self.slots).then_some(running + 1);
         self.running.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).ok()?;
-        Some(Taken { seat: self.clone() })
+        Some(Taken { trial: Some(self.fuse.begin()), seat: self.clone() })
+    }
+
+    /// Whether it works, as far as is known: who fails too often is left alone for a while.
+    pub fn is_well(&self) -> bool {
+        self.fuse.admits()
     }
 
     /// Whether jobs can be sent there.
@@ -108,6 +117,15 @@ impl Seat {
 /// A slot that is taken until this is dropped.
 pub struct Taken {
     seat: Arc<Seat>,
+    /// Until the job is over.
+    trial: Option<Trial>,
+}
+
+impl Taken {
+    /// The job is over; this is what it says of the provider. Where nobody says anything, it says nothing.
+    pub fn judge(&mut self, verdict: Verdict) {
+        self.trial.take().into_iter().for_each(|trial| self.seat.fuse.end(trial, verdict));
+    }
 }
 
 impl std::ops::Deref for Taken {
@@ -120,6 +138,7 @@ impl std::ops::Deref for Taken {
 
 impl Drop for Taken {
     fn drop(&mut self) {
+        self.judge(Verdict::Neither);
         self.seat.running.fetch_sub(1, Ordering::AcqRel);
         self.seat.queue.wake_one();
     }

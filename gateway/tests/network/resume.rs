@@ -316,3 +316,72 @@ async fn who_has_other_weights_is_not_asked_to_go_on() {
     assert_eq!(MODEL, receipt.model);
     network.finish().await;
 }
+
+#[tokio::test]
+async fn who_falls_silent_is_left_alone_until_a_probe_succeeds() {
+    let network = Setup::new(Books::Sqlite)
+        .with_gateway_flag("--stall-timeout", "1s")
+        .with_gateway_flag("--first-token-timeout", "2s")
+        .with_gateway_flag("--first-token-floor", "1s")
+        .start()
+        .await;
+    let cheap = ProviderSetup::scripted(script(json!({}), json!({"tokens": 20}))).ask(LESS.0, LESS.1);
+    let cheap = join(&network, cheap).await;
+    let _other = join(&network, ProviderSetup::scripted(script(json!({}), json!({"tokens": 20})))).await;
+    let client = network.client("1").await;
+    let price = TokenPrice { prompt: usd(LESS.0), completion: usd(LESS.1) };
+    let is_cheap = async || {
+        let answer = client.ask("x", json!({})).await;
+        Some(records(&client, &answer.id).await.0.charge) == price.cost(7, 20)
+    };
+    assert!(is_cheap().await);
+    cheap.process.signal("STOP");
+    // Each request that meets it waits a second, until it has failed often enough.
+    let mut waited = 0;
+    for _ in 0..10 {
+        let started = Instant::now();
+        assert!(!is_cheap().await);
+        waited += u32::from(started.elapsed() > Duration::from_millis(900));
+    }
+    assert!((1..=3).contains(&waited), "{waited} requests waited for it");
+    cheap.process.signal("CONT");
+    wait_until("it is tried again", Duration::from_secs(30), async || is_cheap().await).await;
+    assert!(network.gateway.log().contains("left alone for a while") && network.gateway.log().contains("works again"));
+    for _ in 0..5 {
+        assert!(is_cheap().await, "it works like any other");
+    }
+    network.finish().await;
+}
+
+#[tokio::test]
+async fn retries_do_not_become_a_storm() {
+    let network = Setup::new(Books::Sqlite).start().await;
+    let mut failing = Vec::new();
+    for _ in 0..4 {
+        failing.push(join(&network, ProviderSetup::scripted(script(json!({}), json!({"error": "failed"})))).await);
+    }
+    let client = std::sync::Arc::new(network.client("10").await);
+    const REQUESTS: u64 = 600;
+    let started = Instant::now();
+    let asking: Vec<_> = (0..REQUESTS)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { client.post(Client::body("x", json!({})).to_string()).await.status().as_u16() })
+        })
+        .collect();
+    for status in asking {
+        assert_eq!(status.await.expect("no panic"), 502);
+    }
+    let seconds = started.elapsed().as_secs() + 2;
+    let refused = async || {
+        let jobs = failing.iter().map(|provider| provider.status()["jobs"]["refused"].as_u64().unwrap_or(0));
+        jobs.sum::<u64>()
+    };
+    wait_until("every provider has written its status", Duration::from_secs(10), async || refused().await >= REQUESTS)
+        .await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let (tries, most) = (refused().await, REQUESTS + REQUESTS / 5 + 25 * seconds);
+    println!("{REQUESTS} requests, {tries} tries, at most {most}");
+    assert!(tries <= most, "{tries} tries, at most {most}");
+    network.finish().await;
+}
