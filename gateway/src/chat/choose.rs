@@ -47,21 +47,25 @@ pub async fn choose(
         let can_serve = |seat: &Seat| can_serve(seat, &job.wish, tried, delivered);
         let is_well = |seat: &Seat| seat.is_well() && can_serve(seat);
         // Whoever comes while others wait goes to the end of the line.
-        if woken || model.queue.is_empty() {
-            // Those that are left alone because they fail are still better than nobody.
-            let nobody_is_well = || !model.seats.iter().any(|seat| is_well(seat));
-            let taken = take_best(model, &job.wish, is_well)
-                .or_else(|| nobody_is_well().then(|| take_best(model, &job.wish, can_serve)).flatten());
-            if let Some(seat) = taken {
-                return Ok(route(gateway, job, attempt, seat, delivered));
-            }
+        let may_take = woken || model.queue.is_empty();
+        if may_take && let Some(seat) = take_best(model, &job.wish, is_well) {
+            return Ok(route(gateway, job, attempt, seat, delivered));
         }
-        if !model.seats.iter().any(|seat| can_serve(seat)) {
+        // Those that are left alone because they fail are still better than nobody.
+        let nobody_is_well = !model.seats.iter().any(|seat| is_well(seat));
+        if may_take
+            && nobody_is_well
+            && let Some(seat) = take_best(model, &job.wish, can_serve)
+        {
+            return Ok(route(gateway, job, attempt, seat, delivered));
+        }
+        let is_eligible = |seat: &Seat| can_serve(seat) && (nobody_is_well || seat.is_well());
+        if !model.seats.iter().any(|seat| is_eligible(seat)) {
             return Err(if tried.is_empty() { job.wish.nobody(&model.seats) } else { ApiError::ProviderFailed });
         }
         let turn = model.queue.join(woken).map_err(|_| ApiError::AllBusy)?;
         // A slot may have come free between looking and joining: then nobody would wake us.
-        if model.seats.iter().any(|seat| seat.running() < seat.slots && can_serve(seat)) {
+        if model.seats.iter().any(|seat| seat.running() < seat.slots && is_eligible(seat)) {
             model.queue.wake_one();
         }
         match tokio::time::timeout_at(deadline, turn).await {

@@ -38,7 +38,7 @@ fn tokenizer() -> ModelTokenizer {
 }
 
 /// Question and answer that the bundled model knows by heart.
-fn questions() -> Vec<(String, String)> {
+pub fn questions() -> Vec<(String, String)> {
     let text = std::fs::read_to_string(padi().join("../questions.json")).expect("the questions");
     let list: Vec<Value> = serde_json::from_str(&text).expect("JSON");
     let text = |value: &Value| value.as_str().expect("text").to_owned();
@@ -46,7 +46,7 @@ fn questions() -> Vec<(String, String)> {
 }
 
 /// Imports the bundled model's tokenizer as the operator does, and waits until the gateway has it.
-async fn import(network: &Network, model: &str) {
+pub async fn import(network: &Network, model: &str) {
     let output = Command::new(env!("CARGO_BIN_EXE_lumbung-gateway"))
         .args(["models", "tokenizer", model, "--from", &padi().display().to_string()])
         .env("LUMBUNG_DATA_DIR", network.folder.path())

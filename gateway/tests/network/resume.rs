@@ -10,6 +10,7 @@ use lumbung_openapi::receipt::{JobReceipt, SettlementRecord};
 use lumbung_openapi::reply::Usage;
 use serde_json::{Value, json};
 
+use crate::recount::{import, questions};
 use crate::support::client::{Client, Streamed, read};
 use crate::support::process::wait_until;
 use crate::support::provider::{Provider, ProviderSetup};
@@ -383,5 +384,122 @@ async fn retries_do_not_become_a_storm() {
     let (tries, most) = (refused().await, REQUESTS + REQUESTS / 5 + 25 * seconds);
     println!("{REQUESTS} requests, {tries} tries, at most {most}");
     assert!(tries <= most, "{tries} tries, at most {most}");
+    network.finish().await;
+}
+
+#[tokio::test]
+async fn text_that_two_made_is_counted_again_as_one() {
+    let (network, _stays, client) = network().await;
+    import(&network, BUNDLED).await;
+    let (question, _) = questions().remove(3);
+    let more = json!({"model": BUNDLED, "temperature": 0});
+    for (stream, cuts) in [(true, vec![1, 4, 7, 9]), (false, vec![5])] {
+        let (_, undisturbed) = ask(&client, stream, &question, &more).await;
+        assert!(undisturbed.usage.completion_tokens > 10);
+        for cut in cuts {
+            let setup = ProviderSetup::bundled(BUNDLED).ask(LESS.0, LESS.1);
+            let _dying = join(&network, setup.flag("--test-die-after-tokens", &cut.to_string())).await;
+            let (id, heard) = ask(&client, stream, &question, &more).await;
+            assert_eq!(heard, undisturbed, "cut after token {cut}");
+            is_charged_once(&client, &id, heard.usage, cut).await;
+            let (receipt, records) = records(&client, &id).await;
+            for (attempt, record) in receipt.attempts.iter().zip(&records) {
+                let recount = attempt.recount.as_ref().expect("newcomers' are counted again");
+                assert!(!recount.is_lower(), "{recount:?}");
+                assert_eq!(recount.claimed_completion_tokens, record.completion_tokens);
+            }
+            assert_eq!(receipt.attempts.last().and_then(|last| last.recount.as_ref()?.prompt_tokens), None);
+        }
+    }
+    network.finish().await;
+}
+
+fn cost(ask: (&str, &str), prompt: u32, completion: u32) -> NanoUsd {
+    let price = TokenPrice { prompt: usd(ask.0), completion: usd(ask.1) };
+    price.cost(prompt, completion).expect("a small cost")
+}
+
+#[tokio::test]
+async fn a_gateway_that_dies_while_another_goes_on_leaves_both_their_part() {
+    const FROZEN_AT: u32 = 150;
+    /// Tokens that may pass unvouched, and that may be under way when the gateway is killed.
+    const UNVOUCHED: u32 = 64 + 32;
+    let mut network = Setup::new(Books::Sqlite).with_gateway_flag("--stall-timeout", "1s").start().await;
+    let rule = |more: Value| {
+        let mut rule = json!({"tokens": 4000, "delay_ms_per_token": 5});
+        rule.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        script(json!({"context_length": 100_000}), rule)
+    };
+    let freezes = ProviderSetup::scripted(rule(json!({"freeze_after": FROZEN_AT}))).ask(LESS.0, LESS.1);
+    let freezes = join(&network, freezes).await;
+    let goes_on = join(&network, ProviderSetup::scripted(rule(json!({})))).await;
+    let client = network.client("1").await;
+
+    let mut bytes = client.open("x", json!({"max_tokens": 2000})).await.bytes_stream();
+    let (mut streamed, mut rest) = (Streamed::default(), String::new());
+    while streamed.events < 450 {
+        rest.push_str(std::str::from_utf8(&bytes.next().await.expect("more").expect("bytes")).expect("text"));
+        while let Some(end) = rest.find("\n\n") {
+            let event: String = rest.drain(..end + 2).collect();
+            streamed.take(&event);
+        }
+    }
+    network.kill_gateway();
+    let seen = streamed.text.split_whitespace().count() as u32;
+    assert!(seen > FROZEN_AT + 200, "{seen} tokens");
+
+    network.restart_gateway().await;
+    network.serves(MODEL).await;
+    freezes.receipts_acknowledged().await;
+    goes_on.receipts_acknowledged().await;
+    let left = network.balance(&client.account).await;
+    let charged = usd("1").checked_sub(left).expect("no more than there was");
+    let least =
+        cost(LESS, 7, FROZEN_AT - UNVOUCHED).checked_add(cost(crate::support::ASK, 0, seen - FROZEN_AT - UNVOUCHED));
+    let most = cost(LESS, 7, FROZEN_AT).checked_add(cost(crate::support::ASK, 0, seen - FROZEN_AT + UNVOUCHED));
+    assert!((least..=most).contains(&Some(charged)), "{charged}: {least:?} to {most:?} for {seen} tokens");
+    let (_, records) = records(&client, &streamed.id).await;
+    let parts: Vec<_> = records.iter().map(|record| (record.prompt_tokens, record.completion_tokens > 0)).collect();
+    assert_eq!(parts, [(7, true), (0, true)], "the prompt once");
+    network.finish().await;
+}
+
+#[tokio::test]
+async fn a_continuation_is_topped_up_and_ends_where_the_credit_does() {
+    let network = Setup::new(Books::Sqlite).with_gateway_flag("--default-hold-tokens", "16").start().await;
+    let rule = |more: Value| {
+        let mut rule = json!({"tokens": 400, "delay_ms_per_token": 1});
+        rule.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        script(json!({}), rule)
+    };
+    let dies = ProviderSetup::scripted(rule(json!({"die_after": 30}))).ask(LESS.0, LESS.1);
+    let mut dies = join(&network, dies).await;
+    let _goes_on = join(&network, ProviderSetup::scripted(rule(json!({})))).await;
+    let rich = network.client("1").await;
+    let streamed = rich.stream("x", json!({})).await;
+    assert!(streamed.done && streamed.error.is_none(), "{streamed:?}");
+    assert_eq!(streamed.usage.map(|usage| (usage.prompt_tokens, usage.completion_tokens)), Some((7, 400)));
+    let (receipt, parts) = records(&rich, &streamed.id).await;
+    let charge = cost(LESS, 7, parts[0].completion_tokens).checked_add(cost(
+        crate::support::ASK,
+        0,
+        400 - parts[0].completion_tokens,
+    ));
+    assert_eq!(Some(receipt.charge), charge);
+    network.balance_becomes(&rich.account, usd("1").checked_sub(receipt.charge).expect("enough")).await;
+
+    dies.restart();
+    dies.connected().await;
+    tokio::time::sleep(Duration::from_millis(500)).await; // its offer is asked for at once
+    let poor = network.client("0.0005").await;
+    let streamed = poor.stream("x", json!({})).await;
+    assert_eq!(streamed.error.as_ref().map(|error| &error["code"]), Some(&json!("insufficient_quota")), "{streamed:?}");
+    let (receipt, parts) = records(&poor, &streamed.id).await;
+    let delivered: u32 = parts.iter().map(|record| record.completion_tokens).sum();
+    assert_eq!(delivered, streamed.text.split_whitespace().count() as u32);
+    assert!(parts.len() == 2 && parts[1].completion_tokens > 100, "{parts:?}");
+    let left = usd("0.0005").checked_sub(receipt.charge).expect("never above the credit");
+    assert!(left < cost(crate::support::ASK, 0, 2), "all of it was of use: {left}");
+    network.balance_becomes(&poor.account, left).await;
     network.finish().await;
 }
