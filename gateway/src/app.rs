@@ -151,7 +151,6 @@ async fn assemble(
         store: store.clone(),
         admin: Desk::new(store.clone(), keys.clone(), issuer(config)?),
         courier: Arc::new(Courier::new(config.webhook_allow_private).context("no HTTP client for webhooks")?),
-        jwks: serde_json::to_string(&keys.published())?,
         spec: lumbung_openapi::spec::document().to_json()?,
         max_body: config.max_body,
         payout_cooldown: Duration::from_secs(config.payout_cooldown_secs),

@@ -10,12 +10,13 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-use super::LOOK_AGAIN;
 use super::token::{LEEWAY_SECS, TokenError, subject};
 use crate::domain::role::{Actor, Role};
 
 /// Keys are looked at again after this, so that a withdrawn one stops working.
 const FRESH_FOR: Duration = Duration::from_secs(300);
+/// An unknown key makes this gateway look for new ones, but not more often than this.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// How long the issuer may take to answer.
 const FETCH_WITHIN: Duration = Duration::from_secs(5);
 /// The largest key set that is read, in bytes.

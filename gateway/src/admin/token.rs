@@ -76,7 +76,7 @@ pub fn mint(keys: &SigningKeys, subject: &str, role: Role, ttl_secs: u64, now: u
         nbf: now,
         exp: now.saturating_add(ttl_secs),
     };
-    keys.settlement.sign_with_kid(TYP, &keys.settlement_kid, &claims)
+    keys.sign_publicly(TYP, &claims)
 }
 
 /// A token's header, unverified. Refuses one with `crit`: extensions that must be understood, of which there are none.

@@ -12,6 +12,7 @@ mod models;
 mod payouts;
 mod providers;
 mod receipt;
+mod signing_keys;
 mod table;
 mod tokenizer;
 mod usage;
@@ -45,6 +46,8 @@ pub enum Command {
     Books(Group<books::Books>),
     /// Operators' access to the API under /admin/v1.
     Admin(Group<admin::Admin>),
+    /// The keys that the network itself signs with.
+    SigningKeys(Group<signing_keys::SigningKeys>),
     /// Clients' receipts.
     Receipt(Group<receipt::Receipt>),
     /// What was used.
@@ -75,6 +78,7 @@ pub async fn run(command: Command, open: impl AsyncFnOnce() -> store::Result<Sto
         Command::Payouts(Group { json, action }) => (json, payouts::run(action, &open().await?).await?),
         Command::Books(Group { json, action }) => (json, books::run(action, &open().await?).await?),
         Command::Admin(Group { json, action }) => (json, admin::run(action, &open().await?).await?),
+        Command::SigningKeys(Group { json, action }) => (json, signing_keys::run(action, &open().await?).await?),
         Command::Receipt(Group { json, action }) => (json, receipt::run(action)?),
         Command::Usage(Group { json, action }) => (json, usage::run(action, &open().await?).await?),
         Command::Invoices(Group { json, action }) => (json, invoices::run(action, &open().await?).await?),

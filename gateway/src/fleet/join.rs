@@ -87,7 +87,7 @@ impl Doorman {
 fn challenge(keys: &SigningKeys, now_secs: u64) -> Challenge {
     let expires_at = now_secs + CHALLENGE_SECS;
     let claims = ChallengeClaims { nonce: ulid::Ulid::generate().to_string(), exp: expires_at };
-    Challenge { challenge: keys.ticket.sign(CHALLENGE_TYP, &keys.ticket_kid, &claims), expires_at }
+    Challenge { challenge: keys.sign(CHALLENGE_TYP, &claims), expires_at }
 }
 
 fn verify<C: ChallengeAnswer>(
@@ -111,8 +111,6 @@ fn verify<C: ChallengeAnswer>(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use lumbung_openapi::earnings::{PayoutDetailsClaims, StatementClaims};
     use lumbung_openapi::jws::{HmacKey, SigningKey};
@@ -121,8 +119,8 @@ mod tests {
     const HERE: &str = "https://here.example";
 
     fn network(seed: u8) -> SigningKeys {
-        let hmac = (format!("hmac-{seed}"), Arc::new(HmacKey::from_secret(&[seed; 32])));
-        let ed25519 = (format!("ed25519-{seed}"), Arc::new(SigningKey::from_seed(&[seed; 32])));
+        let hmac = (format!("hmac-{seed}"), HmacKey::from_secret(&[seed; 32]));
+        let ed25519 = (format!("ed25519-{seed}"), SigningKey::from_seed(&[seed; 32]));
         SigningKeys::of(vec![hmac], vec![ed25519]).expect("one of each")
     }
 

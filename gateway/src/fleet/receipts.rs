@@ -44,6 +44,10 @@ impl ReceiptDesk {
             return Err(DeskError::TooMany(MAX_RECEIPTS));
         }
         let provider = ProviderId::from(batch.verify()?);
+        // Another process may have rotated the keys. A receipt refused for a key that is good would be lost for good.
+        if !batch.receipts.iter().all(|receipt| self.keys.know_those_of(receipt)) {
+            self.keys.read_again(&self.store).await?;
+        }
         let backings: Vec<_> = batch.receipts.iter().map(|receipt| self.judge(&provider, receipt)).collect();
         let verdicts = self.store.commit_receipts(&provider, batch, &backings).await?;
         for verdict in &verdicts {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -25,7 +26,10 @@ pub async fn ready(State(shared): State<Arc<Shared>>) -> Response {
 
 /// The public keys of this gateway's signatures (RFC 7517), retired ones included.
 pub async fn jwks(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, "application/jwk-set+json"), (CACHE_CONTROL, "max-age=300")], shared.jwks.clone())
+    (
+        [(CONTENT_TYPE, "application/jwk-set+json"), (CACHE_CONTROL, "max-age=300")],
+        Json(shared.gateway.keys.published()),
+    )
 }
 
 /// The OpenAPI document.

@@ -42,8 +42,6 @@ pub struct Shared {
     pub admin: Desk,
     /// Who takes webhooks to their endpoints.
     pub courier: Arc<Courier>,
-    /// The published keys, as JSON.
-    pub jwks: String,
     /// The OpenAPI document, as JSON.
     pub spec: String,
     /// The largest request body, in bytes.

@@ -91,7 +91,7 @@ async fn follow(gateway: &Gateway, store: &Store) {
     }
 }
 
-/// Takes over keys, models and standings, if they have changed since `known`.
+/// Takes over API keys, signing keys, models and standings, if they have changed since `known`.
 pub async fn reload(gateway: &Gateway, store: &Store, known: Option<i64>) -> Result<i64, StoreError> {
     let epoch = store.epoch().await?;
     if known == Some(epoch) {
@@ -99,6 +99,7 @@ pub async fn reload(gateway: &Gateway, store: &Store, known: Option<i64>) -> Res
     }
     let standings = store.providers().await?.into_iter().map(|provider| (provider.id, provider.standing)).collect();
     gateway.fleet.set_catalogue(store.models().await?, standings);
+    gateway.keys.follow(&store.signing_keys().await?);
     gateway.keyring.set_epoch(epoch);
     Ok(epoch)
 }

@@ -1,54 +1,88 @@
 //! The network's own keys: HMAC for tickets, Ed25519 for settlement roots. Shared by all gateways on one database.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::jwk::JwkSet;
 use lumbung_openapi::jws::{HmacKey, SigningKey, key_id};
 use lumbung_openapi::receipt::{Receipt, RootClaims, SETTLEMENTS_TYP};
 use lumbung_openapi::ticket::{TICKET_TYP, Ticket};
 use lumbung_openapi::voucher::{VOUCHER_TYP, Voucher};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::{AnyConnection, Row};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 use ulid::Ulid;
 
 use super::{Result, Store, StoreError, bump_epoch, lock, sql};
 use crate::domain::backing::Backing;
 use crate::domain::refusal::Refusal;
 
-/// Every key of the network. The newest of each kind signs; all of them verify.
+/// Reading again what was just read is waited with as long as this: whoever shows unknown keys does not keep the books busy.
+const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Every key of the network, as the books had them last. The newest of each kind signs; all of them verify. Clones share
+/// what is known: when one reads again, all of them follow.
 #[derive(Clone)]
 pub struct SigningKeys {
-    /// Id of the key that signs tickets.
-    pub ticket_kid: String,
-    /// The key that signs tickets.
-    pub ticket: Arc<HmacKey>,
-    /// Id of the key that signs settlement roots.
-    pub settlement_kid: String,
-    /// The key that signs settlement roots.
-    pub settlement: Arc<SigningKey>,
-    tickets: Vec<(String, Arc<HmacKey>)>,
-    settlements: Vec<(String, Arc<SigningKey>)>,
+    known: Arc<ArcSwap<Known>>,
+    /// When it was last read again, by its beginning.
+    read_at: Arc<Mutex<Option<Instant>>>,
+}
+
+/// Keys with their ids, the newest first; at least one of each kind.
+struct Known {
+    tickets: Vec<(String, HmacKey)>,
+    settlements: Vec<(String, SigningKey)>,
 }
 
 impl SigningKeys {
     /// Keys with their ids, the newest of each kind first; `None` where a kind has none.
-    pub fn of(tickets: Vec<(String, Arc<HmacKey>)>, settlements: Vec<(String, Arc<SigningKey>)>) -> Option<Self> {
-        let ((ticket_kid, ticket), (settlement_kid, settlement)) =
-            (tickets.first()?.clone(), settlements.first()?.clone());
-        Some(Self { ticket_kid, ticket, settlement_kid, settlement, tickets, settlements })
+    pub fn of(tickets: Vec<(String, HmacKey)>, settlements: Vec<(String, SigningKey)>) -> Option<Self> {
+        let is_whole = !tickets.is_empty() && !settlements.is_empty();
+        let known = Arc::new(ArcSwap::from_pointee(Known { tickets, settlements }));
+        is_whole.then(|| Self { known, read_at: Arc::default() })
+    }
+
+    /// Ids of the keys that sign: the secret one's, and the one's whose public half is published.
+    pub fn ids(&self) -> (String, String) {
+        let known = self.known.load();
+        (known.tickets[0].0.clone(), known.settlements[0].0.clone())
+    }
+
+    /// Signs claims for `typ` with the newest secret: for these gateways' own eyes.
+    pub fn sign<T: Serialize>(&self, typ: &str, claims: &T) -> String {
+        let known = self.known.load();
+        let (kid, key) = &known.tickets[0];
+        key.sign(typ, kid, claims)
+    }
+
+    /// Signs claims for `typ` with the newest of the keys whose public halves are published: for everybody.
+    pub fn sign_publicly<T: Serialize>(&self, typ: &str, claims: &T) -> String {
+        let known = self.known.load();
+        let (kid, key) = &known.settlements[0];
+        key.sign_with_kid(typ, kid, claims)
     }
 
     /// The claims of a text that one of these gateways signed for `typ` with a secret of theirs.
     pub fn verify<T: DeserializeOwned>(&self, typ: &str, text: &str) -> Option<T> {
         let kid = key_id(text).ok()?;
-        let (_, key) = self.tickets.iter().find(|(id, _)| *id == kid)?;
+        let known = self.known.load();
+        let (_, key) = known.tickets.iter().find(|(id, _)| *id == kid)?;
         key.verify(typ, text).ok()
+    }
+
+    /// Whether the text names a secret key that is known here.
+    fn knows(&self, text: &str) -> bool {
+        key_id(text).is_ok_and(|kid| self.known.load().tickets.iter().any(|(id, _)| *id == kid))
     }
 
     /// Signs a ticket.
     pub fn sign_ticket(&self, ticket: &Ticket) -> String {
-        self.ticket.sign(TICKET_TYP, &self.ticket_kid, ticket)
+        self.sign(TICKET_TYP, ticket)
     }
 
     /// A ticket's claims, if one of these keys signed it.
@@ -58,7 +92,12 @@ impl SigningKeys {
 
     /// Signs a voucher.
     pub fn sign_voucher(&self, voucher: &Voucher) -> String {
-        self.ticket.sign(VOUCHER_TYP, &self.ticket_kid, voucher)
+        self.sign(VOUCHER_TYP, voucher)
+    }
+
+    /// Whether a receipt's ticket and voucher name keys that are known here.
+    pub fn know_those_of(&self, receipt: &Receipt) -> bool {
+        self.knows(&receipt.ticket) && receipt.voucher.as_deref().is_none_or(|voucher| self.knows(voucher))
     }
 
     /// What a receipt rests on: its ticket and its voucher, if one of these keys signed them.
@@ -74,13 +113,35 @@ impl SigningKeys {
 
     /// Signs the claims of a root over settlement records.
     pub fn sign_settlements(&self, claims: &RootClaims) -> String {
-        self.settlement.sign_with_kid(SETTLEMENTS_TYP, &self.settlement_kid, claims)
+        self.sign_publicly(SETTLEMENTS_TYP, claims)
     }
 
     /// The public keys that settlement roots verify with, retired ones included.
     pub fn published(&self) -> JwkSet {
-        let jwk = |(kid, key): &(String, Arc<SigningKey>)| key.public().to_jwk(Some(kid.clone()));
-        JwkSet { keys: self.settlements.iter().map(jwk).collect() }
+        let jwk = |(kid, key): &(String, SigningKey)| key.public().to_jwk(Some(kid.clone()));
+        JwkSet { keys: self.known.load().settlements.iter().map(jwk).collect() }
+    }
+
+    /// Takes over what the books have by now: for whoever met a key that is not known here. What another caller has read
+    /// since this call began serves too.
+    pub async fn read_again(&self, store: &Store) -> Result<()> {
+        let asked = Instant::now();
+        let mut read_at = self.read_at.lock().await;
+        if read_at.is_some_and(|at| at >= asked) {
+            return Ok(());
+        }
+        if let Some(last) = *read_at {
+            tokio::time::sleep_until(last + READ_AGAIN_AFTER).await;
+        }
+        let now = Instant::now();
+        self.follow(&store.signing_keys().await?);
+        *read_at = Some(now);
+        Ok(())
+    }
+
+    /// Takes over what has been read elsewhere.
+    pub fn follow(&self, newer: &Self) {
+        self.known.store(newer.known.load_full());
     }
 }
 
@@ -145,8 +206,8 @@ async fn read(connection: &mut AnyConnection) -> Result<Option<SigningKeys>> {
             .and_then(|secret| secret.try_into().ok())
             .ok_or_else(|| StoreError::corrupt("a signing key is malformed"))?;
         match kind.as_str() {
-            "hmac" => tickets.push((id, Arc::new(HmacKey::from_secret(&secret)))),
-            _ => settlements.push((id, Arc::new(SigningKey::from_seed(&secret)))),
+            "hmac" => tickets.push((id, HmacKey::from_secret(&secret))),
+            _ => settlements.push((id, SigningKey::from_seed(&secret))),
         }
     }
     Ok(SigningKeys::of(tickets, settlements))

@@ -1,9 +1,11 @@
 //! Receipts that providers hand in.
 
 use lumbung_gateway::domain::refusal::Refusal;
+use lumbung_gateway::fleet::receipts::ReceiptDesk;
 use lumbung_gateway::store::Settlement;
+use lumbung_openapi::jws::HmacKey;
 use lumbung_openapi::receipt::{Receipt, ReceiptBatch, ReceiptVerdict};
-use lumbung_openapi::ticket::Ticket;
+use lumbung_openapi::ticket::{TICKET_TYP, Ticket};
 
 use crate::on_both;
 use crate::support::{Books, CLAIM_WINDOW, Customer, LEASE, Provider, claims, tokens, usd};
@@ -34,6 +36,22 @@ on_both! {
         assert_eq!(books.spendable(&customer.account).await, usd("0.9999"));
         assert_eq!(books.number("SELECT COUNT(*) FROM batches WHERE kind = 'receipts'").await, 2, "one for each with news");
         assert_eq!(books.offer(&provider, vec![]).await, []);
+    }
+
+    async fn a_receipt_under_keys_that_are_newer_than_this_gateways_is_taken_all_the_same(books: &Books) {
+        let (customer, provider) = (books.customer("1").await, Provider::new(1));
+        let desk = ReceiptDesk::new(books.store.clone(), books.keys.clone());
+        let other_gateway = books.store.rotate_signing_keys().await.expect("new keys");
+        let ticket = customer.ticket(books, &provider).await;
+        let settlement = customer.settlement_with(&other_gateway, ticket.clone(), tokens(10, 20));
+        let receipt = Receipt { ticket: settlement.ticket_text.clone(), claims: claims(tokens(10, 20)), voucher: None };
+        books.settle(&[settlement]).await;
+        let stranger = HmacKey::from_secret(&[9; 32]).sign(TICKET_TYP, "unknown", &ticket);
+        let forged = Receipt { ticket: stranger, ..receipt.clone() };
+        let batch = ReceiptBatch::sign(&provider.key, vec![receipt, forged], 1_700_000_000);
+        let taken = desk.take(&batch).await.expect("a batch in order");
+        assert_eq!(taken.verdicts, [Committed, refused(Refusal::NoTicket)]);
+        assert_eq!(books.keys.ids(), other_gateway.ids(), "whoever shares the keys follows");
     }
 
     async fn the_same_receipt_offered_at_once_is_committed_once(books: &Books) {

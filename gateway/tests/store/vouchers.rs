@@ -100,7 +100,7 @@ on_both! {
         let plain = provider.receipt(books, &ticket, tokens(10, 200));
         let with = |voucher: String| Receipt { voucher: Some(voucher), ..plain.clone() };
         let sign = |voucher: &Voucher| books.keys.sign_voucher(voucher);
-        let stranger = HmacKey::from_secret(&[9; 32]).sign(VOUCHER_TYP, &books.keys.ticket_kid, &voucher(&ticket, 200));
+        let stranger = HmacKey::from_secret(&[9; 32]).sign(VOUCHER_TYP, &books.keys.ids().0, &voucher(&ticket, 200));
         let unknown_key = HmacKey::from_secret(&[9; 32]).sign(VOUCHER_TYP, "mine", &voucher(&ticket, 200));
         let second = Voucher { attempt: 2, ..voucher(&ticket, 200) };
         let mut changed = sign(&voucher(&ticket, 64));

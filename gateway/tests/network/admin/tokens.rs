@@ -273,15 +273,15 @@ async fn the_gateways_own_tokens_are_for_operators_and_nothing_else_is() {
     assert_eq!(status(&network, token::mint(&keys, "olga", Role::Admin, 60, now() + 600)).await, 401, "not valid yet");
     let own = json!({"iss": "lumbung-gateway", "aud": "lumbung-admin", "sub": "eve", "lumbung_role": "admin",
         "iat": now(), "nbf": now(), "exp": now() + 600});
-    let sign = |typ: &str, claims: &Value| keys.settlement.sign_with_kid(typ, &keys.settlement_kid, claims);
+    let sign = |typ: &str, claims: &Value| keys.sign_publicly(typ, claims);
     assert_eq!(status(&network, sign(token::TYP, &own)).await, 200);
     assert_eq!(status(&network, sign("lumbung-settlements+jwt", &own)).await, 401, "signed for another purpose");
     let mut elsewhere = own.clone();
     elsewhere["aud"] = "lumbung".into();
     assert_eq!(status(&network, sign(token::TYP, &elsewhere)).await, 401, "for another audience");
-    let stranger = SigningKey::from_seed(&[9; 32]).sign_with_kid(token::TYP, &keys.settlement_kid, &own);
+    let stranger = SigningKey::from_seed(&[9; 32]).sign_with_kid(token::TYP, &keys.ids().1, &own);
     assert_eq!(status(&network, stranger).await, 401, "another key");
-    let ticket = keys.ticket.sign(token::TYP, &keys.ticket_kid, &own);
+    let ticket = keys.sign(token::TYP, &own);
     assert_eq!(status(&network, ticket).await, 401, "the key of tickets");
     assert_eq!(status(&network, ed("ed", &claims(json!({})))).await, 401, "no issuer is configured");
     let rotated = network.store.rotate_signing_keys().await.expect("new keys");
