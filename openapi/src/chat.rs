@@ -4,8 +4,10 @@
 //! Strings are borrowed from the body where JSON allows. Members outside OpenAI's specification are passed over here
 //! and reach the provider untouched. Source of names, types and ranges: OpenAI's API specification of August 2026.
 
+mod format;
 pub mod json;
 mod message;
+mod tools;
 
 use std::borrow::Cow;
 
@@ -15,8 +17,10 @@ use crate::error::InvalidRequest;
 use crate::modality::{Modalities, Modality};
 use crate::money::NanoUsd;
 use crate::parameter::{Parameter, ParameterSet};
+pub use format::{ResponseFormat, SCHEMA_PARAM};
 use json::{Members, Value};
-pub use message::{Message, Role};
+pub use message::{Message, Role, ToolCall};
+pub use tools::{MAX_TOOLS, Tool, ToolChoice, Tools};
 
 /// The most messages in one request.
 pub const MAX_MESSAGES: usize = 2048;
@@ -48,6 +52,14 @@ pub struct ChatRequest<'a> {
     pub stop: Vec<Cow<'a, str>>,
     /// Log-probabilities: `Some(k)` asks for them, with `k` alternatives.
     pub logprobs: Option<u8>,
+    /// What the model may call.
+    pub tools: Tools<'a>,
+    /// What form the answer must have.
+    pub response_format: ResponseFormat<'a>,
+    /// How much the model should think.
+    pub reasoning_effort: Option<ReasoningEffort>,
+    /// How the model's chat template is filled in.
+    pub template: TemplateOptions<'a>,
     /// What the client pays at most.
     pub max_price: MaxPrice,
     /// The parameters that this request uses, by which providers are chosen.
@@ -65,6 +77,83 @@ pub struct Media {
     pub message: usize,
     /// The part's number.
     pub part: usize,
+}
+
+/// OpenAI's `reasoning_effort`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ReasoningEffort {
+    /// Not at all.
+    None,
+    /// `minimal`
+    Minimal,
+    /// `low`
+    Low,
+    /// `medium`
+    Medium,
+    /// `high`
+    High,
+    /// `xhigh`
+    XHigh,
+}
+
+impl ReasoningEffort {
+    const ALL: [(&'static str, Self); 6] = [
+        ("none", Self::None),
+        ("minimal", Self::Minimal),
+        ("low", Self::Low),
+        ("medium", Self::Medium),
+        ("high", Self::High),
+        ("xhigh", Self::XHigh),
+    ];
+
+    /// Its name on the wire.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, effort)| *effort == self).map_or("none", |(name, _)| name)
+    }
+
+    fn parse(value: Value<'_>) -> Result<Self, InvalidRequest> {
+        let name = value.string("reasoning_effort")?;
+        let known = Self::ALL.iter().find(|(known, _)| *known == name);
+        known.map(|(_, effort)| *effort).ok_or_else(|| {
+            let names = Self::ALL.map(|(name, _)| format!("'{name}'")).join(", ");
+            InvalidRequest::value("reasoning_effort", format!("'reasoning_effort' must be one of {names}."))
+        })
+    }
+}
+
+/// vLLM's members about the chat template. They are outside OpenAI's specification: an engine that has no template of its
+/// own passes them on.
+#[derive(Clone, Debug)]
+pub struct TemplateOptions<'a> {
+    /// The last message is the answer's beginning: the model goes on with it.
+    pub continue_final_message: bool,
+    /// Whether the prompt ends with the assistant's turn opened.
+    pub add_generation_prompt: bool,
+    /// `chat_template_kwargs`: variables of the template, a JSON object.
+    pub variables: Option<Cow<'a, RawValue>>,
+}
+
+impl Default for TemplateOptions<'_> {
+    fn default() -> Self {
+        Self { continue_final_message: false, add_generation_prompt: true, variables: None }
+    }
+}
+
+impl<'a> TemplateOptions<'a> {
+    fn parse(members: &Members<'a>) -> Result<Self, InvalidRequest> {
+        let flag = |name: &str| members.get(name).map(|value| value.boolean(name)).transpose();
+        let continue_final_message = flag("continue_final_message")?.unwrap_or(false);
+        let add_generation_prompt = flag("add_generation_prompt")?.unwrap_or(!continue_final_message);
+        if continue_final_message && add_generation_prompt {
+            return Err(InvalidRequest::value(
+                "continue_final_message",
+                "'continue_final_message' needs 'add_generation_prompt' to be false: a message is either gone on with or answered.",
+            ));
+        }
+        let name = "chat_template_kwargs";
+        let variables = members.get(name).map(|value| value.object(name).map(|_| Cow::Borrowed(value.raw())));
+        Ok(Self { continue_final_message, add_generation_prompt, variables: variables.transpose()? })
+    }
 }
 
 /// OpenRouter's `provider.max_price`: what a provider may ask at most, in dollars per million tokens.
@@ -116,6 +205,11 @@ impl<'a> ChatRequest<'a> {
         let stop = parse_stop(members.get("stop"))?;
         used.when(Parameter::Stop, !stop.is_empty());
         let logprobs = parse_logprobs(&members, &mut used)?;
+        let tools = Tools::parse(&members, &mut used)?;
+        let response_format = ResponseFormat::parse(&members, &mut used)?;
+        let reasoning_effort = members.get("reasoning_effort").map(ReasoningEffort::parse).transpose()?;
+        used.when(Parameter::ReasoningEffort, reasoning_effort.is_some());
+        let template = TemplateOptions::parse(&members)?;
         parse_features(&members, &mut used)?;
         parse_labels(&members)?;
         let max_price = parse_max_price(members.get("provider"))?;
@@ -130,6 +224,10 @@ impl<'a> ChatRequest<'a> {
             sampling,
             stop,
             logprobs,
+            tools,
+            response_format,
+            reasoning_effort,
+            template,
             max_price,
             parameters,
             media,
@@ -294,34 +392,12 @@ fn parse_logprobs(members: &Members<'_>, used: &mut Used) -> Result<Option<u8>, 
 
 /// What an engine must be able to do. Only that it is asked for is read here; its shape is the business of the engine that offers it.
 fn parse_features(members: &Members<'_>, used: &mut Used) -> Result<(), InvalidRequest> {
-    for parameter in [Parameter::Tools, Parameter::Functions] {
-        if let Some(value) = members.get(parameter.name()) {
-            used.when(parameter, !value.array(parameter.name())?.is_empty());
-        }
+    if let Some(value) = members.get("functions") {
+        used.when(Parameter::Functions, !value.array("functions")?.is_empty());
     }
-    for parameter in [Parameter::ToolChoice, Parameter::FunctionCall] {
-        if let Some(value) = members.get(parameter.name()) {
-            let neutral = value.is_string() && ["none", "auto"].contains(&&*value.string(parameter.name())?);
-            used.when(parameter, !neutral);
-        }
-    }
-    if let Some(value) = members.get("parallel_tool_calls") {
-        let parallel = value.boolean("parallel_tool_calls")?;
-        used.when(Parameter::ParallelToolCalls, !parallel && used.0.contains(Parameter::Tools));
-    }
-    if let Some(value) = members.get("response_format") {
-        let format = value.object("response_format")?;
-        let kind = format
-            .required("type")
-            .map_err(|_| InvalidRequest::missing("response_format.type"))?
-            .string("response_format.type")?;
-        if !["text", "json_object", "json_schema"].contains(&&*kind) {
-            return Err(InvalidRequest::value(
-                "response_format.type",
-                "'response_format.type' must be 'text', 'json_object' or 'json_schema'.",
-            ));
-        }
-        used.when(Parameter::ResponseFormat, kind != "text");
+    if let Some(value) = members.get("function_call") {
+        let neutral = value.is_string() && ["none", "auto"].contains(&&*value.string("function_call")?);
+        used.when(Parameter::FunctionCall, !neutral);
     }
     if let Some(value) = members.get("modalities") {
         for item in value.array("modalities")? {
@@ -331,11 +407,9 @@ fn parse_features(members: &Members<'_>, used: &mut Used) -> Result<(), InvalidR
     if let Some(value) = members.get("store") {
         used.when(Parameter::Store, value.boolean("store")?);
     }
-    for parameter in [Parameter::ReasoningEffort, Parameter::Verbosity] {
-        if let Some(value) = members.get(parameter.name()) {
-            value.string(parameter.name())?;
-            used.when(parameter, true);
-        }
+    if let Some(value) = members.get("verbosity") {
+        value.string("verbosity")?;
+        used.when(Parameter::Verbosity, true);
     }
     for parameter in [Parameter::Audio, Parameter::Prediction, Parameter::WebSearchOptions] {
         if let Some(value) = members.get(parameter.name()) {

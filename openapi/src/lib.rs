@@ -3,6 +3,7 @@
 //! - [`account`]: an account's own view of its credit, keys, usage and answers
 //! - [`chat`]: what a client asks for, parsed once and by the same code at the gateway and at the provider
 //! - [`endpoint`]: where it asks
+//! - [`template`]: how a conversation becomes the model's prompt, for the same reason
 //! - [`reply`]: what a client gets back; [`error`]: how it is told no; [`modality`]: what a model takes and gives
 //! - [`frame`], [`provider`], [`ticket`], [`voucher`], [`receipt`]: the link between gateway and provider
 //! - [`earnings`]: what a provider is told of its money
@@ -29,6 +30,7 @@ pub mod provider;
 pub mod receipt;
 pub mod reply;
 pub mod spec;
+pub mod template;
 pub mod ticket;
 pub mod usage;
 pub mod voucher;

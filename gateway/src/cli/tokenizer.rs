@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use super::Report;
 use crate::domain::ids::ModelId;
-use crate::domain::template::SpecialTokens;
 use crate::domain::tokenizer::{MAX_FILE, ModelTokenizer, TokenizerFiles};
 use crate::store::Store;
+use lumbung_openapi::template::SpecialTokens;
 
 /// What is of interest in `tokenizer_config.json`.
 #[derive(Default, Deserialize)]

@@ -16,7 +16,6 @@ pub mod refusal;
 pub mod retries;
 pub mod role;
 pub mod settlement;
-pub mod template;
 pub mod timestamp;
 pub mod tokenizer;
 pub mod webhook;

@@ -9,7 +9,7 @@ use lumbung_openapi::chat::ChatRequest;
 use sha2::{Digest, Sha256};
 use tokenizers::Tokenizer;
 
-use super::template::{ChatTemplate, SpecialTokens};
+use lumbung_openapi::template::{ChatTemplate, SpecialTokens};
 
 /// The most bytes of `tokenizer.json`, and of a template.
 pub const MAX_FILE: usize = 32 << 20;

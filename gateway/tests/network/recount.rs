@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use lumbung_gateway::domain::ids::ProviderId;
 use lumbung_gateway::domain::provider::Standing;
-use lumbung_gateway::domain::template::SpecialTokens;
 use lumbung_gateway::domain::tokenizer::{ModelTokenizer, Said, TokenizerFiles};
 use lumbung_openapi::chat::ChatRequest;
 use lumbung_openapi::jws::SigningKey;
 use lumbung_openapi::money::TokenPrice;
 use lumbung_openapi::receipt::{JobReceipt, Recount, RecountOutcome};
 use lumbung_openapi::reply::Usage;
+use lumbung_openapi::template::SpecialTokens;
 use serde_json::{Value, json};
 
 use crate::support::client::Client;

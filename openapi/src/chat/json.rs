@@ -94,6 +94,11 @@ impl<'a> Value<'a> {
         Self(raw)
     }
 
+    /// Its text.
+    pub fn raw(self) -> &'a RawValue {
+        self.0
+    }
+
     /// Whether it is a JSON string.
     pub fn is_string(self) -> bool {
         self.0.get().starts_with('"')

@@ -6,15 +6,18 @@ use serde_json::value::RawValue;
 
 use super::Media;
 use super::json::{Members, Value};
+use super::tools::member;
 use crate::error::InvalidRequest;
 use crate::modality::Modality;
 use crate::parameter::{Parameter, ParameterSet};
 
-/// Who speaks. `developer` is OpenAI's newer name for `system`; templates know only the latter.
+/// Who speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// `system`, `developer`
+    /// `system`
     System,
+    /// `developer`: OpenAI's newer name for `system`, which most templates do not know.
+    Developer,
     /// `user`
     User,
     /// `assistant`
@@ -24,10 +27,11 @@ pub enum Role {
 }
 
 impl Role {
-    /// The name that chat templates know.
+    /// Its name on the wire.
     pub fn name(self) -> &'static str {
         match self {
             Self::System => "system",
+            Self::Developer => "developer",
             Self::User => "user",
             Self::Assistant => "assistant",
             Self::Tool => "tool",
@@ -42,6 +46,49 @@ pub struct Message<'a> {
     pub role: Role,
     /// What is said: text parts one after the other.
     pub text: Cow<'a, str>,
+    /// What an assistant thought before it said that, where the client gives it back.
+    pub reasoning: Option<Cow<'a, str>>,
+    /// Tools that an assistant called.
+    pub tool_calls: Vec<ToolCall<'a>>,
+    /// Of a tool's result: the call that it answers.
+    pub tool_call_id: Option<Cow<'a, str>>,
+    /// Who exactly speaks.
+    pub name: Option<Cow<'a, str>>,
+}
+
+/// A tool that an assistant called.
+#[derive(Clone, Debug)]
+pub struct ToolCall<'a> {
+    /// Names the call.
+    pub id: Cow<'a, str>,
+    /// The tool.
+    pub name: Cow<'a, str>,
+    /// Its arguments: JSON text, as the model wrote it.
+    pub arguments: Cow<'a, str>,
+}
+
+impl<'a> ToolCall<'a> {
+    fn parse(raw: &'a RawValue, path: &str) -> Result<Self, InvalidRequest> {
+        let members = Value::new(raw).object(path)?;
+        let id = member(&members, path, "id")?.string(&format!("{path}.id"))?;
+        if let Some(kind) = members.get("type")
+            && kind.string(&format!("{path}.type"))? != "function"
+        {
+            let param = format!("{path}.type");
+            return Err(InvalidRequest::value(&param, format!("'{param}' must be 'function'.")));
+        }
+        let path = format!("{path}.function");
+        let function = members.get("function").ok_or_else(|| InvalidRequest::missing(&path))?.object(&path)?;
+        let text = |name: &str| member(&function, &path, name)?.string(&format!("{path}.{name}"));
+        Ok(Self { id, name: text("name")?, arguments: text("arguments")? })
+    }
+}
+
+impl<'a> From<(Role, Cow<'a, str>)> for Message<'a> {
+    /// A message of text alone.
+    fn from((role, text): (Role, Cow<'a, str>)) -> Self {
+        Self { role, text, reasoning: None, tool_calls: Vec::new(), tool_call_id: None, name: None }
+    }
 }
 
 impl<'a> Message<'a> {
@@ -55,7 +102,8 @@ impl<'a> Message<'a> {
         let path = |member: &str| format!("messages[{at}].{member}");
         let members = Value::new(raw).object(&format!("messages[{at}]"))?;
         let role = match &*required(&members, "role", at)?.string(&path("role"))? {
-            "system" | "developer" => Role::System,
+            "system" => Role::System,
+            "developer" => Role::Developer,
             "user" => Role::User,
             "assistant" => Role::Assistant,
             "tool" | "function" => Role::Tool,
@@ -69,13 +117,21 @@ impl<'a> Message<'a> {
                 ));
             }
         };
-        members.get("name").map(|v| v.string(&path("name"))).transpose()?;
+        let text_of = |name: &str| members.get(name).map(|value| value.string(&path(name))).transpose();
+        let name = text_of("name")?;
+        let tool_call_id = text_of("tool_call_id")?;
+        let reasoning = match text_of("reasoning_content")? {
+            Some(reasoning) => Some(reasoning),
+            // OpenRouter's name for it; other things have gone by this name too.
+            None => members.get("reasoning").filter(|value| value.is_string()).map(|v| v.string("")).transpose()?,
+        };
 
         let mut used = ParameterSet::default();
-        let calls = match members.get("tool_calls") {
-            Some(value) => !value.array(&path("tool_calls"))?.is_empty(),
-            None => false,
-        } || members.get("function_call").is_some();
+        let tool_calls = match members.get("tool_calls").filter(|_| role == Role::Assistant) {
+            Some(value) => parse_calls(value, &path("tool_calls"))?,
+            None => Vec::new(),
+        };
+        let calls = !tool_calls.is_empty() || members.get("function_call").is_some();
         if calls || role == Role::Tool {
             used.insert(Parameter::Tools);
         }
@@ -85,8 +141,13 @@ impl<'a> Message<'a> {
             None if role == Role::Assistant && (calls || members.get("refusal").is_some()) => Cow::Borrowed(""),
             None => return Err(InvalidRequest::missing(path("content"))),
         };
-        Ok((Self { role, text }, used))
+        Ok((Self { role, text, reasoning, tool_calls, tool_call_id, name }, used))
     }
+}
+
+fn parse_calls<'a>(value: Value<'a>, path: &str) -> Result<Vec<ToolCall<'a>>, InvalidRequest> {
+    let items = value.array(path)?.into_iter().enumerate();
+    items.map(|(at, item)| ToolCall::parse(item, &format!("{path}[{at}]"))).collect()
 }
 
 fn required<'a>(members: &Members<'a>, name: &str, at: usize) -> Result<Value<'a>, InvalidRequest> {

@@ -20,7 +20,7 @@ fn an_ordinary_request_is_read_as_written() {
     assert_eq!(request.model, "lumbung/padi");
     assert_eq!(
         request.messages.iter().map(|m| (m.role, &*m.text)).collect::<Vec<_>>(),
-        [(Role::System, "Be brief."), (Role::User, "Café?")]
+        [(Role::Developer, "Be brief."), (Role::User, "Café?")]
     );
     assert!(request.stream && request.include_usage);
     assert_eq!(
@@ -43,7 +43,7 @@ fn strings_are_borrowed_from_the_body() {
 fn what_asks_for_a_feature_is_seen() {
     for (member, parameter) in [
         (r#""tools":[{"type":"function","function":{"name":"f"}}]"#, Parameter::Tools),
-        (r#""tool_choice":"required""#, Parameter::ToolChoice),
+        (r#""function_call":{"name":"f"}"#, Parameter::FunctionCall),
         (r#""response_format":{"type":"json_object"}"#, Parameter::ResponseFormat),
         (r#""logprobs":true"#, Parameter::Logprobs),
         (r#""n":2"#, Parameter::N),
@@ -187,5 +187,123 @@ fn a_price_cap_is_read_exactly_and_the_rest_of_provider_passes() {
         (r#"{"max_price":{"completion":1e99}}"#, "provider.max_price.completion"),
     ] {
         assert_eq!(read(provider), Err(Some(param.to_owned())), "{provider}");
+    }
+}
+
+const TOOL: &str = r#""tools":[{"type":"function","function":{"name":"get_weather","description":"d","parameters":{"type":"object"},"strict":true}},{"type":"function","function":{"name":"now"}}]"#;
+
+#[test]
+fn tools_and_who_calls_them_are_read() {
+    let body = |more: &str| format!("{{{HELLO},{TOOL}{more}}}");
+    let text = body(r#","tool_choice":{"type":"function","function":{"name":"now"}},"parallel_tool_calls":false"#);
+    let request = ChatRequest::parse(text.as_bytes()).expect("tools");
+    let tools = &request.tools;
+    assert_eq!(
+        tools.list.iter().map(|tool| (&*tool.name, tool.strict)).collect::<Vec<_>>(),
+        [("get_weather", true), ("now", false)]
+    );
+    assert_eq!(tools.list[0].parameters.as_ref().map(|raw| raw.get()), Some(r#"{"type":"object"}"#));
+    assert_eq!((&tools.choice, tools.parallel), (&ToolChoice::Named("now".into()), false));
+    assert_eq!(
+        request.parameters.iter().collect::<Vec<_>>(),
+        [Parameter::Tools, Parameter::ToolChoice, Parameter::ParallelToolCalls]
+    );
+    for (choice, may) in [("auto", true), ("none", false), ("required", true)] {
+        let text = body(&format!(",\"tool_choice\":\"{choice}\""));
+        let request = ChatRequest::parse(text.as_bytes()).expect(choice);
+        assert_eq!(
+            (request.tools.may_be_called(), request.parameters.contains(Parameter::ToolChoice)),
+            (may, choice == "required")
+        );
+    }
+}
+
+#[test]
+fn a_round_trip_of_a_tool_is_read() {
+    let body = r#"{"model":"m","messages":[{"role":"user","content":"?"},
+        {"role":"assistant","content":null,"reasoning_content":"hm","tool_calls":[{"id":"call_1","type":"function","function":{"name":"f","arguments":"{\"a\":1}"}}]},
+        {"role":"tool","tool_call_id":"call_1","content":"7"}]}"#;
+    let request = ChatRequest::parse(body.as_bytes()).expect("a round trip");
+    let (asked, told) = (&request.messages[1], &request.messages[2]);
+    assert_eq!((&*asked.text, asked.reasoning.as_deref(), asked.tool_calls.len()), ("", Some("hm"), 1));
+    let call = &asked.tool_calls[0];
+    assert_eq!((&*call.id, &*call.name, &*call.arguments), ("call_1", "f", r#"{"a":1}"#));
+    assert_eq!((told.role, told.tool_call_id.as_deref()), (Role::Tool, Some("call_1")));
+}
+
+#[test]
+fn a_schema_an_effort_and_the_templates_options_are_read() {
+    let ask = |more: &str| format!("{{{HELLO},{more}}}");
+    let text = ask(
+        r#""response_format":{"type":"json_schema","json_schema":{"name":"x","strict":true,"schema":{"type":"object"}}},"reasoning_effort":"minimal","continue_final_message":true,"chat_template_kwargs":{"a":1}"#,
+    );
+    let request = ChatRequest::parse(text.as_bytes()).expect("a request");
+    let ResponseFormat::JsonSchema(schema) = &request.response_format else { panic!("{:?}", request.response_format) };
+    assert_eq!((schema.get(), request.reasoning_effort), (r#"{"type":"object"}"#, Some(ReasoningEffort::Minimal)));
+    assert!(request.template.continue_final_message && !request.template.add_generation_prompt);
+    assert_eq!(request.template.variables.as_ref().map(|raw| raw.get()), Some(r#"{"a":1}"#));
+}
+
+#[test]
+fn errors_about_tools_and_forms_name_the_parameter() {
+    let call = |call: &str| format!(r#""messages":[{{"role":"assistant","tool_calls":[{call}]}}]"#);
+    let format = |rest: &str| format!(r#"{HELLO},"response_format":{{"type":"json_schema"{rest}}}"#);
+    for (members, param, code) in [
+        (format!("{HELLO},\"tool_choice\":\"required\""), "tool_choice", "invalid_value"),
+        (format!("{HELLO},{TOOL},\"tool_choice\":\"perhaps\""), "tool_choice", "invalid_value"),
+        (format!("{HELLO},{TOOL},\"tool_choice\":7"), "tool_choice", "invalid_value"),
+        (
+            format!("{HELLO},{TOOL},\"tool_choice\":{{\"type\":\"function\",\"function\":{{\"name\":\"x\"}}}}"),
+            "tool_choice.function.name",
+            "invalid_value",
+        ),
+        (format!("{HELLO},\"tools\":[{{\"type\":\"custom\"}}]"), "tools[0].type", "invalid_value"),
+        (format!("{HELLO},\"tools\":[{{\"type\":\"function\"}}]"), "tools[0].function", "missing_required_parameter"),
+        (
+            format!("{HELLO},\"tools\":[{{\"type\":\"function\",\"function\":{{\"name\":\"a b\"}}}}]"),
+            "tools[0].function.name",
+            "invalid_value",
+        ),
+        (
+            format!(
+                "{HELLO},\"tools\":[{{\"type\":\"function\",\"function\":{{\"name\":\"a\"}}}},{{\"type\":\"function\",\"function\":{{\"name\":\"a\"}}}}]"
+            ),
+            "tools[1].function.name",
+            "invalid_value",
+        ),
+        (
+            format!("{HELLO},\"tools\":[{{\"type\":\"function\",\"function\":{{\"name\":\"a\",\"parameters\":[]}}}}]"),
+            "tools[0].function.parameters",
+            "invalid_type",
+        ),
+        (call(r#"{"id":"x"}"#), "messages[0].tool_calls[0].function", "missing_required_parameter"),
+        (
+            call(r#"{"id":"x","function":{"name":"f"}}"#),
+            "messages[0].tool_calls[0].function.arguments",
+            "missing_required_parameter",
+        ),
+        (format(""), "response_format.json_schema", "missing_required_parameter"),
+        (format(r#","json_schema":{}"#), "response_format.json_schema.name", "missing_required_parameter"),
+        (format(r#","json_schema":{"name":"x"}"#), SCHEMA_PARAM, "missing_required_parameter"),
+        (format(r#","json_schema":{"name":"x","schema":true}"#), SCHEMA_PARAM, "invalid_type"),
+        (
+            format(r#","json_schema":{"name":"x","schema":{},"strict":1}"#),
+            "response_format.json_schema.strict",
+            "invalid_type",
+        ),
+        (format!("{HELLO},\"reasoning_effort\":\"utmost\""), "reasoning_effort", "invalid_value"),
+        (format!("{HELLO},\"chat_template_kwargs\":7"), "chat_template_kwargs", "invalid_type"),
+        (
+            format!("{HELLO},\"continue_final_message\":true,\"add_generation_prompt\":true"),
+            "continue_final_message",
+            "invalid_value",
+        ),
+    ] {
+        let body = match members.contains("\"model\"") {
+            true => format!("{{{members}}}"),
+            false => format!("{{\"model\":\"m\",{members}}}"),
+        };
+        let got = refused(&body);
+        assert_eq!((got.0.as_deref(), got.1), (Some(param), Some(code)), "{body}");
     }
 }

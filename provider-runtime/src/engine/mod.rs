@@ -104,20 +104,59 @@ pub enum Event {
     Failed(EngineError),
 }
 
-/// Tokens of one choice, and the text that they completed. What tokens show comes in the event that counts them, or with
-/// later tokens: an answer may be cut between any two events, and is continued from the tokens of the first.
+/// Tokens of one choice, and what they completed: reasoning, text, refusal and calls, shown in this order. What tokens show
+/// comes in the event that counts them, or with later tokens: an answer may be cut between any two events, and is continued
+/// from the tokens of the first.
+///
+/// All text is whole UTF-8 characters: a character still incomplete, or text that may become a stop sequence or a tag, is
+/// held back.
 #[derive(Clone, Debug, Default)]
 pub struct Tokens {
     /// Which choice.
     pub choice: u8,
     /// How many.
     pub count: u32,
+    /// How many of them were spent on reasoning, its tags included.
+    pub reasoning_count: u32,
     /// Their ids, where the engine tells them; then as many as `count`.
     pub ids: Vec<u32>,
-    /// Whole UTF-8 characters that may be shown: a character still incomplete, or text that may become a stop sequence, is held back.
+    /// What the model thinks before it answers, without its tags.
+    pub reasoning: String,
+    /// The answer's text.
     pub text: String,
+    /// In place of an answer, where an engine tells refusals apart.
+    pub refusal: String,
+    /// Tools that are called.
+    pub calls: Vec<CallDelta>,
     /// One per token of this event, if asked for.
     pub logprobs: Vec<TokenLogprob>,
+}
+
+/// A part of a tool call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CallDelta {
+    /// Which of the choice's calls, from 0. They come one after another, each in one piece.
+    pub call: u32,
+    /// In a call's first part.
+    pub head: Option<CallHead>,
+    /// More of the arguments' JSON text, which need not end where a value does.
+    pub arguments: String,
+}
+
+/// What a tool call begins with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallHead {
+    /// Names the call, so that its result can be told; the same on whichever provider it is made.
+    pub id: String,
+    /// The tool.
+    pub name: String,
+}
+
+impl Tokens {
+    /// Whether there is something that a client would be shown.
+    pub fn shows(&self) -> bool {
+        !(self.text.is_empty() && self.reasoning.is_empty() && self.refusal.is_empty() && self.calls.is_empty())
+    }
 }
 
 /// Why an answer ended.

@@ -345,7 +345,7 @@ impl Plan {
             count: (to - from) as u32,
             ids: (from as u32..to as u32).collect(),
             text: self.text[start..self.ends[to - 1]].to_owned(),
-            logprobs: Vec::new(),
+            ..Tokens::default()
         }
     }
 }

@@ -209,6 +209,7 @@ impl Choice {
             ids: vec![token],
             text,
             logprobs: logprobs.into_iter().collect(),
+            ..Tokens::default()
         }));
         if let Some(reason) = reason {
             state.end(Event::Finish { choice: self.number, reason });

@@ -151,7 +151,7 @@ impl Engine for MistralEngine {
 fn messages_of(request: &ChatRequest<'_>) -> TextMessages {
     request.messages.iter().fold(TextMessages::new(), |messages, message| {
         let role = match message.role {
-            Role::System => TextMessageRole::System,
+            Role::System | Role::Developer => TextMessageRole::System,
             Role::User => TextMessageRole::User,
             Role::Assistant => TextMessageRole::Assistant,
             Role::Tool => TextMessageRole::Tool,

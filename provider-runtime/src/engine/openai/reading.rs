@@ -152,7 +152,7 @@ impl Reading {
         };
         if count > 0 {
             choice.tokens = choice.tokens.saturating_add(count);
-            events.push(Event::Tokens(Tokens { choice: index, count, ids: Vec::new(), text, logprobs }));
+            events.push(Event::Tokens(Tokens { choice: index, count, text, logprobs, ..Tokens::default() }));
         }
         let reason = match chunk.finish_reason.as_deref().filter(|name| !name.is_empty()) {
             Some(name) => Some(
