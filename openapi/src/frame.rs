@@ -45,7 +45,7 @@ pub enum FrameKind {
     Progress = 18,
     /// Provider → gateway: a whole JSON answer without its usage member and closing brace.
     Body = 19,
-    /// Provider → gateway: the answer is complete; the payload is the first choice's finish reason.
+    /// Provider → gateway: the answer is complete ([`AnswerEnd`]).
     End = 20,
     /// Provider → gateway: the answer cannot go on; the payload is an [`ErrorObject`](crate::error::ErrorObject) in JSON.
     Error = 21,
@@ -116,6 +116,36 @@ impl PromptCount {
             prompt_tokens: u32::from_be_bytes(*prompt),
             cached_tokens: u32::from_be_bytes(cached.try_into().ok()?),
         })
+    }
+}
+
+/// The payload of a [`FrameKind::End`] frame: the finish reason, and after a space the reasoning tokens if there are any.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AnswerEnd {
+    /// Of the first choice: not worth more than a word.
+    pub finish_reason: String,
+    /// Of the completion tokens of all choices, those spent on reasoning.
+    pub reasoning_tokens: u32,
+}
+
+impl AnswerEnd {
+    /// As payload.
+    pub fn to_text(&self) -> String {
+        match self.reasoning_tokens {
+            0 => self.finish_reason.clone(),
+            tokens => format!("{} {tokens}", self.finish_reason),
+        }
+    }
+
+    /// From payload; what cannot be read is left out.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(bytes);
+        let (reason, tokens) = text.split_once(' ').unwrap_or((&text, ""));
+        let is_of_word = |c: &char| c.is_ascii_alphabetic() || *c == '_';
+        Self {
+            finish_reason: reason.chars().filter(is_of_word).take(32).collect(),
+            reasoning_tokens: tokens.parse().unwrap_or(0),
+        }
     }
 }
 
@@ -244,6 +274,17 @@ mod tests {
                 if reader.push(chunk.into(), |_| ()).is_err() { break }
             }
         }
+    }
+
+    #[test]
+    fn an_end_tells_why_and_how_much_was_thought() {
+        for (reason, tokens) in [("stop", 0), ("tool_calls", 12)] {
+            let end = AnswerEnd { finish_reason: reason.into(), reasoning_tokens: tokens };
+            assert_eq!(AnswerEnd::from_bytes(end.to_text().as_bytes()), end);
+        }
+        let odd = AnswerEnd::from_bytes(b"<st0p> -1");
+        assert_eq!(odd, AnswerEnd { finish_reason: "stp".into(), reasoning_tokens: 0 });
+        assert_eq!(AnswerEnd::from_bytes(b""), AnswerEnd::default());
     }
 
     #[test]

@@ -41,10 +41,40 @@ pub struct Choice {
 pub struct AssistantMessage {
     /// Always `assistant`.
     pub role: String,
-    /// The text.
+    /// The text; null where tools are called without any.
     pub content: Option<String>,
-    /// Always null here: refusals are text.
+    /// In place of an answer. Null from models that refuse in plain text.
     pub refusal: Option<String>,
+    /// What the model thought before it answered, where it thinks aloud.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<String>,
+    /// The same: clients disagree on the name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// Tools that are called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Vec<ToolCall>>,
+}
+
+/// A tool that is called.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = ChatToolCall)]
+pub struct ToolCall {
+    /// Names the call: its result refers to it.
+    pub id: String,
+    /// Always `function`.
+    pub r#type: String,
+    /// Which, and with what.
+    pub function: FunctionCall,
+}
+
+/// A function that is called.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct FunctionCall {
+    /// The tool's name.
+    pub name: String,
+    /// JSON text.
+    pub arguments: String,
 }
 
 /// One server-sent event of a stream.
@@ -88,6 +118,44 @@ pub struct Delta {
     /// More text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// More of a refusal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<String>,
+    /// More reasoning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<String>,
+    /// The same: clients disagree on the name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// More of tool calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Vec<ToolCallDelta>>,
+}
+
+/// More of a tool call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ToolCallDelta {
+    /// Which of the answer's calls.
+    pub index: u32,
+    /// In the call's first part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Always `function`; in the call's first part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub r#type: Option<String>,
+    /// What is new of it.
+    pub function: FunctionDelta,
+}
+
+/// What is new of a function that is called.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct FunctionDelta {
+    /// In the call's first part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// More JSON text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arguments: Option<String>,
 }
 
 /// Log-probabilities of the tokens beside it.
@@ -148,6 +216,14 @@ impl Usage {
             prompt_tokens_details: PromptTokensDetails { cached_tokens, audio_tokens: 0 },
             completion_tokens_details: CompletionTokensDetails::default(),
         }
+    }
+}
+
+impl Usage {
+    /// The same, so many of the completion's tokens spent on reasoning.
+    pub fn with_reasoning(mut self, reasoning_tokens: u32) -> Self {
+        self.completion_tokens_details.reasoning_tokens = reasoning_tokens.min(self.completion_tokens);
+        self
     }
 }
 

@@ -68,7 +68,7 @@ impl ChatTemplate {
             tools => Json::wrap(tools.iter().map(tool_json).collect()),
         };
         let effort = request.reasoning_effort;
-        let context = context! {
+        let fixed = context! {
             messages,
             tools,
             add_generation_prompt => request.template.add_generation_prompt,
@@ -76,21 +76,22 @@ impl ChatTemplate {
             bos_token => self.special.bos,
             eos_token => self.special.eos,
             unk_token => self.special.unk,
-            // What mistralrs tells every template; those of other engines that ask have the same defaults.
+            now_secs,
+        };
+        // What mistralrs tells every template; those of other engines that ask have the same defaults.
+        let defaults = context! {
             date_string => date(now_secs, "%d, %B, %Y")?,
             enable_thinking => effort != Some(ReasoningEffort::None),
             reasoning_effort => effort_name(effort),
-            now_secs,
         };
-        let variables = request.template.variables.as_ref().map(|raw| serde_json::from_str(raw.get()));
-        let context = match variables {
-            Some(Ok(serde_json::Value::Object(variables))) => {
-                let variables = Value::from_iter(variables.into_iter().map(|(name, value)| (name, Json::wrap(value))));
-                context! { ..variables, ..context }
-            }
-            Some(_) => return Err(Error::new(ErrorKind::InvalidOperation, "the variables are no JSON object")),
-            None => context,
+        let variables = match &request.template.variables {
+            None => serde_json::Map::new(),
+            Some(raw) => serde_json::from_str(raw.get())
+                .map_err(|_| Error::new(ErrorKind::InvalidOperation, "the variables are no JSON object"))?,
         };
+        let variables = Value::from_iter(variables.into_iter().map(|(name, value)| (name, Json::wrap(value))));
+        // Of a name given more than once, the first counts.
+        let context = context! { ..fixed, ..variables, ..defaults };
         let text = self.environment.get_template(NAME)?.render(context)?;
         match (request.template.continue_final_message, request.messages.last()) {
             (true, Some(last)) => cut_after(text, &last.text),
@@ -253,7 +254,7 @@ mod tests {
                      {{ m.content is none }}{{ m.tool_call_id }}{{ m.reasoning_content }};{% endfor %}";
         assert_eq!(
             render_body(calls, body).ok().as_deref(),
-            Some(r#"c1 f {"z": "<1>", "a": [1, 2]} <1>truehm;falsec1;"#)
+            Some(r#"c1 f {"z": "<1>", "a": [1, 2]} <1>Truehm;Falsec1;"#)
         );
         let as_text = "{% for c in messages[0].tool_calls %}{% if c.function.arguments is string %}{{ c.function.arguments }}{% endif %}{% endfor %}";
         assert_eq!(render_body(as_text, body).ok().as_deref(), Some(r#"{"z":"<1>","a":[1,2]}"#));
@@ -272,11 +273,11 @@ mod tests {
         let ask = |more: &str| format!(r#"{{"model":"m","messages":[{{"role":"user","content":"hi"}}]{more}}}"#);
         let template = "{{ enable_thinking }} {{ reasoning_effort }} {{ mood }} {{ messages[0].content }}";
         let render = |more: &str| render_body(template, &ask(more)).expect("rendered");
-        assert_eq!(render(""), "true medium  hi");
-        assert_eq!(render(r#","reasoning_effort":"none""#), "false low  hi");
-        assert_eq!(render(r#","reasoning_effort":"xhigh""#), "true high  hi");
+        assert_eq!(render(""), "True medium  hi");
+        assert_eq!(render(r#","reasoning_effort":"none""#), "False low  hi");
+        assert_eq!(render(r#","reasoning_effort":"xhigh""#), "True high  hi");
         let variables = r#","chat_template_kwargs":{"enable_thinking":false,"mood":"good","messages":[]}"#;
-        assert_eq!(render(variables), "false medium good hi");
+        assert_eq!(render(variables), "False medium good hi");
     }
 
     #[test]

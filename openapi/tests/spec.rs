@@ -68,7 +68,14 @@ fn example() -> ChatCompletionRequest {
     let content = Some(Content::Text("Hello".into()));
     ChatCompletionRequest {
         model: "lumbung/padi".into(),
-        messages: vec![RequestMessage { role: RequestRole::User, content, name: None }],
+        messages: vec![RequestMessage {
+            role: RequestRole::User,
+            content,
+            name: None,
+            tool_calls: None,
+            tool_call_id: None,
+            reasoning_content: None,
+        }],
         ..Default::default()
     }
 }

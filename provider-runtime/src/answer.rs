@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame};
 use lumbung_openapi::error::ErrorObject;
-use lumbung_openapi::frame::{FrameKind, MAX_PAYLOAD, PromptCount};
+use lumbung_openapi::frame::{AnswerEnd, FrameKind, MAX_PAYLOAD, PromptCount};
 use lumbung_openapi::receipt::{Receipt, ReceiptClaims};
 use lumbung_openapi::ticket::Ticket;
 use tokio::sync::OwnedSemaphorePermit;
@@ -70,6 +70,8 @@ struct Running {
     prompt: PromptCount,
     /// The engine's own final count.
     total: Option<u32>,
+    /// Tokens spent on reasoning, so far.
+    reasoning_tokens: u32,
     /// Reused from poll to poll.
     events: Vec<Event>,
 }
@@ -97,6 +99,7 @@ impl Answer {
             finished: vec![None; shape.choices],
             prompt: PromptCount::default(),
             total: None,
+            reasoning_tokens: 0,
             events: Vec::new(),
         };
         Self { outgoing: Outgoing::new(shape.choices), running: Some(running) }
@@ -159,6 +162,7 @@ impl Running {
             }
             Event::Tokens(tokens) => {
                 self.check_choice(tokens.choice)?;
+                self.reasoning_tokens = self.reasoning_tokens.saturating_add(tokens.reasoning_count);
                 return match self.replay.has(&tokens)? {
                     true => self.repeat_tokens(tokens),
                     false => self.take_tokens(tokens, outgoing),
@@ -176,6 +180,7 @@ impl Running {
                 }
             }
             Event::Total(total) => self.total = Some(total),
+            Event::ReasoningTotal(total) => self.reasoning_tokens = total,
             Event::Failed(error) => return Err(error),
         }
         Ok(())
@@ -243,7 +248,7 @@ impl Running {
     /// Frames what is left, keeps the receipt, and lets go of the engine and the slot.
     fn end(self, ending: Ending, outgoing: &mut Outgoing) {
         let kind = self.frame_kind();
-        let Self { job, generation, finished, prompt, total, .. } = self;
+        let Self { job, generation, finished, prompt, total, reasoning_tokens, .. } = self;
         drop(generation);
         let is_cancelled = matches!(ending, Ending::Cancelled);
         match ending {
@@ -253,7 +258,9 @@ impl Running {
                 if let Some(body) = body {
                     outgoing.frame(FrameKind::Body, &body);
                 }
-                outgoing.frame(FrameKind::End, finished[0].map_or("", FinishReason::name).as_bytes());
+                let finish_reason = finished[0].map_or("", FinishReason::name).to_owned();
+                let end = AnswerEnd { finish_reason, reasoning_tokens };
+                outgoing.frame(FrameKind::End, end.to_text().as_bytes());
                 job.node.counters.finished.add(1);
             }
             Ending::Failed(error) => {

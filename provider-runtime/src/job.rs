@@ -65,6 +65,7 @@ async fn accept(node: &Arc<Node>, endpoint: Endpoint, body: Body) -> Result<Answ
     let place = node.journal.reserve().ok_or(Refusal::Busy)?;
 
     let job = Job {
+        id: &ticket.job,
         request: &request,
         body: &intake.request,
         max_completion_tokens: completion_limit(&ticket, &request),
@@ -83,6 +84,7 @@ async fn accept(node: &Arc<Node>, endpoint: Endpoint, body: Body) -> Result<Answ
         choices: request.n as usize,
         include_usage: request.include_usage,
         logprobs: request.logprobs.is_some(),
+        may_call: request.tools.may_be_called(),
     };
     tracing::debug!(
         job = ticket.job,

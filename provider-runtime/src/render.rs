@@ -12,7 +12,7 @@ use lumbung_openapi::frame::PromptCount;
 use lumbung_openapi::ticket::Ticket;
 use serde::Serialize;
 
-use crate::engine::{FinishReason, Tokens};
+use crate::engine::{CallDelta, CallHead, FinishReason, Tokens};
 
 /// How an answer is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +27,45 @@ pub struct Shape {
     pub include_usage: bool,
     /// Whether tokens carry log-probabilities.
     pub logprobs: bool,
+    /// Whether tools may be called, so that there may be no text at all.
+    pub may_call: bool,
 }
+
+/// A tool call, put together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WholeCall {
+    /// Names the call.
+    pub id: String,
+    /// The tool.
+    pub name: String,
+    /// JSON text.
+    pub arguments: String,
+}
+
+impl WholeCall {
+    /// Adds parts of calls to those that have begun. Returns how many bytes these are.
+    pub fn gather(calls: &mut Vec<Self>, deltas: Vec<CallDelta>) -> usize {
+        let mut bytes = 0;
+        for delta in deltas {
+            let at = delta.call as usize;
+            // Calls come one after another; an engine that leaves one out has an empty one.
+            if at >= calls.len() {
+                calls.resize_with(at.min(MAX_CALLS) + 1, Self::default);
+            }
+            let Some(call) = calls.get_mut(at) else { continue };
+            if let Some(CallHead { id, name }) = delta.head {
+                bytes += id.len() + name.len();
+                (call.id, call.name) = (id, name);
+            }
+            bytes += delta.arguments.len();
+            call.arguments += &delta.arguments;
+        }
+        bytes
+    }
+}
+
+/// More calls than any answer has: a wrong index makes no larger list.
+const MAX_CALLS: usize = 1024;
 
 /// How one endpoint writes an answer. What a stream shows is written to `out` at once, in whole server-sent events; a
 /// document is kept until [`Dialect::last`].

@@ -1,6 +1,6 @@
 //! Counting what arrives: the gateway's own word on what was delivered.
 
-use lumbung_openapi::frame::{Frame, FrameKind, PromptCount};
+use lumbung_openapi::frame::{AnswerEnd, Frame, FrameKind, PromptCount};
 use lumbung_openapi::merkle::Hash;
 use lumbung_openapi::receipt::ReceiptClaims;
 use lumbung_openapi::ticket::Ticket;
@@ -18,7 +18,7 @@ pub struct Meter {
     /// Whether the engine tells token ids.
     has_ids: bool,
     hash: Sha256,
-    finish_reason: String,
+    end: AnswerEnd,
     receipt: Option<String>,
     received_us: i64,
     started_us: i64,
@@ -49,7 +49,7 @@ impl Meter {
             total: None,
             has_ids: false,
             hash: Sha256::new(),
-            finish_reason: String::new(),
+            end: AnswerEnd::default(),
             receipt: None,
             received_us,
             started_us: clock::unix_micros(),
@@ -69,7 +69,7 @@ impl Meter {
                     return Err(MeterError::Count);
                 }
                 self.total = Some(frame.tokens.min(ticket.max_completion_tokens));
-                self.finish_reason = short_text(&frame.payload);
+                self.end = AnswerEnd::from_bytes(&frame.payload);
             }
             FrameKind::Receipt => {
                 self.receipt = Some(String::from_utf8(frame.payload.to_vec()).map_err(|_| MeterError::OutOfPlace)?)
@@ -118,6 +118,11 @@ impl Meter {
         self.total.unwrap_or(self.tokens)
     }
 
+    /// Completion tokens spent on reasoning, as the provider said at the end. They cost what others cost.
+    pub fn reasoning_tokens(&self) -> u32 {
+        self.end.reasoning_tokens
+    }
+
     /// Whether the provider's claims have come, which are the last of an answer.
     pub fn has_receipt(&self) -> bool {
         self.receipt.is_some()
@@ -136,7 +141,7 @@ impl Meter {
             cached_tokens: prompt.cached_tokens,
             completion_tokens: self.tokens(),
             delivered_sha256: finish_reason.is_none().then(|| Hash(self.hash.finalize().into())),
-            finish_reason: finish_reason.map_or(self.finish_reason, str::to_owned),
+            finish_reason: finish_reason.map_or(self.end.finish_reason, str::to_owned),
             received_us: self.received_us,
             started_us: self.started_us,
             first_token_us: self.first_token_us,
@@ -144,11 +149,6 @@ impl Meter {
         };
         (counted, self.receipt)
     }
-}
-
-/// A finish reason as a provider writes it: not worth more than a word.
-fn short_text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).chars().filter(|c| c.is_ascii_alphabetic() || *c == '_').take(32).collect()
 }
 
 #[cfg(test)]

@@ -158,7 +158,8 @@ async fn run(gateway: Arc<Gateway>, job: Admitted, mut client: Client) {
 
 /// Sends the end of the answer.
 fn finish(mut client: Client, ending: Ending, totals: Totals, tail: &Tail<'_>) {
-    let usage = Usage::of(totals.prompt_tokens, totals.cached_tokens, totals.completion_tokens);
+    let usage = Usage::of(totals.prompt_tokens, totals.cached_tokens, totals.completion_tokens)
+        .with_reasoning(totals.reasoning_tokens);
     match ending {
         // A client that leaves now has its answer and is charged; nobody is left to tell.
         Ending::Complete(last) if client.has_begun() => drop(client.stream(tail.stream_end(last, usage))),

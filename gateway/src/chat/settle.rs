@@ -66,6 +66,7 @@ pub struct Access {
 }
 
 /// What the client is told of its tokens.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Totals {
     /// Prompt tokens charged.
     pub prompt_tokens: u32,
@@ -73,6 +74,8 @@ pub struct Totals {
     pub cached_tokens: u32,
     /// Completion tokens charged.
     pub completion_tokens: u32,
+    /// How many of them were spent on reasoning, in the words of the provider that ended the answer.
+    pub reasoning_tokens: u32,
 }
 
 impl Settler {
@@ -110,7 +113,8 @@ pub fn settle(job: Admitted, relayed: Relayed) -> (Ending, Totals) {
     let Admitted { request_id, caller, hold, grant, permit, received_micros, wish, .. } = job;
     let first_token_us = relayed.attempts.iter().find_map(|attempt| attempt.meter.first_token_us);
     let since_ms = |at: i64| (at - received_micros) as f64 / 1000.0;
-    let mut totals = Totals { prompt_tokens: 0, cached_tokens: 0, completion_tokens: 0 };
+    let reasoning_tokens = relayed.attempts.last().map_or(0, |attempt| attempt.meter.reasoning_tokens());
+    let mut totals = Totals { reasoning_tokens, ..Totals::default() };
     let (mut left, mut settlements) = (hold.amount(), Vec::with_capacity(relayed.attempts.len()));
     for attempt in relayed.attempts {
         let (settlement, charge) = settlement(attempt, &caller, left);

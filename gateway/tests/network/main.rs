@@ -11,6 +11,7 @@ mod disconnects;
 mod docs;
 mod earnings;
 mod errors;
+mod forms;
 mod kills;
 mod kills_under_load;
 mod limits;

@@ -46,6 +46,19 @@ async fn python() {
     let (network, provider) = network().await;
     let mut command = Command::new(tool("LUMBUNG_TEST_PYTHON"));
     command.args(["-m", "pytest", "-q", "-p", "no:cacheprovider"]).arg(folder("tests/sdk/test_openai.py"));
+    command.arg(folder("tests/sdk/test_forms.py"));
+    run(command, &network).await;
+    provider.receipts_acknowledged().await;
+    network.finish().await;
+}
+
+/// Generated schemas, validated by validators that are not ours.
+#[tokio::test]
+async fn forms() {
+    let (network, provider) = network().await;
+    let mut command = Command::new(tool("LUMBUNG_TEST_SPEC_PYTHON"));
+    let schemas = if std::env::var_os("LUMBUNG_TEST_FULL").is_some() { "300" } else { "30" };
+    command.arg(folder("tests/sdk/schemas.py")).env("SCHEMAS", schemas);
     run(command, &network).await;
     provider.receipts_acknowledged().await;
     network.finish().await;

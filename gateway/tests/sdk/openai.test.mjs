@@ -127,7 +127,7 @@ for (const [change, param, code] of [
   [{ messages: [] }, 'messages', 'empty_array'],
   [{ messages: [{ role: 'wizard', content: 'Hello!' }] }, 'messages[0].role', 'invalid_value'],
   [{ messages: [{ role: 'user', content: 'word '.repeat(20_000) }] }, 'messages', 'context_length_exceeded'],
-  [{ tools: [{ type: 'function', function: { name: 'f' } }] }, 'tools', 'unsupported_parameter'],
+  [{ store: true }, 'store', 'unsupported_parameter'],
 ]) {
   test(`a bad request names the parameter: ${param}, ${code}`, async () => {
     for (const stream of [false, true]) {

@@ -155,7 +155,7 @@ def test_an_unknown_model_is_not_found(client):
         ({"messages": []}, "messages", "empty_array"),
         ({"messages": [{"role": "wizard", "content": "Hello!"}]}, "messages[0].role", "invalid_value"),
         ({"messages": [{"role": "user", "content": "word " * 20_000}]}, "messages", "context_length_exceeded"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "unsupported_parameter"),
+        ({"store": True}, "store", "unsupported_parameter"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

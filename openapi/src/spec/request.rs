@@ -69,7 +69,7 @@ pub struct ChatCompletionRequest {
     /// The older form of `tool_choice`.
     #[schema(value_type = Option<Value>)]
     pub function_call: Option<serde_json::Value>,
-    /// Such as `low`.
+    /// `none`, `minimal`, `low`, `medium`, `high` or `xhigh`.
     pub reasoning_effort: Option<String>,
     /// Such as `low`.
     pub verbosity: Option<String>,
@@ -86,6 +86,13 @@ pub struct ChatCompletionRequest {
     /// Search the web first.
     #[schema(value_type = Option<Object>)]
     pub web_search_options: Option<serde_json::Value>,
+    /// vLLM's: the last message is the answer's beginning, and the model goes on with it.
+    pub continue_final_message: Option<bool>,
+    /// vLLM's: whether the assistant's turn is opened for the answer.
+    pub add_generation_prompt: Option<bool>,
+    /// vLLM's: variables of the model's chat template, such as `{"enable_thinking": false}`.
+    #[schema(value_type = Option<Object>)]
+    pub chat_template_kwargs: Option<serde_json::Value>,
     /// OpenRouter's: which providers may serve. Members other than these are passed on.
     pub provider: Option<ProviderPreferences>,
     /// A label; changes nothing about the answer.
@@ -136,6 +143,13 @@ pub struct RequestMessage {
     pub content: Option<Content>,
     /// Who exactly speaks.
     pub name: Option<String>,
+    /// Tools that an assistant called: `{"id": …, "type": "function", "function": {"name": …, "arguments": …}}`.
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub tool_calls: Option<Vec<serde_json::Value>>,
+    /// Of a tool's result: the call that it answers.
+    pub tool_call_id: Option<String>,
+    /// What an assistant thought before it answered, given back to a model that wants it.
+    pub reasoning_content: Option<String>,
 }
 
 /// Who speaks.

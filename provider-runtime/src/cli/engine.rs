@@ -53,7 +53,8 @@ pub struct EngineArgs {
     #[arg(long, env = "LUMBUNG_PROVIDER_UPSTREAM_KEY", hide_env_values = true)]
     pub upstream_key: Option<String>,
     /// OpenAI's parameters that the server honours, by name. Default: those of text that vLLM, SGLang, llama.cpp and
-    /// Ollama share; add `n` and `logit_bias` for a server that has them.
+    /// Ollama share; add `n`, `logit_bias`, `response_format`, `tools`, `tool_choice`, `parallel_tool_calls` and
+    /// `reasoning_effort` for a server that has them.
     #[arg(long, env = "LUMBUNG_PROVIDER_UPSTREAM_SUPPORTS", value_delimiter = ',', value_name = "NAMES")]
     pub upstream_supports: Vec<String>,
     /// Tokens of prompt and completion together that the server was started with. Default: what the server says of

@@ -17,6 +17,7 @@ use lumbung_openapi::provider::Resume;
 use lumbung_openapi::reply::TokenLogprob;
 use tokio::sync::mpsc;
 
+pub mod calls;
 pub mod faulty;
 #[cfg(feature = "mistral")]
 pub mod mistral;
@@ -53,6 +54,8 @@ pub struct EngineModel {
 /// One request for an engine.
 #[derive(Clone, Debug)]
 pub struct Job<'a> {
+    /// Names the job, the same for every provider that works on it: what is made up beside the tokens follows from it.
+    pub id: &'a str,
     /// The request as parsed.
     pub request: &'a ChatRequest<'a>,
     /// The body that it was parsed from, for engines that pass it on.
@@ -100,6 +103,9 @@ pub enum Event {
     },
     /// The engine's own final count of completion tokens over all choices, where it differs from the sum of [`Tokens::count`].
     Total(u32),
+    /// The engine's own final count of reasoning tokens over all choices, where it differs from the sum of
+    /// [`Tokens::reasoning_count`].
+    ReasoningTotal(u32),
     /// The answer cannot go on. The last event.
     Failed(EngineError),
 }

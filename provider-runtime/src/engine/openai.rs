@@ -4,6 +4,7 @@
 //! events (`reading`). Such servers tell no token ids, so an answer cannot be continued elsewhere, and most of them
 //! tell the number of tokens only at the end: until then a chunk with text counts as one.
 
+mod calls;
 mod chunk;
 mod reading;
 mod refusal;
@@ -64,8 +65,8 @@ pub struct Listed {
     pub max_model_len: Option<u32>,
 }
 
-/// Parameters that vLLM, SGLang, llama.cpp and Ollama all honour. `n` and `logit_bias` are not among them: a server that
-/// ignores one would answer another question than was asked.
+/// Parameters that vLLM, SGLang, llama.cpp and Ollama all honour. `n`, `logit_bias` and `tools` are not among them: a server
+/// that ignores one would answer another question than was asked.
 pub fn usual_parameters() -> ParameterSet {
     use Parameter::*;
     [MaxTokens, Temperature, TopP, Seed, Stop, FrequencyPenalty, PresencePenalty, Logprobs, TopLogprobs]
@@ -73,16 +74,15 @@ pub fn usual_parameters() -> ParameterSet {
         .collect()
 }
 
-/// Reads a list of parameter names. Those whose answers are more than text cannot be passed on yet.
+/// Reads a list of parameter names. Those whose answers are more than text, reasoning and tool calls are not passed on.
 pub fn parse_parameters(names: &[String]) -> anyhow::Result<ParameterSet> {
     use Parameter::*;
     let mut set = ParameterSet::default();
     for name in names {
         let parameter = Parameter::ALL.iter().copied().find(|parameter| parameter.name() == name);
         match parameter.with_context(|| format!("'{name}' is no parameter of OpenAI's"))? {
-            Tools | ToolChoice | ParallelToolCalls | Functions | FunctionCall | Modalities | Audio | Store
-            | WebSearchOptions => {
-                bail!("'{name}' cannot be offered: its answers are more than text, which is all that is passed on")
+            Functions | FunctionCall | Modalities | Audio | Store | WebSearchOptions => {
+                bail!("'{name}' cannot be offered: what is passed on is text, reasoning and tool calls")
             }
             parameter => set.insert(parameter),
         }
@@ -187,7 +187,7 @@ impl Engine for OpenAiEngine {
             return Err(EngineError::Failed("the server answered with JSON where a stream was asked for".into()));
         }
         let (sender, events) = mpsc::channel(AHEAD);
-        let reading = Reading::new(job.request.n, job.max_completion_tokens);
+        let reading = Reading::new(job.id, job.request.n, job.max_completion_tokens);
         tokio::spawn(async move {
             tokio::select! {
                 () = sender.closed() => {}

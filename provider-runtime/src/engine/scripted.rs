@@ -13,11 +13,14 @@ use lumbung_openapi::error::InvalidRequest;
 use lumbung_openapi::frame::PromptCount;
 use lumbung_openapi::parameter::{Parameter, ParameterSet};
 use lumbung_openapi::provider::Resume;
+use lumbung_openapi::reply::{TokenLogprob, TopLogprob};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{Engine, EngineError, EngineModel, Event, FinishReason, Generation, History, Job, Tokens};
+use super::{
+    CallDelta, CallHead, Engine, EngineError, EngineModel, Event, FinishReason, Generation, History, Job, Tokens,
+};
 
 /// Events that an answer may be ahead of whoever takes them.
 const AHEAD: usize = 32;
@@ -51,6 +54,12 @@ pub struct Rule {
     /// What is answered: one token for each word with the white space before it.
     #[serde(default)]
     pub reply: String,
+    /// What is thought before the reply.
+    #[serde(default)]
+    pub reasoning: String,
+    /// Tools that are called after the reply.
+    #[serde(default)]
+    pub calls: Vec<ScriptedCall>,
     /// In place of a reply: so many tokens…
     #[serde(default)]
     pub tokens: Option<u32>,
@@ -89,6 +98,19 @@ pub struct Rule {
     #[serde(default)]
     pub error: Option<ScriptedError>,
 }
+
+/// A tool call of a script.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScriptedCall {
+    /// The tool.
+    pub name: String,
+    /// JSON text: one token for each word with the white space before it.
+    pub arguments: String,
+}
+
+/// The natural logarithm that every scripted token's probability is said to have.
+const LOGPROB: f32 = -0.25;
 
 /// Why a scripted answer does not begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -197,7 +219,7 @@ impl Engine for ScriptedEngine {
             return Err(InvalidRequest::context_length(self.model.context_length, prompt_tokens).into());
         }
         let prompt = PromptCount { prompt_tokens, cached_tokens: rule.cached_tokens };
-        let plan = Plan::new(rule, job.request, job.max_completion_tokens.min(room)).after(job.history)?;
+        let plan = Plan::new(rule, &job, job.max_completion_tokens.min(room)).after(job.history)?;
         let (sender, events) = mpsc::channel(AHEAD);
         tokio::spawn(plan.play(prompt, sender));
         Ok(Generation { events })
@@ -210,9 +232,19 @@ fn words_of(request: &ChatRequest<'_>) -> u32 {
 
 /// One answer, known to its end before it begins.
 struct Plan {
+    /// The reasoning, the reply and the calls' arguments, one after another.
     text: String,
     /// Where each token ends in the text.
     ends: Vec<usize>,
+    /// Where the reasoning and the reply end in the text.
+    reasoning_end: usize,
+    reply_end: usize,
+    /// The calls' names, and where their arguments end in the text.
+    calls: Vec<(String, usize)>,
+    /// Names the job.
+    job: String,
+    /// How many alternatives are told with each token, if log-probabilities are asked for.
+    logprobs: Option<u8>,
     last: Last,
     /// How many tokens of each choice have been delivered before.
     delivered: Vec<usize>,
@@ -231,23 +263,37 @@ enum Last {
 }
 
 impl Plan {
-    fn new(rule: &Rule, request: &ChatRequest<'_>, most_tokens: u32) -> Self {
+    fn new(rule: &Rule, job: &Job<'_>, most_tokens: u32) -> Self {
         let most = most_tokens as usize;
-        let (text, mut ends) = match rule.tokens {
+        let (reply, reply_ends) = match rule.tokens {
             Some(count) => {
                 let count = (count as usize).min(most + 1);
                 (rule.word.repeat(count), (1..=count).map(|nth| nth * rule.word.len()).collect())
             }
             None => (rule.reply.clone(), reply_ends(rule)),
         };
-        let mut last = Last::Finish(FinishReason::Stop);
+        let (mut text, mut ends) = (rule.reasoning.clone(), token_ends(&rule.reasoning));
+        let reasoning_end = text.len();
+        ends.extend(reply_ends.iter().map(|end| reasoning_end + end));
+        text += &reply;
+        let reply_end = text.len();
+        let mut calls = Vec::with_capacity(rule.calls.len());
+        for ScriptedCall { name, arguments } in &rule.calls {
+            ends.extend(token_ends(arguments).iter().map(|end| text.len() + end));
+            text += arguments;
+            calls.push((name.clone(), text.len()));
+        }
+        let natural = if calls.is_empty() { FinishReason::Stop } else { FinishReason::ToolCalls };
+        let mut last = Last::Finish(natural);
         if ends.len() > most {
             ends.truncate(most);
             last = Last::Finish(FinishReason::Length);
         }
-        let shown = &text[..ends.last().copied().unwrap_or(0)];
-        let stops = request.stop.iter().filter_map(|stop| Some((shown.find(&**stop)?, stop.len())));
+        let said = ends.last().copied().unwrap_or(0).clamp(reasoning_end, reply_end);
+        let shown = &text[reasoning_end..said];
+        let stops = job.request.stop.iter().filter_map(|stop| Some((shown.find(&**stop)?, stop.len())));
         if let Some((at, len)) = stops.min() {
+            let at = reasoning_end + at;
             // The token that completes the stop sequence was made and counts; its text from there on is not shown.
             ends.truncate(ends.partition_point(|end| *end < at + len) + 1);
             ends.iter_mut().for_each(|end| *end = (*end).min(at));
@@ -265,8 +311,13 @@ impl Plan {
         Self {
             text,
             ends,
+            reasoning_end,
+            reply_end,
+            calls,
+            job: job.id.to_owned(),
+            logprobs: job.request.logprobs,
             last,
-            delivered: vec![0; request.n as usize],
+            delivered: vec![0; job.request.n as usize],
             first_delay: Duration::from_secs_f64(rule.delay_ms_first / 1e3),
             delay: Duration::from_secs_f64(rule.delay_ms_per_token / 1e3),
             step: rule.tokens_per_event as usize,
@@ -340,12 +391,50 @@ impl Plan {
     /// Tokens `from` to `to`. A token's id is its place, so that a reader sees whether one is missing.
     fn tokens(&self, choice: u8, from: usize, to: usize) -> Tokens {
         let start = if from == 0 { 0 } else { self.ends[from - 1] };
+        let end = self.ends[to - 1];
+        let part = |from: usize, to: usize| self.text[start.clamp(from, to)..end.clamp(from, to)].to_owned();
         Tokens {
             choice,
             count: (to - from) as u32,
+            reasoning_count: self.ends[from..to].iter().filter(|end| **end <= self.reasoning_end).count() as u32,
             ids: (from as u32..to as u32).collect(),
-            text: self.text[start..self.ends[to - 1]].to_owned(),
+            reasoning: part(0, self.reasoning_end),
+            text: part(self.reasoning_end, self.reply_end),
+            calls: self.calls(choice, start, end),
+            logprobs: self.logprobs.map_or_else(Vec::new, |k| (from..to).map(|at| self.logprob(at, k)).collect()),
             ..Tokens::default()
+        }
+    }
+
+    /// The parts of calls between two places of the text.
+    fn calls(&self, choice: u8, start: usize, end: usize) -> Vec<CallDelta> {
+        let mut begins = self.reply_end;
+        let mut deltas = Vec::new();
+        for (call, (name, ends)) in (0..).zip(&self.calls) {
+            let arguments = &self.text[start.clamp(begins, *ends)..end.clamp(begins, *ends)];
+            if !arguments.is_empty() {
+                let id = format!("call_{}_{choice}_{call}", self.job);
+                let head = (start <= begins).then(|| CallHead { id, name: name.clone() });
+                deltas.push(CallDelta { call, head, arguments: arguments.to_owned() });
+            }
+            begins = *ends;
+        }
+        deltas
+    }
+
+    fn logprob(&self, at: usize, alternatives: u8) -> TokenLogprob {
+        let start = if at == 0 { 0 } else { self.ends[at - 1] };
+        let token = &self.text[start..self.ends[at]];
+        let top = |nth: u8| TopLogprob {
+            token: token.to_owned(),
+            logprob: LOGPROB - f32::from(nth),
+            bytes: token.as_bytes().to_vec(),
+        };
+        TokenLogprob {
+            token: token.to_owned(),
+            logprob: LOGPROB,
+            bytes: token.as_bytes().to_vec(),
+            top_logprobs: (0..alternatives).map(top).collect(),
         }
     }
 }

@@ -29,6 +29,11 @@ impl Utf8Decoder {
         text
     }
 
+    /// The bytes of the character that is incomplete.
+    pub fn incomplete(&self) -> &[u8] {
+        &self.incomplete
+    }
+
     /// The end: a character that stayed incomplete becomes U+FFFD.
     pub fn finish(&mut self) -> &'static str {
         match std::mem::take(&mut self.incomplete).is_empty() {

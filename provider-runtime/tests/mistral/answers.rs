@@ -52,9 +52,10 @@ async fn both_formats_give_a_prompt_the_same_ids() {
 async fn a_model_is_described_by_its_files() {
     let engine = padi(1).await;
     let model = engine.describe();
-    assert_eq!((model.quantization.as_str(), model.context_length, model.resume), ("f16", 2048, Resume::None));
+    assert_eq!((model.quantization.as_str(), model.context_length, model.resume), ("f16", 2048, Resume::Tokens));
     let expected = ["max_tokens", "temperature", "top_p", "seed", "stop", "n", "frequency_penalty", "presence_penalty"];
-    let expected = expected.into_iter().chain(["logit_bias", "logprobs", "top_logprobs"]);
+    let expected = expected.into_iter().chain(["logit_bias", "logprobs", "top_logprobs", "tools", "tool_choice"]);
+    let expected = expected.chain(["parallel_tool_calls", "response_format"]);
     assert_eq!(model.supported.iter().map(Parameter::name).collect::<Vec<_>>(), expected.collect::<Vec<_>>());
     assert!(model.weights_digest.starts_with("sha256:") && model.weights_digest.len() == 7 + 64);
 }

@@ -103,20 +103,19 @@ async fn defect_03_a_repeated_prompt_gives_the_same_logprobs() {
 }
 
 #[tokio::test]
-async fn defect_04_tools_are_refused_as_long_as_they_are_not_supported() {
+async fn defect_04_a_tool_that_must_be_called_is_called() {
     let engine = padi(1).await;
-    let tool = json!([{"type": "function", "function": {"name": "f", "parameters": {}}}]);
-    let choice = json!({"type": "function", "function": {"name": "f"}});
-    for (name, more) in [
-        ("tools", json!({"tools": tool})),
-        ("tool_choice", json!({"tool_choice": choice})),
-        ("tool_choice", json!({"tool_choice": "required"})),
-        ("response_format", json!({"response_format": {"type": "json_object"}})),
-    ] {
-        let refusal = refusal(&engine, &request("hello", more)).await;
-        assert_eq!((refusal.param.as_deref(), refusal.code), (Some(name), Some("unsupported_parameter")));
+    let tool = |name: &str| json!({"type": "function", "function": {"name": name, "strict": true}});
+    let tools = json!([tool("f"), tool("g")]);
+    let named = json!({"type": "function", "function": {"name": "g"}});
+    for choice in [named, json!("required")] {
+        let more = json!({"tools": tools, "tool_choice": choice, "parallel_tool_calls": false});
+        let answer = ask(&engine, &greedy("What is SSE?", more)).await.only();
+        assert_eq!(answer.reason, Some(FinishReason::ToolCalls));
+        let [(name, arguments)] = answer.calls.as_slice() else { panic!("{answer:?}") };
+        assert!(choice == "required" || name == "g", "{name}");
+        assert_eq!((arguments.as_str(), answer.text.as_str()), ("{}", ""));
     }
-    assert_eq!(engine.generated_tokens(), 0);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 
 mod answers;
 mod defects;
+mod forms;
 mod parameters;
 mod resume;
 mod support;

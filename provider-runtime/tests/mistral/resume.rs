@@ -16,8 +16,13 @@ async fn resume(engine: &MistralEngine, request: &Value, history: &[History]) ->
     let request = ChatRequest::parse(&body).unwrap();
     let max_completion_tokens = request.max_tokens.unwrap_or(u32::MAX);
     let seed = request.sampling.seed.unwrap_or(SEED);
-    read(engine.generate(Job { request: &request, body: &body, max_completion_tokens, seed, history }).await.unwrap())
-        .await
+    read(
+        engine
+            .generate(Job { id: "job_1", request: &request, body: &body, max_completion_tokens, seed, history })
+            .await
+            .unwrap(),
+    )
+    .await
 }
 
 fn history(choice: &Choice, tokens: usize) -> History {
@@ -27,6 +32,7 @@ fn history(choice: &Choice, tokens: usize) -> History {
 fn assert_same(resumed: &Choice, whole: &Choice, at: usize) {
     assert_eq!((&resumed.ids, &resumed.text), (&whole.ids, &whole.text), "cut after token {at}");
     assert_eq!((resumed.reason, resumed.count), (whole.reason, whole.count), "cut after token {at}");
+    assert_eq!((&resumed.calls, &resumed.call_ids), (&whole.calls, &whole.call_ids), "cut after token {at}");
 }
 
 /// Cut after every token, the first and the last too.
@@ -77,6 +83,21 @@ fn byte_tokens<const N: usize>(names: [&str; N]) -> [u64; N] {
     let tokenizer: Value =
         serde_json::from_slice(&std::fs::read(bundled("padi").join("tokenizer.json")).unwrap()).unwrap();
     names.map(|name| tokenizer["model"]["vocab"][name].as_u64().unwrap())
+}
+
+#[tokio::test]
+async fn a_form_across_the_cut() {
+    let schema = json!({"type": "object", "properties": {"a": {"type": "string", "pattern": "^[a-zé]{3,6}$"}, "b": {"type": "integer"}},
+        "required": ["a", "b"], "additionalProperties": false});
+    let format = json!({"type": "json_schema", "json_schema": {"name": "s", "strict": true, "schema": schema}});
+    let asked = json!({"temperature": 1.5, "max_tokens": 40, "response_format": format});
+    let whole = is_the_same_wherever_it_is_cut(request("Tell me about rice.", asked)).await;
+    assert!(whole.text.starts_with("{\"a\":\""), "{}", whole.text);
+
+    let tool = json!({"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}});
+    let called =
+        is_the_same_wherever_it_is_cut(greedy("What is the weather in Paris?", json!({"tools": [tool]}))).await;
+    assert_eq!(called.calls.len(), 1, "{called:?}");
 }
 
 #[tokio::test]
@@ -135,6 +156,6 @@ async fn tokens_of_another_model_are_refused() {
     let body = Bytes::from(greedy("x", json!({})).to_string());
     let request = ChatRequest::parse(&body).unwrap();
     let history = [History { ids: vec![1 << 30], finished: false }];
-    let job = Job { request: &request, body: &body, max_completion_tokens: 9, seed: 0, history: &history };
+    let job = Job { id: "job_1", request: &request, body: &body, max_completion_tokens: 9, seed: 0, history: &history };
     assert!(engine.generate(job).await.is_err());
 }

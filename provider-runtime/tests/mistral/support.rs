@@ -79,7 +79,8 @@ pub async fn begin(engine: &MistralEngine, request: &Value) -> Result<Generation
     let request = ChatRequest::parse(&body).unwrap();
     let max_completion_tokens = request.max_tokens.unwrap_or(u32::MAX);
     let seed = request.sampling.seed.unwrap_or_else(rand::random);
-    engine.generate(Job { request: &request, body: &body, max_completion_tokens, seed, history: &[] }).await
+    let job = Job { id: "job_1", request: &request, body: &body, max_completion_tokens, seed, history: &[] };
+    engine.generate(job).await
 }
 
 /// What a refused request is told.
@@ -103,7 +104,12 @@ pub struct Answer {
 
 #[derive(Debug, Default)]
 pub struct Choice {
+    pub reasoning: String,
+    pub reasoning_count: u32,
     pub text: String,
+    /// Name and arguments of each.
+    pub calls: Vec<(String, String)>,
+    pub call_ids: Vec<String>,
     pub ids: Vec<u32>,
     pub count: u32,
     pub logprobs: Vec<TokenLogprob>,
@@ -132,6 +138,16 @@ pub async fn read(mut generation: Generation) -> Answer {
                 assert_eq!(choice.reason, None, "tokens after the end");
                 assert_eq!(tokens.count as usize, tokens.ids.len());
                 choice.text += &tokens.text;
+                choice.reasoning += &tokens.reasoning;
+                choice.reasoning_count += tokens.reasoning_count;
+                for call in tokens.calls {
+                    if let Some(head) = call.head {
+                        assert_eq!(choice.calls.len(), call.call as usize, "calls come one after another");
+                        choice.calls.push((head.name, String::new()));
+                        choice.call_ids.push(head.id);
+                    }
+                    choice.calls[call.call as usize].1 += &call.arguments;
+                }
                 choice.count += tokens.count;
                 choice.ids.extend(tokens.ids);
                 choice.logprobs.extend(tokens.logprobs);
@@ -140,7 +156,7 @@ pub async fn read(mut generation: Generation) -> Answer {
                 answer.finished.push(choice);
                 assert_eq!(answer.choices[choice as usize].reason.replace(reason), None, "two ends");
             }
-            Event::Total(total) => panic!("a count that differs: {total}"),
+            Event::Total(total) | Event::ReasoningTotal(total) => panic!("a count that differs: {total}"),
             Event::Failed(error) => panic!("failed: {error}"),
         }
     }

@@ -1,6 +1,6 @@
 //! The engine that asks another server, against one that behaves as oddly as real ones do.
 
-use lumbung_openapi::frame::{Frame, FrameKind, PromptCount};
+use lumbung_openapi::frame::{AnswerEnd, Frame, FrameKind, PromptCount};
 use lumbung_openapi::merkle::Hash;
 use lumbung_openapi::receipt::ReceiptClaims;
 use serde_json::json;
@@ -18,7 +18,7 @@ async fn joined(reply: Reply) -> (TestGateway, Upstream, Provider, Tunnel) {
     let provider = sidecar(&gateway.url(), &upstream.url())
         .with("--upstream-key", "secret")
         .with("--quantization", "fp8")
-        .with("--upstream-supports", "max_tokens,temperature,stop,n,logprobs,top_logprobs")
+        .with("--upstream-supports", "max_tokens,temperature,stop,n,logprobs,top_logprobs,tools")
         .start();
     let tunnel = gateway.tunnel().await;
     (gateway, upstream, provider, tunnel)
@@ -43,7 +43,10 @@ async fn the_clients_body_goes_on_and_the_answer_comes_back() {
     let (_gateway, upstream, _provider, mut tunnel) = joined(Reply::Parts(usual())).await;
     let model = tunnel.offer().await.models.remove(0);
     assert_eq!((model.quantization.as_str(), model.context_length, model.weights_digest.as_str()), ("fp8", 4096, ""));
-    assert_eq!(model.supported_parameters, ["max_tokens", "temperature", "stop", "n", "logprobs", "top_logprobs"]);
+    assert_eq!(
+        model.supported_parameters,
+        ["max_tokens", "temperature", "stop", "n", "logprobs", "top_logprobs", "tools"]
+    );
 
     let body = request("hi", r#","stream":true,"max_tokens":50,"temperature":0.5,"top_k":40"#);
     let frames = tunnel.ask(&body).await.begun().all().await;
@@ -148,6 +151,49 @@ async fn choices_log_probabilities_and_limits_are_kept_apart() {
         ("xxxxx", "length", 5),
         "a server that does not heed the limit"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_reasoning_and_refusals_come_through_in_both_modes() {
+    let (_gateway, upstream, _provider, mut tunnel) = joined(Reply::Parts(usual())).await;
+    let delta = |delta: serde_json::Value| json!({"choices": [{"index": 0, "delta": delta}]});
+    let details = json!({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 20, "completion_tokens_details": {"reasoning_tokens": 7}}});
+    upstream.answer_with(Reply::Parts(events(&[
+        delta(json!({"role": "assistant", "content": null, "reasoning": "so ", "reasoning_content": "so "})),
+        delta(json!({"reasoning_content": "be it"})),
+        delta(json!({"content": "I ask.", "refusal": null})),
+        delta(json!({"tool_calls": [{"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": ""}}]})),
+        delta(json!({"tool_calls": [{"index": 0, "function": {"arguments": "{\"x\": 1}"}}]})),
+        delta(json!({"tool_calls": [{"function": {"name": "g", "arguments": {"y": 2}}}]})),
+        delta(json!({"refusal": "not h"})),
+        finish("stop"),
+        details,
+    ])));
+    let tools = r#","tools":[{"type":"function","function":{"name":"f"}},{"type":"function","function":{"name":"g"}}]"#;
+    let whole = tunnel.ask(&request("hi", tools)).await.begun().all().await;
+    let completion: serde_json::Value = serde_json::from_slice(&[&client_bytes(&whole)[..], b"}"].concat()).unwrap();
+    let message = &completion["choices"][0]["message"];
+    assert_eq!((&message["content"], &message["reasoning"]), (&json!("I ask."), &json!("so be it")));
+    assert_eq!((&message["reasoning_content"], &message["refusal"]), (&json!("so be it"), &json!("not h")));
+    let made = message["tool_calls"][1]["id"].as_str().unwrap().to_owned();
+    assert!(made.starts_with("call_"), "{made}");
+    let call = |id: &str, name: &str, arguments: &str| json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}});
+    assert_eq!(message["tool_calls"], json!([call("a", "f", "{\"x\": 1}"), call(&made, "g", "{\"y\":2}")]));
+    assert_eq!(completion["choices"][0]["finish_reason"], "tool_calls");
+    let end = of_kind(&whole, FrameKind::End)[0];
+    assert_eq!((AnswerEnd::from_bytes(&end.payload).reasoning_tokens, end.tokens), (7, 20));
+
+    let frames = tunnel.ask(&request("hi", &format!("{tools},\"stream\":true"))).await.begun().all().await;
+    let deltas: Vec<_> =
+        chunks(&client_bytes(&frames)).into_iter().map(|mut chunk| chunk.choices.remove(0).delta).collect();
+    assert_eq!((deltas[0].role.as_deref(), deltas[0].content.as_deref()), (Some("assistant"), None));
+    let reasoning: String = deltas.iter().filter_map(|delta| delta.reasoning.clone()).collect();
+    let refusal: String = deltas.iter().filter_map(|delta| delta.refusal.clone()).collect();
+    assert_eq!((reasoning.as_str(), refusal.as_str()), ("so be it", "not h"));
+    let calls: Vec<_> = deltas.iter().filter_map(|delta| delta.tool_calls.clone()).flatten().collect();
+    let heads: Vec<_> = calls.iter().filter_map(|call| Some((call.index, call.function.name.clone()?))).collect();
+    assert_eq!(heads, [(0, "f".to_owned()), (1, "g".to_owned())]);
+    assert!(calls.iter().all(|call| call.id.is_some() == call.function.name.is_some()), "{calls:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

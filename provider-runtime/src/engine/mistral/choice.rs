@@ -15,9 +15,11 @@ use mistralrs::Tensor;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
+use super::guide::Guide;
+use super::parts::{Begun, Parts, Place, Reader};
 use super::sampling::{Drawn, Logprobs, Sampler};
 use super::vocabulary::Vocabulary;
-use crate::engine::text::{Matched, StopMatcher, Utf8Decoder};
+use crate::engine::text::Utf8Decoder;
 use crate::engine::{EngineError, Event, FinishReason, History, Tokens};
 
 /// One choice of an answer.
@@ -27,6 +29,7 @@ pub struct Choice {
     /// What another provider has delivered of it.
     history: History,
     max_tokens: u32,
+    markers: Arc<[u32]>,
     vocabulary: Arc<Vocabulary>,
     generated_tokens: Arc<AtomicU64>,
     state: Mutex<State>,
@@ -38,7 +41,9 @@ struct State {
     tokens: Vec<u32>,
     sampler: Sampler,
     decoder: Utf8Decoder,
-    stops: StopMatcher,
+    reader: Reader,
+    /// Keeps the answer to the form that was asked for.
+    guide: Option<Guide>,
     /// Whether a first space is still to be dropped.
     strip_space: bool,
 }
@@ -50,8 +55,8 @@ pub struct ChoiceOf {
     pub prompt: Arc<[u32]>,
     /// The most tokens of each choice; at least 1.
     pub max_tokens: u32,
-    /// Stop sequences.
-    pub stops: Vec<String>,
+    /// Control tokens that are tags to the reader.
+    pub markers: Arc<[u32]>,
     /// The model's.
     pub vocabulary: Arc<Vocabulary>,
     /// The engine's counter.
@@ -62,13 +67,21 @@ pub struct ChoiceOf {
 
 impl Choice {
     /// Choice `number` of a job, from its beginning or from where another provider's `history` ends.
-    pub fn new(of: ChoiceOf, number: u8, sampler: Sampler, history: History) -> Self {
+    pub fn new(
+        of: ChoiceOf,
+        number: u8,
+        sampler: Sampler,
+        reader: Reader,
+        guide: Option<Guide>,
+        history: History,
+    ) -> Self {
         let state = State {
             events: Some(of.events),
             tokens: Vec::new(),
             sampler,
             decoder: Utf8Decoder::default(),
-            stops: StopMatcher::new(of.stops),
+            reader,
+            guide,
             strip_space: of.vocabulary.strips_first_space(),
         };
         let choice = Self {
@@ -76,6 +89,7 @@ impl Choice {
             prompt: of.prompt,
             history,
             max_tokens: of.max_tokens,
+            markers: of.markers,
             vocabulary: of.vocabulary,
             generated_tokens: of.generated_tokens,
             state: Mutex::new(state),
@@ -96,7 +110,8 @@ impl Choice {
             }
             // mistralrs had ended it by itself (see `stop`), which these tokens alone do not tell.
             if self.history.finished && state.events.is_some() {
-                state.end(Event::Finish { choice: self.number, reason: FinishReason::Stop });
+                let reason = state.stop_reason();
+                state.end(Event::Finish { choice: self.number, reason });
             }
         }
     }
@@ -130,11 +145,13 @@ impl Choice {
     /// mistralrs ended the answer by itself: it knows a control token as an end that the model's files do not name.
     pub fn stop(&self) {
         let mut state = self.lock();
-        let text = state.flush();
-        if !text.is_empty() {
-            state.send(Event::Tokens(Tokens { choice: self.number, text, ..Tokens::default() }));
+        let Parts { reasoning, text, .. } = state.flush();
+        let held = Tokens { choice: self.number, reasoning, text, ..Tokens::default() };
+        if held.shows() {
+            state.send(Event::Tokens(held));
         }
-        state.end(Event::Finish { choice: self.number, reason: FinishReason::Stop });
+        let reason = state.stop_reason();
+        state.end(Event::Finish { choice: self.number, reason });
     }
 
     /// The engine cannot go on.
@@ -162,18 +179,19 @@ impl Choice {
         let drawn = match self.history.ids.get(position) {
             Some(&delivered) => Ok(state.sampler.forced(logits, delivered)),
             None if self.history.finished => {
-                state.end(Event::Finish { choice: self.number, reason: FinishReason::Stop });
+                let reason = state.stop_reason();
+                state.end(Event::Finish { choice: self.number, reason });
                 return None;
             }
-            None => state.sampler.draw(logits, position as u32),
+            None => state.draw(logits, position as u32),
         };
         match drawn {
             Ok(drawn) => {
                 self.generated_tokens.fetch_add(1, Ordering::Relaxed);
                 Some(self.accept(&mut state, drawn))
             }
-            Err(error) => {
-                state.end(Event::Failed(EngineError::Failed(error.to_string())));
+            Err(reason) => {
+                state.end(Event::Failed(EngineError::Failed(reason)));
                 None
             }
         }
@@ -186,28 +204,41 @@ impl Choice {
         state.tokens.push(token);
         state.sampler.accept(token);
 
-        let (mut text, stopped) = match self.vocabulary.is_end(token) {
-            true => (String::new(), true),
-            false => match state.text_of(self.vocabulary.shown(token)) {
-                Matched::Open(text) => (text, false),
-                Matched::Stopped(text) => (text, true),
-            },
+        let was_reasoning = state.reader.place() == Place::Reasoning;
+        let is_end = self.vocabulary.is_end(token);
+        let read = match is_end {
+            true => Ok(Parts { stopped: true, ..Parts::default() }),
+            false => state.read(token, self.shown(token)),
         };
-        let reason = match (stopped, state.tokens.len() >= self.max_tokens as usize) {
-            (true, _) => Some(FinishReason::Stop),
+        let mut parts = match read {
+            Ok(parts) => parts,
+            Err(reason) => {
+                state.end(Event::Failed(EngineError::Failed(reason.to_owned())));
+                return token;
+            }
+        };
+        let cut = parts.stopped && !is_end;
+        let is_complete = state.guide.as_ref().is_some_and(Guide::is_complete);
+        let reason = match (parts.stopped || is_complete, state.tokens.len() >= self.max_tokens as usize) {
+            (true, _) => Some(state.stop_reason()),
             (false, true) => Some(FinishReason::Length),
             (false, false) => None,
         };
-        let cut = stopped && !self.vocabulary.is_end(token);
         if reason.is_some() && !cut {
-            text += &state.flush();
+            let Parts { reasoning, text, .. } = state.flush();
+            parts.reasoning += &reasoning;
+            parts.text += &text;
         }
+        let is_reasoning = was_reasoning || state.reader.place() == Place::Reasoning;
         let logprobs = logprobs.map(|logprobs| self.describe(token, logprobs));
         state.send(Event::Tokens(Tokens {
             choice: self.number,
             count: 1,
+            reasoning_count: is_reasoning.into(),
             ids: vec![token],
-            text,
+            reasoning: parts.reasoning,
+            text: parts.text,
+            calls: parts.calls,
             logprobs: logprobs.into_iter().collect(),
             ..Tokens::default()
         }));
@@ -215,6 +246,14 @@ impl Choice {
             state.end(Event::Finish { choice: self.number, reason });
         }
         token
+    }
+
+    /// What a token shows, a tag's name included.
+    fn shown(&self, token: u32) -> std::borrow::Cow<'_, [u8]> {
+        match self.markers.contains(&token) {
+            true => self.vocabulary.name(token).into_owned().into_bytes().into(),
+            false => self.vocabulary.shown(token).into(),
+        }
     }
 
     /// A control token has a name and no bytes, so that the bytes of an answer's tokens make up its text.
@@ -232,19 +271,64 @@ impl Choice {
 }
 
 impl State {
-    fn text_of(&mut self, mut bytes: &[u8]) -> Matched {
+    /// The next token, or why there is none.
+    fn draw(&mut self, logits: &[f32], position: u32) -> Result<Drawn, String> {
+        let place = self.reader.place();
+        let allowed = self.guide.as_mut().map(|guide| guide.allowed(place)).transpose();
+        let allowed = allowed.map_err(|lost| lost.to_string())?.flatten();
+        self.sampler.draw(logits, position, allowed.as_ref()).map_err(|error| error.to_string())
+    }
+
+    /// Takes a token's bytes, and tells the guide what has begun with them.
+    fn read(&mut self, token: u32, bytes: std::borrow::Cow<'_, [u8]>) -> Result<Parts, &'static str> {
+        const ASTRAY: &str = "the answer has left its form";
+        if self.guide.as_mut().is_some_and(|guide| !guide.accept(token)) {
+            return Err(ASTRAY);
+        }
+        let mut bytes = &*bytes;
         if self.strip_space && !bytes.is_empty() {
             self.strip_space = false;
             bytes = bytes.strip_prefix(b" ").unwrap_or(bytes);
         }
-        self.stops.push(&self.decoder.push(bytes))
+        let text = self.decoder.push(bytes);
+        let mut parts = self.reader.push(&text);
+        match self.settle(&mut parts) {
+            true => Ok(parts),
+            false => Err(ASTRAY),
+        }
+    }
+
+    /// Tells the guide what has begun, until nothing does. `false` if that is not of the form.
+    fn settle(&mut self, parts: &mut Parts) -> bool {
+        while let Some((begun, text)) = parts.begun.take() {
+            let bytes = [text.as_bytes(), self.decoder.incomplete()].concat();
+            let is_right = self.guide.as_mut().is_none_or(|guide| guide.begin(begun, &bytes));
+            if !is_right && begun == Begun::Answer {
+                return false;
+            }
+            self.reader.decide(is_right, parts);
+        }
+        true
     }
 
     /// What was held back, at the end. The replacement of a cut character can complete a stop sequence too.
-    fn flush(&mut self) -> String {
-        match self.stops.push(self.decoder.finish()) {
-            Matched::Open(text) => text + &self.stops.finish(),
-            Matched::Stopped(text) => text,
+    fn flush(&mut self) -> Parts {
+        let mut parts = self.reader.push(self.decoder.finish());
+        // The answer is over, whatever its form.
+        self.settle(&mut parts);
+        if !parts.stopped {
+            let Parts { reasoning, text, .. } = self.reader.finish();
+            parts.reasoning += &reasoning;
+            parts.text += &text;
+        }
+        parts
+    }
+
+    /// Why an answer ends that has come to an end of its own.
+    fn stop_reason(&self) -> FinishReason {
+        match self.reader.has_called() {
+            true => FinishReason::ToolCalls,
+            false => FinishReason::Stop,
         }
     }
 

@@ -7,7 +7,10 @@ use lumbung_openapi::parameter::{Parameter, ParameterSet};
 use lumbung_openapi::provider::Resume;
 use mistralrs::{GgufModelBuilder, Model, ModelDType, TextModelBuilder, TokenSource};
 
+use super::convention::Convention;
 use super::files::{ModelFiles, read_gguf};
+use super::grammar::Grammars;
+use super::prompt::Prompts;
 use super::source::{ModelSource, gguf_parts, hub_snapshot};
 use super::vocabulary::Vocabulary;
 use crate::engine::EngineModel;
@@ -92,6 +95,10 @@ pub struct Loaded {
     pub model: Model,
     /// The bytes of its tokens.
     pub vocabulary: Vocabulary,
+    /// Its chat template.
+    pub prompts: Prompts,
+    /// Grammars over its tokens, if there can be any.
+    pub grammars: Option<Grammars>,
     /// What is told of it.
     pub describe: EngineModel,
 }
@@ -121,42 +128,59 @@ pub async fn load(source: ModelSource, options: LoadOptions) -> Result<Loaded, L
     };
     let context = model.max_sequence_length().ok().flatten().and_then(|length| u32::try_from(length).ok());
     let context_length = context.ok_or(LoadError::NoContext)?;
-    let (vocabulary, describe) = tokio::task::spawn_blocking(move || read(&files, context_length))
-        .await
-        .map_err(|e| LoadError::Engine(e.into()))??;
-    Ok(Loaded { model, vocabulary, describe })
+    let read = tokio::task::spawn_blocking(move || read(&files, context_length)).await;
+    let (vocabulary, prompts, grammars, describe) = read.map_err(|e| LoadError::Engine(e.into()))??;
+    Ok(Loaded { model, vocabulary, prompts, grammars, describe })
 }
 
-fn read(files: &ModelFiles, context_length: u32) -> Result<(Vocabulary, EngineModel), LoadError> {
-    let vocabulary = match files {
-        ModelFiles::Folder(folder) => Vocabulary::from_folder(folder)?,
-        ModelFiles::Gguf(parts) => Vocabulary::from_gguf(&parts[0], &read_gguf(&parts[0])?)?,
+type Read = (Vocabulary, Prompts, Option<Grammars>, EngineModel);
+
+fn read(files: &ModelFiles, context_length: u32) -> Result<Read, LoadError> {
+    let (vocabulary, prompts) = match files {
+        ModelFiles::Folder(folder) => (Vocabulary::from_folder(folder)?, Prompts::from_folder(folder)?),
+        ModelFiles::Gguf(parts) => {
+            let header = read_gguf(&parts[0])?;
+            (Vocabulary::from_gguf(&parts[0], &header)?, Prompts::from_gguf(&header)?)
+        }
     };
+    let grammars = Grammars::new(&vocabulary);
     let describe = EngineModel {
         weights_digest: files.digest()?,
         quantization: files.quantization()?.to_owned(),
         context_length,
-        supported: supported(),
+        supported: supported(&prompts, grammars.is_some()),
         resume: Resume::Tokens,
     };
-    Ok((vocabulary, describe))
+    Ok((vocabulary, prompts, grammars, describe))
 }
 
 /// Each one is honoured by code of ours and has a test in `tests/mistral`.
-fn supported() -> ParameterSet {
-    ParameterSet::from_iter([
-        Parameter::MaxTokens,
-        Parameter::Temperature,
-        Parameter::TopP,
-        Parameter::Seed,
-        Parameter::Stop,
-        Parameter::N,
-        Parameter::FrequencyPenalty,
-        Parameter::PresencePenalty,
-        Parameter::LogitBias,
-        Parameter::Logprobs,
-        Parameter::TopLogprobs,
-    ])
+fn supported(prompts: &Prompts, has_grammars: bool) -> ParameterSet {
+    use Parameter::*;
+    let mut supported = ParameterSet::from_iter([
+        MaxTokens,
+        Temperature,
+        TopP,
+        Seed,
+        Stop,
+        N,
+        FrequencyPenalty,
+        PresencePenalty,
+        LogitBias,
+        Logprobs,
+        TopLogprobs,
+    ]);
+    if has_grammars {
+        supported.insert(ResponseFormat);
+    }
+    let Convention { calls, .. } = prompts.convention();
+    if has_grammars && calls.is_some() {
+        [Tools, ToolChoice, ParallelToolCalls].into_iter().for_each(|parameter| supported.insert(parameter));
+    }
+    if prompts.heeds("enable_thinking") || prompts.heeds("reasoning_effort") {
+        supported.insert(ReasoningEffort);
+    }
+    supported
 }
 
 /// The prefix cache is off: it gives wrong log-probabilities after mixed batches, and panics on long prompts.

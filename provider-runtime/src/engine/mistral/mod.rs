@@ -3,17 +3,26 @@
 //! mistralrs computes logits and nothing else. What it is asked for, and why, is `MISTRALRS.md` turned into code: every
 //! defect that was found in it has a test of its name in `tests/mistral`. One answer's way:
 //!
-//! 1. [`MistralEngine::generate`] refuses what is not supported and has the prompt tokenized
+//! 1. [`MistralEngine::generate`] refuses what is not supported, writes the prompt (`prompt`), has it tokenized, and
+//!    prepares the grammar of an answer that must have a form (`form`, `schema`, `grammar`)
 //! 2. `run` submits each choice when a seat is free, and once more if mistralrs' thread dies
-//! 3. `choice` draws each token (`sampling`) on that thread, makes text of it (`vocabulary`, [`super::text`]), and sends events
+//! 3. `choice` draws each token (`sampling`) on that thread, of those that the form allows (`guide`), makes text of it
+//!    (`vocabulary`, [`super::text`]), tells reasoning, text and calls apart (`parts`), and sends events
 //!
-//! `load`, `source` and `files` bring the model in.
+//! How a model writes calls and reasoning is `convention`. `load`, `source` and `files` bring the model in.
 
 mod choice;
+mod convention;
 mod files;
+mod form;
+mod grammar;
+mod guide;
 mod load;
+mod parts;
+mod prompt;
 mod run;
 mod sampling;
+mod schema;
 mod source;
 mod vocabulary;
 
@@ -21,24 +30,34 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use lumbung_openapi::chat::{ChatRequest, Role};
+use lumbung_openapi::chat::ChatRequest;
 use lumbung_openapi::error::InvalidRequest;
 use lumbung_openapi::frame::PromptCount;
-use mistralrs::{Model, TextMessageRole, TextMessages};
+use mistralrs::Model;
 use tokio::sync::mpsc;
 
 use self::choice::{Choice, ChoiceOf};
+use self::convention::CallStyle;
+use self::form::{Form, HoldsFrom};
+use self::grammar::{Grammar, GrammarError, Grammars};
+use self::guide::Guide;
 pub use self::load::{LoadError, LoadOptions};
-use self::run::{Runner, TokenizeError};
+use self::parts::Reader;
+use self::prompt::Prompts;
+use self::run::Runner;
 use self::sampling::Sampler;
 pub use self::source::ModelSource;
 use self::vocabulary::Vocabulary;
+use super::calls::CallIds;
 use super::{Engine, EngineError, EngineModel, Event, FinishReason, Generation, Job};
 
 /// A model that mistralrs runs in this process.
 pub struct MistralEngine {
     runner: Arc<Runner>,
     vocabulary: Arc<Vocabulary>,
+    prompts: Prompts,
+    /// `None` for a vocabulary that no grammar can be told of.
+    grammars: Option<Arc<Grammars>>,
     describe: EngineModel,
     generated_tokens: Arc<AtomicU64>,
 }
@@ -48,11 +67,11 @@ impl MistralEngine {
     pub async fn load(source: ModelSource, options: LoadOptions) -> Result<Self, LoadError> {
         let loaded = load::load(source, options).await?;
         let runner = Arc::new(Runner::new(loaded.model, options.at_once(), loaded.vocabulary.special_ends()));
-        let probe = TextMessages::new().add_message(TextMessageRole::User, "?");
-        runner.tokenize(probe).await.map_err(|error| LoadError::NoTemplate(error.into()))?;
         Ok(Self {
             runner,
             vocabulary: Arc::new(loaded.vocabulary),
+            prompts: loaded.prompts,
+            grammars: loaded.grammars.map(Arc::new),
             describe: loaded.describe,
             generated_tokens: Arc::default(),
         })
@@ -80,15 +99,31 @@ impl MistralEngine {
         }
     }
 
-    async fn tokenize(&self, request: &ChatRequest<'_>) -> Result<Vec<u32>, EngineError> {
-        self.runner.tokenize(messages_of(request)).await.map_err(|error| match error {
-            // The template's own words may quote the messages: they go no further than this.
-            TokenizeError::Template(_) => EngineError::Invalid(InvalidRequest::value(
-                "messages",
-                "The model's chat template does not take these messages; perhaps their roles are in an order that it does not know.",
-            )),
-            TokenizeError::Engine => EngineError::Failed(error.to_string()),
-        })
+    /// The grammar of the form that the answer must have, if it must have one.
+    async fn form_of(&self, request: &ChatRequest<'_>) -> Result<Option<(Grammar, HoldsFrom)>, EngineError> {
+        let convention = self.prompts.convention();
+        let mut refusal = None;
+        // A tool's schema that turns out to be too much is let go where it need not be strict.
+        for loose in [false, true] {
+            let Some(form) = Form::of(request, convention, &self.vocabulary, loose)? else { return Ok(None) };
+            let grammars = self.grammars.as_ref();
+            let grammars = grammars.ok_or_else(|| InvalidRequest::unsupported(form.param.as_str(), &request.model))?;
+            match grammars.compile(form.lark).await {
+                Ok(grammar) => return Ok(Some((grammar, form.holds_from))),
+                Err(GrammarError::Busy) => return Err(EngineError::Busy),
+                Err(why) => {
+                    let message = format!("Invalid schema for '{}': {why}.", form.param);
+                    refusal = Some(InvalidRequest::value(form.param, message));
+                }
+            }
+            if request.tools.list.is_empty() {
+                break;
+            }
+        }
+        match refusal {
+            Some(refusal) => Err(refusal.into()),
+            None => Ok(None),
+        }
     }
 }
 
@@ -107,7 +142,10 @@ impl Engine for MistralEngine {
         if job.history.iter().any(|history| history.ids.iter().any(|id| *id as usize >= self.vocabulary.len())) {
             return Err(EngineError::Failed("what was delivered is not of this model's tokens".into()));
         }
-        let prompt: Arc<[u32]> = self.tokenize(request).await?.into();
+        let written = self.prompts.render(request)?;
+        let form = self.form_of(request).await?;
+        let tokens = self.runner.tokenize(written.text).await;
+        let prompt: Arc<[u32]> = tokens.map_err(|error| EngineError::Failed(error.to_string()))?.into();
         let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
         let room = self.describe.context_length.saturating_sub(prompt_tokens);
         if room == 0 {
@@ -129,33 +167,31 @@ impl Engine for MistralEngine {
             return Ok(Generation { events });
         }
 
+        let convention = self.prompts.convention();
+        let marker = |name: &&str| self.vocabulary.special_id(name);
         let of = ChoiceOf {
             prompt,
             max_tokens,
-            stops: request.stop.iter().map(|stop| stop.clone().into_owned()).collect(),
+            markers: convention.markers().iter().filter_map(marker).collect(),
             vocabulary: Arc::clone(&self.vocabulary),
             generated_tokens: Arc::clone(&self.generated_tokens),
             events: sender.clone(),
         };
+        let calls = convention.calls.filter(|_| request.tools.may_be_called());
+        let opens_reasoning = convention.reasoning.and_then(|tags| self.vocabulary.id_of(tags.open));
         let choice = |number: u8| {
             let sampler = Sampler::new(&request.sampling, job.seed, number, request.logprobs);
+            let stops = request.stop.iter().map(|stop| stop.clone().into_owned()).collect();
+            let short = matches!(calls, Some(CallStyle::List(_)));
+            let ids = CallIds { job: job.id.to_owned(), choice: number, short };
+            let reader = Reader::new(written.place, convention.reasoning, calls, stops, ids);
+            let guide =
+                form.as_ref().map(|(grammar, from)| Guide::new(grammar.copy(), *from, written.place, opens_reasoning));
             let history = job.history.get(usize::from(number)).cloned().unwrap_or_default();
-            Arc::new(Choice::new(of.clone(), number, sampler, history))
+            Arc::new(Choice::new(of.clone(), number, sampler, reader, guide, history))
         };
         let choices = (0..request.n as u8).map(choice).collect();
         tokio::spawn(Arc::clone(&self.runner).run_all(choices, sender));
         Ok(Generation { events })
     }
-}
-
-fn messages_of(request: &ChatRequest<'_>) -> TextMessages {
-    request.messages.iter().fold(TextMessages::new(), |messages, message| {
-        let role = match message.role {
-            Role::System | Role::Developer => TextMessageRole::System,
-            Role::User => TextMessageRole::User,
-            Role::Assistant => TextMessageRole::Assistant,
-            Role::Tool => TextMessageRole::Tool,
-        };
-        messages.add_message(role, &message.text)
-    })
 }

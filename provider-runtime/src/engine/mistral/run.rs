@@ -6,7 +6,7 @@ use std::time::Duration;
 use either::Either;
 use mistralrs::{
     Constraint, CustomLogitsProcessor, Model, NormalRequest, Request, RequestMessage, Response, SamplingParams,
-    StopTokens, Tensor, TextMessages,
+    StopTokens, Tensor,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -46,16 +46,10 @@ enum Outcome {
     Broken(String),
 }
 
-/// Why messages have no token ids.
+/// The engine's thread died twice.
 #[derive(Debug, thiserror::Error)]
-pub enum TokenizeError {
-    /// The template refuses the messages.
-    #[error("the chat template does not take these messages")]
-    Template(#[source] mistralrs::error::Error),
-    /// The engine's thread died twice.
-    #[error("the engine's thread died")]
-    Engine,
-}
+#[error("the engine's thread died")]
+pub struct TokenizeError;
 
 impl Runner {
     /// Runs at most `seats` sequences at once.
@@ -68,25 +62,24 @@ impl Runner {
         &self.model
     }
 
-    /// The ids of messages in the model's chat template, ready for the answer. No special tokens are added to what the
-    /// template writes, as in transformers and vLLM: mistralrs' own chat requests begin a Llama prompt with two BOS.
-    pub async fn tokenize(self: &Arc<Self>, messages: TextMessages) -> Result<Vec<u32>, TokenizeError> {
+    /// The ids of a prompt. No special tokens are added to what the template has written, as in transformers and vLLM:
+    /// mistralrs' own chat requests begin a Llama prompt with two BOS.
+    pub async fn tokenize(self: &Arc<Self>, prompt: String) -> Result<Vec<u32>, TokenizeError> {
         for attempt in 1..=ATTEMPTS {
-            let (runner, messages) = (Arc::clone(self), messages.clone());
+            let (runner, prompt) = (Arc::clone(self), prompt.clone());
             // A task of its own: mistralrs' thread panics if the one who asked has gone away.
             let asked =
                 tokio::spawn(
-                    async move { runner.model.tokenize(Either::Left(messages), None, false, true, None).await },
+                    async move { runner.model.tokenize(Either::Right(prompt), None, false, true, None).await },
                 );
             match asked.await {
                 Ok(Ok(tokens)) => return Ok(tokens),
-                Ok(Err(error @ mistralrs::error::Error::Inference(_))) => return Err(TokenizeError::Template(error)),
                 Ok(Err(error)) => tracing::warn!(%error, attempt, "the engine did not tokenize"),
                 Err(error) => tracing::warn!(%error, attempt, "the engine did not tokenize"),
             }
             tokio::time::sleep(BETWEEN_ATTEMPTS).await;
         }
-        Err(TokenizeError::Engine)
+        Err(TokenizeError)
     }
 
     /// Runs choices in their order, as many at once as there are free seats, until all are over or `events` is closed. One

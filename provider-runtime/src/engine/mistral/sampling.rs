@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use llguidance::toktrie::SimpleVob;
 use lumbung_openapi::chat::Sampling;
 use sha2::{Digest, Sha256};
 
@@ -56,9 +57,14 @@ impl Sampler {
         Self { sampling: sampling.clone(), seed, choice, alternatives, counts: HashMap::new() }
     }
 
-    /// Draws the token at `position` (0 is the answer's first). What is drawn counts once it is [accepted](Self::accept).
-    pub fn draw(&self, logits: &[f32], position: u32) -> Result<Drawn, NotNumbers> {
-        let adjusted = self.adjust(logits);
+    /// Draws the token at `position` (0 is the answer's first), of those that are `allowed`. What is drawn counts once it is
+    /// [accepted](Self::accept).
+    pub fn draw(&self, logits: &[f32], position: u32, allowed: Option<&SimpleVob>) -> Result<Drawn, NotNumbers> {
+        let mut adjusted = self.adjust(logits);
+        if let Some(allowed) = allowed {
+            let forbidden = |token: &usize| *token >= allowed.len() || !allowed.get(*token);
+            (0..adjusted.len()).filter(forbidden).for_each(|token| adjusted[token] = f32::NEG_INFINITY);
+        }
         let token = match self.sampling.temperature {
             0.0 => likeliest(&adjusted)?,
             temperature => self.draw_from(&adjusted, temperature, position)?,
@@ -204,7 +210,7 @@ mod tests {
         const DRAWS: u32 = 20_000;
         let mut shares = vec![0.0; logits.len()];
         for position in 0..DRAWS {
-            let drawn = Sampler::new(sampling, 7, 0, None).draw(logits, position).unwrap();
+            let drawn = Sampler::new(sampling, 7, 0, None).draw(logits, position, None).unwrap();
             shares[drawn.token as usize] += 1.0 / f64::from(DRAWS);
         }
         shares
@@ -240,13 +246,13 @@ mod tests {
     #[test]
     fn bias_and_penalties_follow_openai() {
         let biased = Sampling { temperature: 0.0, logit_bias: vec![(2, 100.0), (9, 5.0)], ..sampling() };
-        assert_eq!(Sampler::new(&biased, 0, 0, None).draw(&[3.0, 2.0, 1.0], 0).unwrap().token, 2);
+        assert_eq!(Sampler::new(&biased, 0, 0, None).draw(&[3.0, 2.0, 1.0], 0, None).unwrap().token, 2);
 
         let penal = Sampling { temperature: 0.0, frequency_penalty: 0.4, presence_penalty: 0.3, ..sampling() };
         let mut sampler = Sampler::new(&penal, 0, 0, None);
         let made: Vec<u32> = (0..4)
             .map(|at| {
-                let token = sampler.draw(&[3.0, 2.0, 1.0], at).unwrap().token;
+                let token = sampler.draw(&[3.0, 2.0, 1.0], at, None).unwrap().token;
                 sampler.accept(token);
                 token
             })
@@ -258,7 +264,7 @@ mod tests {
     #[test]
     fn logprobs_are_natural_and_of_the_unmodified_distribution() {
         let biased = Sampling { temperature: 2.0, logit_bias: vec![(1, 100.0)], ..sampling() };
-        let drawn = Sampler::new(&biased, 0, 0, Some(2)).draw(&[4.0, 2.0, 3.0, f32::NEG_INFINITY], 0).unwrap();
+        let drawn = Sampler::new(&biased, 0, 0, Some(2)).draw(&[4.0, 2.0, 3.0, f32::NEG_INFINITY], 0, None).unwrap();
         let sum = (4f64.exp() + 2f64.exp() + 3f64.exp()).ln();
         let logprobs = drawn.logprobs.unwrap();
         assert_eq!(drawn.token, 1);
@@ -266,7 +272,7 @@ mod tests {
         assert_eq!(logprobs.top.iter().map(|top| top.0).collect::<Vec<_>>(), [0, 2]);
         assert!((f64::from(logprobs.top[0].1) - (4.0 - sum)).abs() < 1e-6);
 
-        let all = Sampler::new(&sampling(), 0, 0, Some(20)).draw(&[4.0, f32::NEG_INFINITY], 0).unwrap();
+        let all = Sampler::new(&sampling(), 0, 0, Some(20)).draw(&[4.0, f32::NEG_INFINITY], 0, None).unwrap();
         assert_eq!(all.logprobs.unwrap().top, [(0, 0.0), (1, NEVER)]);
     }
 
@@ -275,7 +281,7 @@ mod tests {
         for logits in [vec![f32::NAN, 1.0], vec![1.0, f32::NAN], vec![f32::NEG_INFINITY], vec![f32::INFINITY], vec![]] {
             for temperature in [0.0, 1.0] {
                 let sampling = Sampling { temperature, ..sampling() };
-                assert_eq!(Sampler::new(&sampling, 0, 0, None).draw(&logits, 0), Err(NotNumbers), "{logits:?}");
+                assert_eq!(Sampler::new(&sampling, 0, 0, None).draw(&logits, 0, None), Err(NotNumbers), "{logits:?}");
             }
         }
     }

@@ -30,6 +30,8 @@ const ENDS_IN_TEMPLATES: [&str; 8] = [
 #[derive(Clone, Debug)]
 pub struct Vocabulary {
     pieces: Vec<Piece>,
+    /// Control tokens by name.
+    special: HashMap<String, u32>,
     ends: HashSet<u32>,
     /// SentencePiece puts a space before the first word, which its decoder takes away again.
     strips_first_space: bool,
@@ -121,6 +123,22 @@ impl Vocabulary {
         self.pieces.get(token as usize).map_or(Cow::Borrowed(""), |piece| String::from_utf8_lossy(&piece.bytes))
     }
 
+    /// Whether it is a control token, or none at all.
+    pub fn is_special(&self, token: u32) -> bool {
+        self.pieces.get(token as usize).is_none_or(|piece| piece.kind == Kind::Special)
+    }
+
+    /// The control token of this name.
+    pub fn special_id(&self, name: &str) -> Option<u32> {
+        self.special.get(name).copied()
+    }
+
+    /// The token that is this text and nothing else, be it a control token or not.
+    pub fn id_of(&self, text: &str) -> Option<u32> {
+        let is_text = |piece: &Piece| &*piece.bytes == text.as_bytes();
+        self.special_id(text).or_else(|| self.pieces.iter().position(is_text).map(|at| at as u32))
+    }
+
     /// Whether an answer ends with this token.
     pub fn is_end(&self, token: u32) -> bool {
         self.ends.contains(&token)
@@ -189,7 +207,9 @@ impl Pieces {
 
     fn finish(self, ends: HashSet<u32>) -> Vocabulary {
         let strips_first_space = self.style == Style::SentencePiece { strips_first_space: true };
-        Vocabulary { pieces: self.pieces, ends, strips_first_space }
+        let is_special = |id: &u32| self.pieces.get(*id as usize).is_some_and(|piece| piece.kind == Kind::Special);
+        let special = self.ids.into_iter().filter(|(_, id)| is_special(id)).collect();
+        Vocabulary { pieces: self.pieces, special, ends, strips_first_space }
     }
 }
 

@@ -53,6 +53,48 @@ pub struct UpstreamDelta {
     /// The same under its other name.
     #[serde(default)]
     pub reasoning_content: Option<String>,
+    /// In place of an answer.
+    #[serde(default)]
+    pub refusal: Option<String>,
+    /// Parts of tool calls.
+    #[serde(default)]
+    pub tool_calls: Option<Vec<UpstreamCall>>,
+}
+
+/// A part of a tool call. Servers leave out any of it.
+#[derive(Debug, Deserialize)]
+pub struct UpstreamCall {
+    /// Which of the choice's calls.
+    #[serde(default)]
+    pub index: Option<u32>,
+    /// Names the call.
+    #[serde(default)]
+    pub id: Option<String>,
+    /// The tool, and its arguments.
+    #[serde(default)]
+    pub function: Option<UpstreamFunction>,
+}
+
+/// A tool, and its arguments.
+#[derive(Debug, Default, Deserialize)]
+pub struct UpstreamFunction {
+    /// Its name.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// JSON text; from some servers the JSON itself.
+    #[serde(default)]
+    pub arguments: Option<Value>,
+}
+
+impl UpstreamFunction {
+    /// The arguments' text.
+    pub fn arguments_text(&self) -> String {
+        match &self.arguments {
+            None | Some(Value::Null) => String::new(),
+            Some(Value::String(text)) => text.clone(),
+            Some(json) => json.to_string(),
+        }
+    }
 }
 
 /// Log-probabilities.
@@ -83,6 +125,14 @@ pub struct UpstreamUsage {
     completion_tokens: Option<u32>,
     #[serde(default)]
     prompt_tokens_details: Option<UpstreamPromptDetails>,
+    #[serde(default)]
+    completion_tokens_details: Option<UpstreamCompletionDetails>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+struct UpstreamCompletionDetails {
+    #[serde(default)]
+    reasoning_tokens: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
@@ -92,9 +142,10 @@ struct UpstreamPromptDetails {
 }
 
 impl UpstreamDelta {
-    /// Whether anything was said that is not part of the answer.
-    pub fn has_reasoning(&self) -> bool {
-        [&self.reasoning, &self.reasoning_content].into_iter().flatten().any(|text| !text.is_empty())
+    /// The reasoning, under whichever name.
+    pub fn take_reasoning(&mut self) -> String {
+        let named = [self.reasoning.take(), self.reasoning_content.take()];
+        named.into_iter().flatten().find(|text| !text.is_empty()).unwrap_or_default()
     }
 }
 
@@ -133,6 +184,11 @@ impl UpstreamUsage {
         let prompt_tokens = self.prompt_tokens.filter(|tokens| *tokens > 0)?;
         let cached_tokens = self.prompt_tokens_details.unwrap_or_default().cached_tokens.unwrap_or(0);
         Some(PromptCount { prompt_tokens, cached_tokens: cached_tokens.min(prompt_tokens) })
+    }
+
+    /// Completion tokens spent on reasoning, if this tells them.
+    pub fn reasoning(self) -> Option<u32> {
+        self.completion_tokens_details?.reasoning_tokens
     }
 
     /// Completion tokens over all choices, if this tells them.

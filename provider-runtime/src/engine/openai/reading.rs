@@ -6,8 +6,10 @@ use reqwest::Response;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::calls::UpstreamCalls;
 use super::chunk::{Chunk, ChunkChoice, UpstreamUsage, finish_reason};
 use super::sse::{SseError, SseReader};
+use crate::engine::calls::CallIds;
 use crate::engine::{EngineError, Event, FinishReason, Tokens};
 use crate::gateway::causes;
 
@@ -23,18 +25,25 @@ pub struct Reading {
     is_prompt_told: bool,
 }
 
-#[derive(Clone, Default)]
 struct ChoiceState {
     tokens: u32,
+    reasoning_tokens: u32,
+    calls: UpstreamCalls,
     reason: Option<FinishReason>,
 }
 
 impl Reading {
-    /// For so many choices of so many tokens at most.
-    pub fn new(choices: u32, limit: u32) -> Self {
+    /// For so many choices of the job of so many tokens at most.
+    pub fn new(job: &str, choices: u32, limit: u32) -> Self {
+        let choice = |choice| ChoiceState {
+            tokens: 0,
+            reasoning_tokens: 0,
+            calls: UpstreamCalls::new(CallIds { job: job.to_owned(), choice, short: false }),
+            reason: None,
+        };
         Self {
             limit,
-            choices: vec![ChoiceState::default(); choices as usize],
+            choices: (0..choices as u8).map(choice).collect(),
             usage: UpstreamUsage::default(),
             is_prompt_told: false,
         }
@@ -43,12 +52,12 @@ impl Reading {
     /// Reads to the end.
     pub async fn run(mut self, response: Response, events: &mpsc::Sender<Event>) {
         let last = match self.read(response, events).await {
-            Ok(()) => self.last_event(),
-            Err(error) => Some(Event::Failed(error)),
+            Ok(()) => self.last_events(),
+            Err(error) => vec![Event::Failed(error)],
         };
-        if let Some(last) = last {
+        for event in last {
             // Where nobody listens any more, nobody is to be told.
-            let _ = events.send(last).await;
+            let _ = events.send(event).await;
         }
     }
 
@@ -126,8 +135,9 @@ impl Reading {
     fn finish_by_done(&mut self, events: &mut Vec<Event>) {
         for (index, choice) in self.choices.iter_mut().enumerate() {
             if choice.reason.is_none() && choice.tokens > 0 {
-                choice.reason = Some(FinishReason::Stop);
-                events.push(Event::Finish { choice: index as u8, reason: FinishReason::Stop });
+                let reason = if choice.calls.has_any() { FinishReason::ToolCalls } else { FinishReason::Stop };
+                choice.reason = Some(reason);
+                events.push(Event::Finish { choice: index as u8, reason });
             }
         }
     }
@@ -141,18 +151,26 @@ impl Reading {
             return Ok(());
         }
         let index = index as u8;
-        let delta = chunk.delta.unwrap_or_default();
+        let mut delta = chunk.delta.unwrap_or_default();
         let logprobs = chunk.logprobs.unwrap_or_default().into_tokens();
-        let has_reasoning = delta.has_reasoning();
-        let text = delta.content.unwrap_or_default();
-        let count = match logprobs.len() as u32 {
-            // Reasoning was made and is paid for; it is not part of the text that is passed on.
-            0 => u32::from(!text.is_empty() || has_reasoning),
-            count => count,
+        let mut tokens = Tokens {
+            choice: index,
+            reasoning: delta.take_reasoning(),
+            text: delta.content.unwrap_or_default(),
+            refusal: delta.refusal.unwrap_or_default(),
+            calls: delta.tool_calls.into_iter().flatten().filter_map(|call| choice.calls.take(call)).collect(),
+            logprobs,
+            ..Tokens::default()
         };
-        if count > 0 {
-            choice.tokens = choice.tokens.saturating_add(count);
-            events.push(Event::Tokens(Tokens { choice: index, count, text, logprobs, ..Tokens::default() }));
+        // Most servers tell no number of tokens until the end: a chunk that shows something counts as one.
+        tokens.count = (tokens.logprobs.len() as u32).max(tokens.shows().into());
+        if !tokens.reasoning.is_empty() {
+            tokens.reasoning_count = tokens.count;
+        }
+        if tokens.count > 0 {
+            choice.tokens = choice.tokens.saturating_add(tokens.count);
+            choice.reasoning_tokens = choice.reasoning_tokens.saturating_add(tokens.reasoning_count);
+            events.push(Event::Tokens(tokens));
         }
         let reason = match chunk.finish_reason.as_deref().filter(|name| !name.is_empty()) {
             Some(name) => Some(
@@ -163,6 +181,11 @@ impl Reading {
             None => None,
         };
         if let Some(reason) = reason {
+            // Some servers say `stop` after calls.
+            let reason = match reason {
+                FinishReason::Stop if choice.calls.has_any() => FinishReason::ToolCalls,
+                reason => reason,
+            };
             choice.reason = Some(reason);
             events.push(Event::Finish { choice: index, reason });
         }
@@ -174,14 +197,16 @@ impl Reading {
     }
 
     /// What is left to say when the stream has ended.
-    fn last_event(&self) -> Option<Event> {
+    fn last_events(&self) -> Vec<Event> {
         if !self.is_complete() {
             let why = "the server's stream ended before the answer was complete";
-            return Some(Event::Failed(EngineError::Failed(why.into())));
+            return vec![Event::Failed(EngineError::Failed(why.into()))];
         }
-        let counted = self.choices.iter().fold(0, |sum: u32, choice| sum.saturating_add(choice.tokens));
-        let told = self.usage.completion().filter(|told| *told > 0 && *told != counted)?;
-        Some(Event::Total(told))
+        let sum = |of: fn(&ChoiceState) -> u32| self.choices.iter().map(of).fold(0, u32::saturating_add);
+        let (counted, reasoned) = (sum(|choice| choice.tokens), sum(|choice| choice.reasoning_tokens));
+        let total = self.usage.completion().filter(|told| *told > 0 && *told != counted);
+        let reasoning = self.usage.reasoning().filter(|told| *told > 0 && *told != reasoned);
+        total.map(Event::Total).into_iter().chain(reasoning.map(Event::ReasoningTotal)).collect()
     }
 }
 

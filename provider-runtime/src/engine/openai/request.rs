@@ -58,7 +58,8 @@ mod tests {
         let text = format!(r#"{{"model":"org/m","messages":[{{"role":"user","content":"hi\u00e9"}}]{more}}}"#);
         let body = Bytes::from(text.into_bytes());
         let request = ChatRequest::parse(&body).unwrap();
-        let job = Job { request: &request, body: &body, max_completion_tokens: limit, seed: 0, history: &[] };
+        let job =
+            Job { id: "job_1", request: &request, body: &body, max_completion_tokens: limit, seed: 0, history: &[] };
         serde_json::from_slice(&super::body(&job, "there", 4096).unwrap()).unwrap()
     }
 

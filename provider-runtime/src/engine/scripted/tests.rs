@@ -11,7 +11,7 @@ async fn play_after(history: &[History], script: &str, body: &str, most: u32) ->
     let engine = ScriptedEngine::parse(script).unwrap();
     let body = Bytes::copy_from_slice(body.as_bytes());
     let request = ChatRequest::parse(&body).unwrap();
-    let job = Job { request: &request, body: &body, max_completion_tokens: most, seed: 0, history };
+    let job = Job { id: "job_1", request: &request, body: &body, max_completion_tokens: most, seed: 0, history };
     let mut generation = engine.generate(job).await?;
     let mut events = Vec::new();
     while let Some(event) = generation.events.recv().await {
@@ -110,6 +110,37 @@ async fn delays_and_breaks_are_as_written() {
     assert!(matches!(busy, Err(EngineError::Busy)));
     let long = play(r#"{"context_length":10,"rules":[{"match":"*","prompt_tokens":10}]}"#, &ask(""), 100).await;
     assert!(matches!(long, Err(EngineError::Invalid(_))));
+}
+
+#[tokio::test]
+async fn reasoning_calls_and_log_probabilities_are_scripted_too() {
+    let script = r#"[{"match":"*","reasoning":"let me see","reply":"I ask.","calls":[{"name":"f","arguments":"{\"a\": 1}"},{"name":"g","arguments":"{}"}]}]"#;
+    let events = play(script, &ask(r#","logprobs":true,"top_logprobs":2"#), 100).await.unwrap();
+    let (mut reasoning, mut thought, mut calls, mut logprobs) = (String::new(), 0, Vec::new(), 0);
+    for event in &events {
+        if let Event::Tokens(tokens) = event {
+            reasoning += &tokens.reasoning;
+            thought += tokens.reasoning_count;
+            calls.extend(tokens.calls.clone());
+            logprobs += tokens.logprobs.len();
+            assert!(tokens.logprobs.iter().all(|told| told.top_logprobs.len() == 2 && told.logprob < 0.0));
+        }
+    }
+    assert_eq!((reasoning.as_str(), thought), ("let me see", 3));
+    let (text, count, _) = tokens_of(&events, 0);
+    assert_eq!((text.as_str(), count, logprobs), ("I ask.", 8, 8));
+    let call = |call, name: Option<&str>, arguments: &str| CallDelta {
+        call,
+        head: name.map(|name| CallHead { id: format!("call_job_1_0_{call}"), name: name.into() }),
+        arguments: arguments.into(),
+    };
+    assert_eq!(calls, [call(0, Some("f"), "{\"a\":"), call(0, None, " 1}"), call(1, Some("g"), "{}")]);
+    assert_eq!(reasons(&events), [(0, FinishReason::ToolCalls)]);
+
+    let events = play(script, &ask(r#","stop":["see","ask"]"#), 100).await.unwrap();
+    assert_eq!((tokens_of(&events, 0).0.as_str(), reasons(&events)), ("I ", vec![(0, FinishReason::Stop)]));
+    let events = play(script, &ask(""), 6).await.unwrap();
+    assert_eq!(reasons(&events), [(0, FinishReason::Length)]);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use lumbung_openapi::reply::{ChatCompletion, ChatCompletionChunk};
 use proptest::prelude::*;
 
 use super::*;
+use crate::engine::{CallDelta, CallHead};
 
 fn ticket() -> Ticket {
     Ticket {
@@ -31,8 +32,14 @@ fn ticket() -> Ticket {
     }
 }
 
-const PLAIN: Shape =
-    Shape { endpoint: Endpoint::Chat, stream: true, choices: 1, include_usage: false, logprobs: false };
+const PLAIN: Shape = Shape {
+    endpoint: Endpoint::Chat,
+    stream: true,
+    choices: 1,
+    include_usage: false,
+    logprobs: false,
+    may_call: false,
+};
 
 fn text(choice: u8, text: &str) -> Tokens {
     Tokens { choice, count: 1, text: text.into(), ..Default::default() }
@@ -131,6 +138,87 @@ fn a_completion_lacks_only_its_usage_and_its_brace() {
     assert_eq!(read.choices[0].logprobs.as_ref().unwrap().content.len(), 1);
     assert_eq!((read.choices[0].finish_reason.as_str(), read.choices[1].finish_reason.as_str()), ("length", "stop"));
     assert_eq!(read.choices[1].index, 1);
+}
+
+fn call(at: u32, head: Option<(&str, &str)>, arguments: &str) -> Tokens {
+    let head = head.map(|(id, name)| CallHead { id: id.into(), name: name.into() });
+    let delta = CallDelta { call: at, head, arguments: arguments.into() };
+    Tokens { count: 1, calls: vec![delta], ..Default::default() }
+}
+
+/// Two calls, the second in several pieces.
+fn calls() -> Vec<Tokens> {
+    vec![
+        call(0, Some(("call_a", "f")), "{}"),
+        call(1, Some(("call_b", "g")), ""),
+        call(1, None, "{\"x\":"),
+        call(1, None, "\"é\"}"),
+    ]
+}
+
+#[test]
+fn calls_are_streamed_as_openai_streams_them() {
+    let (mut chunks, mut out) = (Chunks::new(&ticket(), Shape { may_call: true, ..PLAIN }), BytesMut::new());
+    calls().into_iter().for_each(|tokens| chunks.tokens(&mut out, tokens));
+    chunks.finish(&mut out, 0, FinishReason::ToolCalls);
+    let text = std::str::from_utf8(&out).unwrap();
+    let deltas: Vec<serde_json::Value> = text
+        .split_terminator("\n\n")
+        .map(|event| serde_json::from_str(event.strip_prefix("data: ").unwrap()).unwrap())
+        .map(|chunk: serde_json::Value| chunk["choices"][0]["delta"].clone())
+        .collect();
+    let head = |at: u32, id: &str, name: &str| serde_json::json!({"tool_calls": [{"index": at, "id": id, "type": "function", "function": {"name": name, "arguments": ""}}]});
+    let more =
+        |at: u32, text: &str| serde_json::json!({"tool_calls": [{"index": at, "function": {"arguments": text}}]});
+    let expected = [
+        serde_json::json!({"role": "assistant", "content": null}),
+        head(0, "call_a", "f"),
+        more(0, "{}"),
+        head(1, "call_b", "g"),
+        more(1, "{\"x\":"),
+        more(1, "\"é\"}"),
+        serde_json::json!({}),
+    ];
+    assert_eq!(deltas, expected);
+    assert_eq!(events(&out)[6].choices[0].finish_reason.as_deref(), Some("tool_calls"));
+}
+
+#[test]
+fn a_message_has_its_calls_and_no_text() {
+    let mut completion = Completion::new(&ticket(), PLAIN);
+    calls().into_iter().for_each(|tokens| completion.tokens(&mut BytesMut::new(), tokens));
+    completion.finish(&mut BytesMut::new(), 0, FinishReason::ToolCalls);
+    let read: serde_json::Value = serde_json::from_slice(&[&completion.body()[..], b"}"].concat()).unwrap();
+    let call = |id: &str, name: &str, arguments: &str| serde_json::json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}});
+    let message = serde_json::json!({"role": "assistant", "content": null, "refusal": null,
+        "tool_calls": [call("call_a", "f", "{}"), call("call_b", "g", "{\"x\":\"é\"}")]});
+    assert_eq!(read["choices"][0]["message"], message);
+    assert_eq!(completion.kept(), 2 * 7 + 12, "ids, names and arguments");
+}
+
+#[test]
+fn reasoning_goes_by_both_names_and_a_refusal_by_its_own() {
+    let parts = || {
+        let part = |reasoning: &str, text: &str, refusal: &str| Tokens {
+            count: 1,
+            reasoning: reasoning.into(),
+            text: text.into(),
+            refusal: refusal.into(),
+            ..Default::default()
+        };
+        [part("so", "", ""), part("", "yes", ""), part("", "", "no")]
+    };
+    let (mut chunks, mut out) = (Chunks::new(&ticket(), PLAIN), BytesMut::new());
+    parts().into_iter().for_each(|tokens| chunks.tokens(&mut out, tokens));
+    let text = std::str::from_utf8(&out).unwrap();
+    for delta in [r#"{"reasoning":"so","reasoning_content":"so"}"#, r#"{"content":"yes"}"#, r#"{"refusal":"no"}"#] {
+        assert!(text.contains(&format!("\"delta\":{delta}")), "{text}");
+    }
+    let mut completion = Completion::new(&ticket(), PLAIN);
+    parts().into_iter().for_each(|tokens| completion.tokens(&mut BytesMut::new(), tokens));
+    let read: serde_json::Value = serde_json::from_slice(&[&completion.body()[..], b"}"].concat()).unwrap();
+    let message = serde_json::json!({"role": "assistant", "content": "yes", "refusal": "no", "reasoning": "so", "reasoning_content": "so"});
+    assert_eq!(read["choices"][0]["message"], message);
 }
 
 proptest! {
