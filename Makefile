@@ -29,8 +29,8 @@ measure: ## what a request costs the gateway: CPU, memory, size
 	@cargo build --locked --release --workspace --bins
 	@$(CARGO_TARGET_DIR)/release/lumbung-loadtest measure
 
-spec: ## write openapi/openapi.json from the types
-	@LUMBUNG_WRITE_SPEC=1 cargo test --locked -p lumbung-openapi --test spec
+spec: ## write openapi/openapi.json and openapi/PARAMETERS.md from the types and the code
+	@LUMBUNG_WRITE_SPEC=1 cargo test --locked -p lumbung-openapi --test spec --test parameters
 
 setup: ## install what the demo and the tests need
 	@scripts/setup test

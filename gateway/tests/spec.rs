@@ -10,10 +10,12 @@ use lumbung_openapi::provider::{CHALLENGE_PATH, RECEIPTS_PATH, TUNNEL_PATH};
 fn routed() -> BTreeSet<String> {
     let source = concat!(
         include_str!("../src/http/mod.rs"),
+        include_str!("../src/http/chat.rs"),
         include_str!("../src/http/admin/mod.rs"),
         include_str!("../src/http/account/mod.rs")
     );
     let routes = source.split(".route(").skip(1).map(|rest| rest.split(',').next().unwrap_or_default().trim());
+    let routes = routes.filter(|argument| *argument != "endpoint.path()");
     let path = |argument: &str| match argument {
         "CHALLENGE_PATH" => CHALLENGE_PATH.to_owned(),
         "TUNNEL_PATH" => TUNNEL_PATH.to_owned(),

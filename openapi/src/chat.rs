@@ -1,12 +1,16 @@
-//! `POST /v1/chat/completions`: the request, parsed once and by the same code at the gateway and at the provider,
-//! so that the two cannot read one body differently (a member given twice is refused for that reason).
+//! The request that every endpoint's body comes to, parsed by the same code at the gateway and at the provider, so that
+//! the two cannot read one body differently (a member given twice is refused for that reason). Here: that of
+//! `POST /v1/chat/completions`; in `completions` and `embeddings`: those without a conversation.
 //!
 //! Strings are borrowed from the body where JSON allows. Members outside OpenAI's specification are passed over here
 //! and reach the provider untouched. Source of names, types and ranges: OpenAI's API specification of August 2026.
 
+mod completions;
+mod embeddings;
 mod format;
 pub mod json;
 mod message;
+mod sampling;
 mod tools;
 
 use std::borrow::Cow;
@@ -17,27 +21,33 @@ use crate::error::InvalidRequest;
 use crate::modality::{Modalities, Modality};
 use crate::money::NanoUsd;
 use crate::parameter::{Parameter, ParameterSet};
+pub use completions::{MAX_ANSWERS, Prompt, RawPrompts};
+pub use embeddings::{EmbeddingWish, Encoding, MAX_INPUTS};
 pub use format::{ResponseFormat, SCHEMA_PARAM};
 use json::{Members, Value};
 pub use message::{Message, Role, ToolCall};
+pub use sampling::{MAX_STOPS, Sampling};
+use sampling::{parse_logprobs, parse_stop};
 pub use tools::{MAX_TOOLS, Tool, ToolChoice, Tools};
 
 /// The most messages in one request.
 pub const MAX_MESSAGES: usize = 2048;
-/// The most answers to one request.
+/// The most answers to one prompt.
 pub const MAX_CHOICES: u32 = 16;
 /// The largest `max_tokens` that means anything.
 const MAX_MAX_TOKENS: i64 = 10_000_000;
-/// The most stop sequences.
-const MAX_STOPS: usize = 4;
 
 /// A request as both sides understand it.
 #[derive(Clone, Debug)]
 pub struct ChatRequest<'a> {
     /// The model's name as the client wrote it.
     pub model: Cow<'a, str>,
-    /// The conversation so far; at least one.
+    /// The conversation so far; empty only where prompts or inputs come in its place.
     pub messages: Vec<Message<'a>>,
+    /// Prompts that the model goes on with as they are, in place of a conversation.
+    pub prompts: Option<RawPrompts<'a>>,
+    /// Inputs of which vectors are wanted, in place of an answer.
+    pub embedding: Option<EmbeddingWish<'a>>,
     /// Whether the answer comes as server-sent events.
     pub stream: bool,
     /// Whether the stream ends with a usage chunk.
@@ -165,73 +175,89 @@ pub struct MaxPrice {
     pub completion: Option<NanoUsd>,
 }
 
-/// How the next token is drawn.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Sampling {
-    /// 0 (greedy) to 2.
-    pub temperature: f32,
-    /// Above 0, to 1.
-    pub top_p: f32,
-    /// −2 to 2.
-    pub frequency_penalty: f32,
-    /// −2 to 2.
-    pub presence_penalty: f32,
-    /// Repeats the answer; drawn by the provider where absent.
-    pub seed: Option<i64>,
-    /// Added to the logits of these token ids; −100 to 100.
-    pub logit_bias: Vec<(u32, f32)>,
-}
-
 impl<'a> ChatRequest<'a> {
-    /// Reads a body. The error names the first parameter at fault.
+    /// Reads a body of `POST /v1/chat/completions`. The error names the first parameter at fault.
     pub fn parse(body: &'a [u8]) -> Result<Self, InvalidRequest> {
         let members = Members::parse(body)?;
         let mut used = Used::default();
-
-        let model = members.required("model")?.string("model")?;
-        if model.is_empty() || model.len() > 256 {
-            return Err(InvalidRequest::value("model", "'model' must be the name of a model."));
-        }
+        let model = parse_model(&members)?;
         let (messages, media) = parse_messages(members.required("messages")?, &mut used)?;
-        let stream = members.get("stream").map(|v| v.boolean("stream")).transpose()?.unwrap_or(false);
-        let include_usage = parse_stream_options(members.get("stream_options"), stream)?;
-        let max_tokens = parse_max_tokens(&members, &mut used)?;
-        let n = match members.get("n") {
-            Some(value) => value.integer("n", 1..=i64::from(MAX_CHOICES))? as u32,
-            None => 1,
-        };
-        used.when(Parameter::N, n > 1);
-        let sampling = Sampling::parse(&members, &mut used)?;
-        let stop = parse_stop(members.get("stop"))?;
-        used.when(Parameter::Stop, !stop.is_empty());
-        let logprobs = parse_logprobs(&members, &mut used)?;
-        let tools = Tools::parse(&members, &mut used)?;
-        let response_format = ResponseFormat::parse(&members, &mut used)?;
-        let reasoning_effort = members.get("reasoning_effort").map(ReasoningEffort::parse).transpose()?;
-        used.when(Parameter::ReasoningEffort, reasoning_effort.is_some());
-        let template = TemplateOptions::parse(&members)?;
+        let mut request = Self { messages, media, ..Self::parse_common(model, &members, &mut used)? };
+        request.max_tokens = parse_max_tokens(&members, &mut used)?;
+        request.logprobs = parse_logprobs(&members, &mut used)?;
+        request.tools = Tools::parse(&members, &mut used)?;
+        request.response_format = ResponseFormat::parse(&members, &mut used)?;
+        request.reasoning_effort = members.get("reasoning_effort").map(ReasoningEffort::parse).transpose()?;
+        used.when(Parameter::ReasoningEffort, request.reasoning_effort.is_some());
+        request.template = TemplateOptions::parse(&members)?;
         parse_features(&members, &mut used)?;
-        parse_labels(&members)?;
-        let max_price = parse_max_price(members.get("provider"))?;
-        let parameters = used.0;
-        Ok(Self {
+        request.parameters = used.0;
+        Ok(request)
+    }
+
+    /// What every endpoint that generates text has in common.
+    fn parse_common(model: Cow<'a, str>, members: &Members<'a>, used: &mut Used) -> Result<Self, InvalidRequest> {
+        let mut request = Self::of_model(model);
+        request.stream = members.get("stream").map(|v| v.boolean("stream")).transpose()?.unwrap_or(false);
+        request.include_usage = parse_stream_options(members.get("stream_options"), request.stream)?;
+        if let Some(value) = members.get("n") {
+            request.n = value.integer("n", 1..=i64::from(MAX_CHOICES))? as u32;
+        }
+        used.when(Parameter::N, request.n > 1);
+        request.sampling = Sampling::parse(members, used)?;
+        request.stop = parse_stop(members.get("stop"))?;
+        used.when(Parameter::Stop, !request.stop.is_empty());
+        parse_labels(members)?;
+        request.max_price = parse_max_price(members.get("provider"))?;
+        Ok(request)
+    }
+
+    /// A request that asks nothing of a model yet.
+    fn of_model(model: Cow<'a, str>) -> Self {
+        Self {
             model,
-            messages,
-            stream,
-            include_usage,
-            max_tokens,
-            n,
-            sampling,
-            stop,
-            logprobs,
-            tools,
-            response_format,
-            reasoning_effort,
-            template,
-            max_price,
-            parameters,
-            media,
-        })
+            messages: Vec::new(),
+            prompts: None,
+            embedding: None,
+            stream: false,
+            include_usage: false,
+            max_tokens: None,
+            n: 1,
+            sampling: Sampling::default(),
+            stop: Vec::new(),
+            logprobs: None,
+            tools: Tools::default(),
+            response_format: ResponseFormat::Text,
+            reasoning_effort: None,
+            template: TemplateOptions::default(),
+            max_price: MaxPrice::default(),
+            parameters: ParameterSet::default(),
+            media: Vec::new(),
+        }
+    }
+
+    /// What comes in place of a conversation: prompts to go on with, or inputs of which vectors are wanted.
+    pub fn raw_prompts(&self) -> Option<&[Prompt<'a>]> {
+        let prompts = self.prompts.as_ref().map(|prompts| prompts.list.as_slice());
+        prompts.or(self.embedding.as_ref().map(|wish| wish.inputs.as_slice()))
+    }
+
+    /// How many prompts there are, of which a conversation is one.
+    pub fn prompt_count(&self) -> u32 {
+        self.raw_prompts().map_or(1, |prompts| prompts.len() as u32)
+    }
+
+    /// How many answers there will be: `n` for each prompt, or one list of vectors.
+    pub fn answers(&self) -> u32 {
+        self.n * self.prompts.as_ref().map_or(1, |prompts| prompts.list.len() as u32)
+    }
+
+    /// The most completion tokens of all answers together that `per_answer` comes to: none where vectors are asked for.
+    pub fn completion_tokens(&self, per_answer: u32) -> u32 {
+        match self.embedding {
+            Some(_) => 0,
+            None => per_answer.saturating_mul(self.answers()),
+        }
     }
 
     /// The first content of a kind that a model which takes `inputs` does not.
@@ -260,25 +286,11 @@ impl Used {
     }
 }
 
-impl Sampling {
-    fn parse(members: &Members<'_>, used: &mut Used) -> Result<Self, InvalidRequest> {
-        let mut number = |parameter: Parameter, range: std::ops::RangeInclusive<f64>, default: f64| {
-            let Some(value) = members.get(parameter.name()) else { return Ok(default) };
-            used.when(parameter, true);
-            value.number(parameter.name(), range)
-        };
-        let temperature = number(Parameter::Temperature, 0.0..=2.0, 1.0)? as f32;
-        let top_p = number(Parameter::TopP, 0.0..=1.0, 1.0)? as f32;
-        let frequency_penalty = number(Parameter::FrequencyPenalty, -2.0..=2.0, 0.0)? as f32;
-        let presence_penalty = number(Parameter::PresencePenalty, -2.0..=2.0, 0.0)? as f32;
-        let seed = members.get("seed").map(|v| v.integer("seed", i64::MIN..=i64::MAX)).transpose()?;
-        used.when(Parameter::Seed, seed.is_some());
-        let logit_bias = match members.get("logit_bias") {
-            Some(value) => parse_logit_bias(value)?,
-            None => Vec::new(),
-        };
-        used.when(Parameter::LogitBias, !logit_bias.is_empty());
-        Ok(Self { temperature, top_p, frequency_penalty, presence_penalty, seed, logit_bias })
+fn parse_model<'a>(members: &Members<'a>) -> Result<Cow<'a, str>, InvalidRequest> {
+    let model = members.required("model")?.string("model")?;
+    match model.is_empty() || model.len() > 256 {
+        true => Err(InvalidRequest::value("model", "'model' must be the name of a model.")),
+        false => Ok(model),
     }
 }
 
@@ -333,61 +345,6 @@ fn parse_max_tokens(members: &Members<'_>, used: &mut Used) -> Result<Option<u32
     let limit = new.or(old).map(|limit| limit as u32);
     used.when(Parameter::MaxTokens, limit.is_some());
     Ok(limit)
-}
-
-fn parse_stop(value: Option<Value<'_>>) -> Result<Vec<Cow<'_, str>>, InvalidRequest> {
-    let Some(value) = value else { return Ok(Vec::new()) };
-    let stops = match value.is_string() {
-        true => vec![value.string("stop")?],
-        false => {
-            let items = value
-                .array("stop")
-                .map_err(|_| InvalidRequest::wrong_type("stop", "a string or an array of strings"))?;
-            if items.len() > MAX_STOPS {
-                return Err(InvalidRequest {
-                    message: format!("'stop' holds {} sequences; at most {MAX_STOPS} are allowed.", items.len()),
-                    param: Some("stop".into()),
-                    code: Some("array_above_max_length"),
-                });
-            }
-            items
-                .into_iter()
-                .enumerate()
-                .map(|(at, item)| Value::new(item).string(&format!("stop[{at}]")))
-                .collect::<Result<_, _>>()?
-        }
-    };
-    match stops.iter().any(|stop| stop.is_empty()) {
-        true => Err(InvalidRequest::value("stop", "A stop sequence must not be empty.")),
-        false => Ok(stops),
-    }
-}
-
-fn parse_logit_bias(value: Value<'_>) -> Result<Vec<(u32, f32)>, InvalidRequest> {
-    let biases = value.object("logit_bias")?;
-    biases
-        .iter()
-        .map(|(id, bias)| {
-            let param = format!("logit_bias.{id}");
-            let id =
-                id.parse().map_err(|_| InvalidRequest::value(&param, "Keys of 'logit_bias' must be token ids."))?;
-            Ok((id, bias.number(&param, -100.0..=100.0)? as f32))
-        })
-        .collect()
-}
-
-fn parse_logprobs(members: &Members<'_>, used: &mut Used) -> Result<Option<u8>, InvalidRequest> {
-    let wanted = members.get("logprobs").map(|v| v.boolean("logprobs")).transpose()?.unwrap_or(false);
-    let top = members.get("top_logprobs").map(|v| v.integer("top_logprobs", 0..=20)).transpose()?;
-    used.when(Parameter::Logprobs, wanted);
-    used.when(Parameter::TopLogprobs, top.is_some_and(|top| top > 0));
-    match (wanted, top) {
-        (false, Some(top)) if top > 0 => {
-            Err(InvalidRequest::value("top_logprobs", "'top_logprobs' needs 'logprobs' to be true."))
-        }
-        (false, _) => Ok(None),
-        (true, top) => Ok(Some(top.unwrap_or(0) as u8)),
-    }
 }
 
 /// What an engine must be able to do. Only that it is asked for is read here; its shape is the business of the engine that offers it.

@@ -93,6 +93,17 @@ impl NanoUsd {
         let part = i128::from(self.0) * i128::from(bps.min(10_000)) / 10_000;
         Self(part as i64) // at most |self|, so it fits
     }
+
+    /// An amount for a million tokens as dollars for one, exactly: `0.0000005`.
+    pub fn for_one_of_a_million(self) -> String {
+        const UNITS: u64 = 1_000_000_000_000_000; // of 10⁻¹⁵ dollars
+        let sign = if self.0 < 0 { "-" } else { "" };
+        let (whole, part) = (self.0.unsigned_abs() / UNITS, self.0.unsigned_abs() % UNITS);
+        match part {
+            0 => format!("{sign}{whole}"),
+            part => format!("{sign}{whole}.{part:015}").trim_end_matches('0').to_owned(),
+        }
+    }
 }
 
 impl fmt::Display for NanoUsd {
@@ -202,6 +213,20 @@ impl TokenPrice {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_price_for_a_million_tokens_is_a_price_for_one() {
+        for (million, one) in [
+            ("0.5", "0.0000005"),
+            ("2", "0.000002"),
+            ("0", "0"),
+            ("0.000000001", "0.000000000000001"),
+            ("1000000", "1"),
+        ] {
+            assert_eq!(million.parse::<NanoUsd>().expect("dollars").for_one_of_a_million(), one);
+        }
+        assert_eq!(NanoUsd::from_nanos(i64::MIN).for_one_of_a_million(), "-9223.372036854775808");
+    }
 
     #[test]
     fn dollars_read_and_print_exactly() {

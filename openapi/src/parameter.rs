@@ -51,6 +51,12 @@ parameters! {
     ImageUrl = "image_url",
     InputAudio = "input_audio",
     File = "file",
+    Prompt = "prompt",
+    Echo = "echo",
+    Suffix = "suffix",
+    BestOf = "best_of",
+    Input = "input",
+    Dimensions = "dimensions",
 }
 
 /// A set of parameters, small enough to copy.

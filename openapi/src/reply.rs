@@ -262,6 +262,38 @@ pub struct Model {
     pub owned_by: String,
     /// What it takes and gives.
     pub architecture: Architecture,
+    /// What marketplaces show.
+    #[serde(flatten)]
+    pub market: ModelMarket,
+}
+
+/// What marketplaces show of a model, in OpenRouter's words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ModelMarket {
+    /// Tokens of prompt and completion together.
+    pub context_length: u32,
+    /// Completion tokens of one answer at most; null where only the context limits them.
+    pub max_completion_tokens: Option<u32>,
+    /// The least that a provider asks now; the most that one may ask where nobody serves it.
+    pub pricing: ModelPricing,
+    /// The parameters that at least one provider honours, by OpenAI's names. `prompt`: it is served at `/v1/completions`;
+    /// `input`: at `/v1/embeddings`.
+    pub supported_parameters: Vec<String>,
+    /// How the weights are quantized that providers serve.
+    pub quantizations: Vec<String>,
+    /// How many providers serve it now.
+    pub providers: u32,
+}
+
+/// US dollars per token, as decimal strings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ModelPricing {
+    /// For prompt tokens.
+    #[schema(example = "0.0000005")]
+    pub prompt: String,
+    /// For completion tokens.
+    #[schema(example = "0.000002")]
+    pub completion: String,
 }
 
 /// `GET /v1/models`.

@@ -5,10 +5,12 @@
 
 mod account;
 mod admin;
+mod endpoints;
 mod keys;
 mod parts;
 mod payouts;
 pub mod request;
+pub mod requests;
 mod webhook;
 
 use utoipa::openapi::content::ContentBuilder;
@@ -41,7 +43,8 @@ pub fn document() -> OpenApi {
         ))
         .license(Some(utoipa::openapi::License::new("Apache-2.0")))
         .build();
-    let paths = webhook::paths(account::paths(payouts::paths(keys::paths(admin::paths(PathsBuilder::new())))))
+    let paths = keys::paths(admin::paths(endpoints::paths(PathsBuilder::new())));
+    let paths = webhook::paths(account::paths(payouts::paths(paths)))
         .path("/v1/chat/completions", PathItem::new(HttpMethod::Post, create_chat_completion()))
         .path("/v1/models", PathItem::new(HttpMethod::Get, list_models()))
         .path("/v1/models/{id}", PathItem::new(HttpMethod::Get, retrieve_model()))
@@ -261,6 +264,7 @@ fn components() -> ComponentsBuilder {
     collect::<Challenge>(&mut schemas);
     collect::<ReceiptBatch>(&mut schemas);
     collect::<ReceiptVerdicts>(&mut schemas);
+    endpoints::collect_schemas(&mut schemas);
     account::collect_schemas(&mut schemas);
     admin::collect_schemas(&mut schemas);
     keys::collect_schemas(&mut schemas);

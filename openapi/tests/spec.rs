@@ -44,7 +44,18 @@ fn the_documented_request_is_the_one_that_is_read() {
     let properties =
         document["components"]["schemas"]["ChatCompletionRequest"]["properties"].as_object().expect("properties");
 
-    let parts = [Parameter::ImageUrl, Parameter::InputAudio, Parameter::File];
+    let parts = [
+        Parameter::ImageUrl,
+        Parameter::InputAudio,
+        Parameter::File,
+        // Those of the other endpoints.
+        Parameter::Prompt,
+        Parameter::Echo,
+        Parameter::Suffix,
+        Parameter::BestOf,
+        Parameter::Input,
+        Parameter::Dimensions,
+    ];
     for parameter in Parameter::ALL.iter().filter(|parameter| !parts.contains(parameter)) {
         assert!(properties.contains_key(parameter.name()), "{} is not documented", parameter.name());
     }

@@ -23,7 +23,7 @@ use crate::journal::Place;
 use crate::node::Node;
 use crate::outgoing::Outgoing;
 use crate::refusal::Refusal;
-use crate::render::{self, Dialect, Shape};
+use crate::render::{Dialect, Shape};
 use crate::replay::Replay;
 
 /// How often the gateway learns of the progress of an answer that is not streamed.
@@ -86,8 +86,13 @@ enum Ending {
 
 impl Answer {
     /// Begins to send what the engine makes beyond what has been delivered.
-    pub fn new(job: Accepted, generation: Generation, shape: Shape, delivered: Vec<History>) -> Self {
-        let rendering = render::dialect(&job.ticket, shape);
+    pub fn new(
+        job: Accepted,
+        generation: Generation,
+        shape: Shape,
+        rendering: Box<dyn Dialect>,
+        delivered: Vec<History>,
+    ) -> Self {
         let next_progress = (!shape.stream).then(|| Box::pin(tokio::time::sleep(Duration::ZERO)));
         job.node.counters.started.add(1);
         let running = Running {
@@ -168,6 +173,10 @@ impl Running {
                     false => self.take_tokens(tokens, outgoing),
                 };
             }
+            Event::Vector(vector) => {
+                self.rendering.vector(&vector);
+                return self.check_length();
+            }
             Event::Finish { choice, reason } => {
                 self.check_choice(choice)?;
                 self.finished[usize::from(choice)] = Some(reason);
@@ -200,6 +209,10 @@ impl Running {
 
     fn render(&mut self, tokens: Tokens, out: &mut BytesMut) -> Result<(), EngineError> {
         self.rendering.tokens(out, tokens);
+        self.check_length()
+    }
+
+    fn check_length(&self) -> Result<(), EngineError> {
         match self.rendering.kept() > MAX_PAYLOAD {
             true => Err(too_long()),
             false => Ok(()),

@@ -17,7 +17,7 @@ use crate::engine::{EngineError, Job};
 use crate::intake::Intake;
 use crate::node::{Node, Served};
 use crate::refusal::Refusal;
-use crate::render::Shape;
+use crate::render::{self, Shape};
 
 /// The answer's content type.
 const FRAMES: HeaderValue = HeaderValue::from_static("application/x-lumbung-frames");
@@ -48,12 +48,13 @@ async fn accept(node: &Arc<Node>, endpoint: Endpoint, body: Body) -> Result<Answ
     };
     let ticket = intake.ticket;
     let served = check(node, &ticket, &intake.request)?;
-    let request = ChatRequest::parse(&intake.request).map_err(Refusal::Invalid)?;
-    if intake.history.len() > request.n as usize {
+    let body = endpoint.normalize(&intake.request).map_err(Refusal::Invalid)?;
+    let request = endpoint.parse(&body).map_err(Refusal::Invalid)?;
+    if intake.history.len() > request.answers() as usize {
         return Err(Refusal::BadTicket("More choices were delivered than the request asks for."));
     }
     let engine = served.engine.describe();
-    if let Some(unsupported) = request.unsupported(engine.supported) {
+    if let Some(unsupported) = endpoint.unsupported(&request, engine.supported) {
         return Err(Refusal::Invalid(unsupported));
     }
     let weights_digest = engine.weights_digest.clone();
@@ -64,10 +65,12 @@ async fn accept(node: &Arc<Node>, endpoint: Endpoint, body: Body) -> Result<Answ
     let slot = served.take_slot().ok_or(Refusal::Busy)?;
     let place = node.journal.reserve().ok_or(Refusal::Busy)?;
 
+    let shape = Shape::of(endpoint, &request);
+    let rendering = render::dialect(&ticket, shape, &intake.request, &request).map_err(Refusal::Invalid)?;
     let job = Job {
         id: &ticket.job,
         request: &request,
-        body: &intake.request,
+        body: &body,
         max_completion_tokens: completion_limit(&ticket, &request),
         seed: request.sampling.seed.unwrap_or_else(|| ticket.seed()),
         history: &intake.history,
@@ -76,16 +79,11 @@ async fn accept(node: &Arc<Node>, endpoint: Endpoint, body: Body) -> Result<Answ
         if let EngineError::Failed(why) = &error {
             tracing::warn!(job = ticket.job, model = ticket.model, "the engine does not begin: {why}");
         }
-        Refusal::from(error)
+        match error {
+            EngineError::Invalid(invalid) => Refusal::Invalid(endpoint.named(invalid)),
+            error => Refusal::from(error),
+        }
     })?;
-    let shape = Shape {
-        endpoint,
-        stream: request.stream,
-        choices: request.n as usize,
-        include_usage: request.include_usage,
-        logprobs: request.logprobs.is_some(),
-        may_call: request.tools.may_be_called(),
-    };
     tracing::debug!(
         job = ticket.job,
         attempt = ticket.attempt,
@@ -102,7 +100,7 @@ async fn accept(node: &Arc<Node>, endpoint: Endpoint, body: Body) -> Result<Answ
         place,
         vouchers: intake.vouchers,
     };
-    Ok(Answer::new(accepted, generation, shape, intake.history))
+    Ok(Answer::new(accepted, generation, shape, rendering, intake.history))
 }
 
 /// Whether the ticket promises to pay this provider, for this request, what it asks. Its HMAC is the gateway's own business.
@@ -133,6 +131,6 @@ fn check<'a>(node: &'a Node, ticket: &Ticket, request: &[u8]) -> Result<&'a Serv
 
 /// The most tokens of one choice: the ticket's limit is for all of them together.
 fn completion_limit(ticket: &Ticket, request: &ChatRequest<'_>) -> u32 {
-    let share = (ticket.max_tokens_in_all() / request.n).max(1);
+    let share = (ticket.max_tokens_in_all() / request.answers()).max(1);
     request.max_tokens.map_or(share, |limit| limit.min(share))
 }

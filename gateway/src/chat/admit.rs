@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use lumbung_openapi::chat::ChatRequest;
+use lumbung_openapi::chat::{ChatRequest, Prompt};
 use lumbung_openapi::endpoint::Endpoint;
 use lumbung_openapi::merkle::Hash;
 use lumbung_openapi::money::TokenPrice;
@@ -39,6 +39,8 @@ pub struct Admitted {
     pub wish: Wish,
     /// The client's body, as it came.
     pub body: Bytes,
+    /// The same as the endpoint's rules read it: a conversation's is that of a chat.
+    pub normalized: Bytes,
     /// Its hash, which binds the ticket to it.
     pub body_sha256: Hash,
     /// The model and who served it when the request came.
@@ -81,6 +83,8 @@ pub struct Wish {
     pub parameters: ParameterSet,
     /// The most prompt tokens that it can be: no tokenizer makes more than one token of a byte.
     pub max_prompt_tokens: u32,
+    /// How many prompts there are: each has the model's context to itself.
+    pub prompts: u32,
     /// The most completion tokens, over all choices.
     pub max_completion_tokens: u32,
     /// Those that money is held for at first: all of them where the client has named a limit; otherwise few, and as many
@@ -123,7 +127,10 @@ pub async fn admit(gateway: &Gateway, caller: Arc<Caller>, request: Incoming) ->
     if caller.is_management {
         return Err(ApiError::Forbidden("A management key manages keys: it cannot ask for completions."));
     }
-    let (wish, model) = understand(gateway, &caller, &body)?;
+    let normalized = endpoint.normalize(&body)?;
+    // Whichever is longer: no prompt has more tokens than the text that it is made of has bytes.
+    let body_len = body.len().max(normalized.len());
+    let (wish, model) = understand(gateway, &caller, endpoint, &normalized, body_len)?;
     let ceiling = wish.max_price.cost(wish.max_prompt_tokens, wish.held_completion_tokens);
     let ceiling = ceiling.ok_or(ApiError::InsufficientQuota)?; // more than 64 bits of nano-dollars
     let permit = gateway.settler.permit().ok_or(ApiError::Overloaded)?;
@@ -143,6 +150,7 @@ pub async fn admit(gateway: &Gateway, caller: Arc<Caller>, request: Incoming) ->
         caller,
         wish,
         body,
+        normalized,
         body_sha256,
         model,
         hold,
@@ -153,8 +161,14 @@ pub async fn admit(gateway: &Gateway, caller: Arc<Caller>, request: Incoming) ->
     })
 }
 
-fn understand(gateway: &Gateway, caller: &Caller, body: &Bytes) -> Result<(Wish, Arc<ModelSeats>), ApiError> {
-    let request = ChatRequest::parse(body)?;
+fn understand(
+    gateway: &Gateway,
+    caller: &Caller,
+    endpoint: Endpoint,
+    normalized: &Bytes,
+    body_len: usize,
+) -> Result<(Wish, Arc<ModelSeats>), ApiError> {
+    let request = endpoint.parse(normalized)?;
     let snapshot = gateway.fleet.snapshot();
     let model =
         snapshot.model(&request.model).ok_or_else(|| ApiError::UnknownModel(request.model.clone().into_owned()))?;
@@ -166,9 +180,9 @@ fn understand(gateway: &Gateway, caller: &Caller, body: &Bytes) -> Result<(Wish,
         return Err(ApiError::NoProvider(request.model.into_owned()));
     }
     if let Some(not_taken) = request.not_taken(&model.entry.input_modalities) {
-        return Err(not_taken.into());
+        return Err(endpoint.named(not_taken).into());
     }
-    if let Some(unsupported) = request.unsupported(model.supported) {
+    if let Some(unsupported) = endpoint.unsupported(&request, model.supported) {
         return Err(unsupported.into());
     }
     let context = model.entry.context_length;
@@ -178,10 +192,11 @@ fn understand(gateway: &Gateway, caller: &Caller, body: &Bytes) -> Result<(Wish,
         Some(_) => per_choice,
         None => per_choice.min(gateway.default_hold_tokens),
     };
-    let body_tokens = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    let max_prompt_tokens = longest_prompt(&request, body_len, context);
+    let held_completion_tokens = request.completion_tokens(held_per_choice);
     let (reference, cap) = (model.entry.reference, request.max_price);
     let wish = Wish {
-        likely_tokens: body.len() as u64 / BYTES_PER_TOKEN + u64::from(held_per_choice) * u64::from(request.n),
+        likely_tokens: likely_prompt(&request, body_len) + u64::from(held_completion_tokens),
         max_price: TokenPrice {
             prompt: cap.prompt.map_or(reference.prompt, |cap| cap.min(reference.prompt)),
             completion: cap.completion.map_or(reference.completion, |cap| cap.min(reference.completion)),
@@ -190,13 +205,38 @@ fn understand(gateway: &Gateway, caller: &Caller, body: &Bytes) -> Result<(Wish,
         stream: request.stream,
         include_usage: request.include_usage,
         parameters: request.parameters,
-        max_prompt_tokens: body_tokens.saturating_add(TEMPLATE_TOKENS).min(context),
-        max_completion_tokens: per_choice.saturating_mul(request.n),
-        held_completion_tokens: held_per_choice.saturating_mul(request.n),
+        max_prompt_tokens,
+        prompts: request.prompt_count(),
+        max_completion_tokens: request.completion_tokens(per_choice),
+        held_completion_tokens,
         public_model: request.model.into_owned(),
     };
     match model.seats.iter().any(|seat| wish.accepts(seat)) {
         true => Ok((wish, model.clone())),
         false => Err(wish.nobody(&model.seats)),
     }
+}
+
+/// The most prompt tokens that a request can have. Prompts outside the model's template have a context each.
+fn longest_prompt(request: &ChatRequest<'_>, body_len: usize, context: u32) -> u32 {
+    let Some(prompts) = request.raw_prompts() else {
+        return u32::try_from(body_len).unwrap_or(u32::MAX).saturating_add(TEMPLATE_TOKENS).min(context);
+    };
+    // No tokenizer makes more than one token of a byte; some add a beginning and an end of their own.
+    let most = |prompt: &Prompt<'_>| match prompt {
+        Prompt::Text(text) => text.len() + 2,
+        Prompt::Tokens(ids) => ids.len(),
+    };
+    let most = prompts.iter().map(|prompt| u32::try_from(most(prompt)).unwrap_or(u32::MAX).min(context));
+    most.fold(0, u32::saturating_add)
+}
+
+/// What the prompt counts against a rate before it is known.
+fn likely_prompt(request: &ChatRequest<'_>, body_len: usize) -> u64 {
+    let ids = request.raw_prompts().unwrap_or_default().iter().map(|prompt| match prompt {
+        Prompt::Tokens(ids) => Some(ids.len() as u64),
+        Prompt::Text(_) => None,
+    });
+    // Token ids are known; text is guessed at.
+    ids.sum::<Option<u64>>().filter(|known| *known > 0).unwrap_or(body_len as u64 / BYTES_PER_TOKEN)
 }

@@ -221,7 +221,8 @@ impl Trying<'_> {
                 }
                 () = self.client.gone() => return Err(Outcome::ClientGone),
             };
-            let has_all = notes.ended && (job.wish.stream || notes.body.is_some());
+            let needs_body = !job.wish.stream || job.endpoint.has_open_end();
+            let has_all = notes.ended && (notes.body.is_some() || !needs_body);
             match heard {
                 Ok(Ok(Some(frame))) => {
                     self.take(frame, ticket, &mut funding, notes).await?;
@@ -322,7 +323,7 @@ impl Trying<'_> {
                     PushError::Full => Outcome::ClientTooSlow,
                 })
             }
-            FrameKind::Body if notes.body.is_none() => {
+            FrameKind::Body if notes.body.is_none() && (!streams || self.job.endpoint.has_open_end()) => {
                 notes.body = Some(frame.payload);
                 Ok(())
             }

@@ -114,7 +114,7 @@ fn route(gateway: &Gateway, job: &Admitted, attempt: u32, seat: Taken, delivered
     // Who goes on with an answer finds its prompt paid for, and everything held.
     let max_prompt_tokens = match delivered.has_prompt() {
         true => 0,
-        false => wish.max_prompt_tokens.min(seat.context_length),
+        false => wish.max_prompt_tokens.min(seat.context_length.saturating_mul(wish.prompts)),
     };
     let ceiling = match delivered.has_any() {
         true => None,

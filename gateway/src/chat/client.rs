@@ -17,6 +17,9 @@ pub enum Answer {
 /// Where a job's answer goes.
 pub struct Client {
     stage: Stage,
+    /// Whether events are counted, and how many have been sent.
+    counts_events: bool,
+    events: u64,
 }
 
 /// Where the HTTP handler waits for it.
@@ -30,10 +33,15 @@ enum Stage {
 }
 
 impl Client {
-    /// A client that waits for its answer.
-    pub fn new() -> (Self, Waiting) {
+    /// A client that waits for its answer. Events are counted where each has a number, so that the gateway's own can follow.
+    pub fn new(counts_events: bool) -> (Self, Waiting) {
         let (sender, waiting) = oneshot::channel();
-        (Self { stage: Stage::Fresh(sender) }, waiting)
+        (Self { stage: Stage::Fresh(sender), counts_events, events: 0 }, waiting)
+    }
+
+    /// Server-sent events so far, where they are counted.
+    pub fn events(&self) -> u64 {
+        self.events
     }
 
     /// Whether anything has been sent.
@@ -52,6 +60,10 @@ impl Client {
 
     /// Sends a piece of a stream; the first one sends the response's head.
     pub fn stream(&mut self, piece: Bytes) -> Result<(), PushError> {
+        if self.counts_events {
+            // No event has an empty line within it.
+            self.events += piece.windows(2).filter(|pair| pair == b"\n\n").count() as u64;
+        }
         if let Stage::Fresh(_) = self.stage {
             let (inlet, outlet) = buffer::buffer();
             let Stage::Fresh(sender) = std::mem::replace(&mut self.stage, Stage::Streaming(inlet)) else {

@@ -15,6 +15,7 @@ pub mod buffer;
 pub mod choose;
 pub mod client;
 pub mod clock;
+pub mod count;
 pub mod delivered;
 pub mod error;
 pub mod funding;
@@ -137,7 +138,7 @@ pub async fn serve(gateway: &Arc<Gateway>, request: Incoming) -> Served {
     let (answer, id) = match admit(gateway, caller, request).await {
         Ok(job) => {
             let id = job.public_id();
-            let (client, waiting) = Client::new();
+            let (client, waiting) = Client::new(job.endpoint == Endpoint::Responses);
             tokio::spawn(run(gateway.clone(), job, client));
             (waiting.await.unwrap_or(Err(ApiError::ProviderFailed)), Some(id))
         }
@@ -147,13 +148,14 @@ pub async fn serve(gateway: &Arc<Gateway>, request: Incoming) -> Served {
 }
 
 async fn run(gateway: Arc<Gateway>, job: Admitted, mut client: Client) {
-    let (id, created, endpoint) = (job.public_id(), job.created_secs(), job.endpoint);
-    let (model, include_usage) = (job.wish.public_model.clone(), job.wish.include_usage);
+    let (id, created, endpoint, body) = (job.public_id(), job.created_secs(), job.endpoint, job.body.clone());
+    let (model, stream, include_usage) = (job.wish.public_model.clone(), job.wish.stream, job.wish.include_usage);
     let mut relayed = relay(&gateway, &job, &mut client).await;
     recount(&gateway, &job, &mut relayed).await;
     // Settled before the tail is sent: whoever has seen the end can ask for the receipt.
     let (ending, totals) = settle(job, relayed);
-    finish(client, ending, totals, &Tail { endpoint, id: &id, created, model: &model, include_usage });
+    let tail = Tail { endpoint, body: &body, id: &id, created, model: &model, stream, include_usage };
+    finish(client, ending, totals, &tail);
 }
 
 /// Sends the end of the answer.
@@ -162,10 +164,10 @@ fn finish(mut client: Client, ending: Ending, totals: Totals, tail: &Tail<'_>) {
         .with_reasoning(totals.reasoning_tokens);
     match ending {
         // A client that leaves now has its answer and is charged; nobody is left to tell.
-        Ending::Complete(last) if client.has_begun() => drop(client.stream(tail.stream_end(last, usage))),
-        Ending::Complete(Some(body)) => client.answer(Ok(tail::whole(&body, usage))),
-        Ending::Complete(None) => drop(client.stream(tail.stream_end(None, usage))),
-        Ending::Failed(error) if client.has_begun() => drop(client.stream(tail.stream_error(error.object()))),
+        Ending::Complete(last) if tail.stream => drop(client.stream(tail.stream_end(last.as_deref(), usage))),
+        Ending::Complete(Some(open)) => client.answer(Ok(tail.document(&open, usage))),
+        Ending::Complete(None) => client.answer(Err(ApiError::ProviderFailed)), // the relay lets no such answer pass
+        Ending::Failed(error) if client.has_begun() => drop(client.stream(tail.stream_error(&error, client.events()))),
         Ending::Failed(error) => client.answer(Err(error)),
         Ending::ClientGone => {}
     }

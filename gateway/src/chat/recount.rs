@@ -11,7 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
-use lumbung_openapi::chat::ChatRequest;
+use lumbung_openapi::endpoint::Endpoint;
 use lumbung_openapi::parameter::{Parameter, ParameterSet};
 use lumbung_openapi::receipt::{Recount, RecountOutcome};
 use lumbung_openapi::ticket::Ticket;
@@ -93,13 +93,28 @@ impl Recounter {
         self.models.store(Arc::new(models));
     }
 
+    /// The tokenizer of a model of the catalogue.
+    pub fn tokenizer(&self, model: &str) -> Option<Arc<ModelTokenizer>> {
+        self.models.load().get(model).cloned()
+    }
+
+    /// Counts on the threads that are there for it; `None` if that fails.
+    pub async fn count_with<T: Send + 'static>(&self, count: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let turn = self.workers.clone().acquire_owned().await.ok()?;
+        let counting = tokio::task::spawn_blocking(move || {
+            let _turn = turn; // kept by a count that nobody waits for any more
+            count()
+        });
+        counting.await.ok()
+    }
+
     /// A tokenizer that is loaded already, by its digest.
     pub fn loaded(&self, digest: &str) -> Option<Arc<ModelTokenizer>> {
         self.models.load().values().find(|tokenizer| tokenizer.digest() == digest).cloned()
     }
 
     /// Whether this attempt is to be counted again. All that an attempt that is not pays for this: a look-up and a hash.
-    pub fn choose(&self, ticket: &Ticket, standing: Standing) -> Option<Hearing> {
+    pub fn choose(&self, ticket: &Ticket, standing: Standing, endpoint: Endpoint) -> Option<Hearing> {
         let models = self.models.load();
         let tokenizer = models.get(&ticket.model)?;
         let patience = match standing {
@@ -107,7 +122,7 @@ impl Recounter {
             Standing::Trusted => OTHERS_WAIT,
             Standing::Newcomer | Standing::Banned => NEWCOMERS_WAIT,
         };
-        Some(Hearing { tokenizer: tokenizer.clone(), transcript: Transcript::default(), patience })
+        Some(Hearing { tokenizer: tokenizer.clone(), transcript: Transcript::new(endpoint), patience })
     }
 
     fn is_sampled(&self, job: &str, attempt: u32) -> bool {
@@ -121,16 +136,8 @@ impl Recounter {
 
     async fn count(&self, job: &Admitted, hearing: Hearing, has_prompt: bool) -> (Found, RecountOutcome) {
         let Hearing { tokenizer, transcript, patience } = hearing;
-        let body = (has_prompt && is_plain(job.wish.parameters)).then(|| job.body.clone());
-        let (stops, calls) = (job.body.clone(), job.wish.parameters);
-        let counting = async {
-            let turn = self.workers.clone().acquire_owned().await.ok()?;
-            let counted = tokio::task::spawn_blocking(move || {
-                let _turn = turn; // kept by a count that nobody waits for any more
-                find(&tokenizer, body.as_ref(), &stops, calls, transcript)
-            });
-            counted.await.ok()
-        };
+        let (endpoint, body, parameters) = (job.endpoint, job.normalized.clone(), job.wish.parameters);
+        let counting = self.count_with(move || find(&tokenizer, endpoint, &body, parameters, transcript, has_prompt));
         match tokio::time::timeout(patience, counting).await {
             Ok(Some(found)) if found.completion.is_some() => (found, RecountOutcome::Counted),
             Ok(Some(found)) => (found, RecountOutcome::NoText),
@@ -215,6 +222,10 @@ fn is_plain(parameters: ParameterSet) -> bool {
         LogitBias,
         Logprobs,
         TopLogprobs,
+        Prompt,
+        Echo,
+        Input,
+        Dimensions,
     ];
     parameters.missing_from(plain.into_iter().collect()).is_empty()
 }
@@ -222,12 +233,13 @@ fn is_plain(parameters: ParameterSet) -> bool {
 /// The counting itself.
 fn find(
     tokenizer: &ModelTokenizer,
-    prompt: Option<&Bytes>,
+    endpoint: Endpoint,
     body: &Bytes,
     parameters: ParameterSet,
     transcript: Transcript,
+    has_prompt: bool,
 ) -> Found {
-    let Ok(request) = ChatRequest::parse(body) else { return Found::default() }; // it was read once before
+    let Ok(request) = endpoint.parse(body) else { return Found::default() }; // it was read once before
     let has_tools = parameters.contains(Parameter::Tools) || parameters.contains(Parameter::Functions);
     let count = |mut said: Said| {
         if !has_tools {
@@ -235,11 +247,17 @@ fn find(
         }
         tokenizer.completion_tokens(&said, &request.stop)
     };
-    let completion = transcript
-        .into_choices()
-        .and_then(|choices| choices.into_iter().map(count).try_fold(0u32, |sum, tokens| sum.checked_add(tokens?)));
-    let prompt = prompt.filter(|body| !changes_the_template(body));
-    Found { prompt: prompt.and_then(|_| tokenizer.prompt_tokens(&request, clock::unix_secs() as i64)), completion }
+    let completion = match endpoint {
+        Endpoint::Embeddings => Some(0),
+        // The prompt's text stands before the answer's, and where one ends the other's tokens may begin.
+        _ if parameters.contains(Parameter::Echo) => None,
+        _ => transcript
+            .into_choices()
+            .and_then(|choices| choices.into_iter().map(count).try_fold(0u32, |sum, tokens| sum.checked_add(tokens?))),
+    };
+    let is_plain = has_prompt && is_plain(parameters) && !changes_the_template(body);
+    let prompt = if is_plain { tokenizer.prompt_tokens(&request, clock::unix_secs() as i64) } else { None };
+    Found { prompt, completion }
 }
 
 fn changes_the_template(body: &[u8]) -> bool {

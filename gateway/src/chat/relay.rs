@@ -88,7 +88,7 @@ impl Course {
             self.tried.push(routed.seat.provider.clone());
             let hearing = match self.attempts[self.begun_at..].last() {
                 Some(before) => before.hearing.clone(),
-                None => gateway.recounter.choose(&routed.ticket, routed.seat.standing),
+                None => gateway.recounter.choose(&routed.ticket, routed.seat.standing, job.endpoint),
             };
             let before = self.delivered.tokens();
             let trying = Trying { gateway, job, client: &mut *client, delivered: &mut self.delivered };

@@ -1,8 +1,14 @@
 //! What a client was told, taken out of the very bytes that it got: for attempts whose tokens are counted again.
+//!
+//! Each endpoint has a reader of its own, which knows its documents and its events.
 
-use lumbung_openapi::chat::MAX_CHOICES;
+mod chat;
+mod messages;
+mod responses;
+
+use lumbung_openapi::chat::MAX_ANSWERS;
+use lumbung_openapi::endpoint::Endpoint;
 use lumbung_openapi::frame::{Frame, FrameKind, MAX_PAYLOAD};
-use serde::Deserialize;
 
 use crate::domain::tokenizer::Said;
 
@@ -11,75 +17,88 @@ use crate::domain::tokenizer::Said;
 const MAX_KEPT: usize = 2 << 20;
 
 /// The text of one attempt, choice by choice. What a client could not read is not in it.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Transcript {
-    choices: Vec<Said>,
-    kept: usize,
+    endpoint: Endpoint,
+    heard: Heard,
     /// An event whose end has not come: events may be cut differently from frames.
     rest: Vec<u8>,
     has_text: bool,
 }
 
-#[derive(Deserialize)]
-struct Message {
-    #[serde(default)]
-    choices: Vec<Part>,
+/// What readers have found.
+#[derive(Clone, Default)]
+struct Heard {
+    choices: Vec<Said>,
+    kept: usize,
 }
 
-#[derive(Deserialize)]
-struct Part {
-    #[serde(default)]
-    index: usize,
-    /// Of a chunk.
-    #[serde(default)]
-    delta: Option<Words>,
-    /// Of a whole answer.
-    #[serde(default)]
-    message: Option<Words>,
-    #[serde(default)]
-    finish_reason: Option<String>,
+impl Heard {
+    fn choice(&mut self, index: usize) -> Option<&mut Said> {
+        if index >= MAX_ANSWERS as usize {
+            return None;
+        }
+        if self.choices.len() <= index {
+            self.choices.resize_with(index + 1, Said::default);
+        }
+        self.choices.get_mut(index)
+    }
+
+    /// Adds text to one part of a choice, as long as there is room for more.
+    fn keep(&mut self, index: usize, part: fn(&mut Said) -> &mut String, text: Option<&str>) {
+        let text = text.unwrap_or_default();
+        let has_room = self.kept + text.len() <= MAX_KEPT;
+        let Some(said) = self.choice(index) else { return };
+        if has_room {
+            part(said).push_str(text);
+            self.kept += text.len();
+        }
+    }
+
+    /// Notes a call's first part, which names it; the arguments may follow in many.
+    fn call(&mut self, index: usize, name: Option<&str>) {
+        if let Some(said) = self.choice(index) {
+            said.call_count += usize::from(name.is_some_and(|name| !name.is_empty()));
+        }
+        self.keep(index, calls, name);
+    }
+
+    fn finish(&mut self, index: usize, reason: Option<String>) {
+        if let (Some(said), Some(reason)) = (self.choice(index), reason.filter(|reason| reason.len() <= 32)) {
+            said.finish_reason = Some(reason);
+        }
+    }
 }
 
-#[derive(Deserialize)]
-struct Words {
-    #[serde(default)]
-    content: Option<String>,
-    #[serde(default)]
-    refusal: Option<String>,
-    /// The same text under two names where a server sends both.
-    #[serde(default)]
-    reasoning: Option<String>,
-    #[serde(default)]
-    reasoning_content: Option<String>,
-    #[serde(default)]
-    tool_calls: Option<Vec<Call>>,
-    #[serde(default)]
-    function_call: Option<Function>,
+fn content(said: &mut Said) -> &mut String {
+    &mut said.content
 }
 
-#[derive(Deserialize)]
-struct Call {
-    #[serde(default)]
-    function: Option<Function>,
+fn reasoning(said: &mut Said) -> &mut String {
+    &mut said.reasoning
 }
 
-#[derive(Deserialize)]
-struct Function {
-    #[serde(default)]
-    name: Option<String>,
-    #[serde(default)]
-    arguments: Option<String>,
+fn calls(said: &mut Said) -> &mut String {
+    &mut said.calls
 }
 
 impl Transcript {
+    /// Of an answer at this endpoint.
+    pub fn new(endpoint: Endpoint) -> Self {
+        Self { endpoint, heard: Heard::default(), rest: Vec::new(), has_text: false }
+    }
+
     /// Takes the text of one frame.
     pub fn take(&mut self, frame: &Frame) {
         match frame.kind {
             FrameKind::Delta | FrameKind::Finish => self.events(&frame.payload),
+            // A document, or a stream's last event; the provider leaves the end to the gateway.
             FrameKind::Body => {
                 self.has_text = true;
-                // The provider leaves the end to the gateway.
-                self.message(&[&frame.payload[..], b"}"].concat());
+                match frame.payload.starts_with(b"{") {
+                    true => self.message(&[&frame.payload[..], b"}"].concat()),
+                    false => self.last_event(&frame.payload),
+                }
             }
             _ => {}
         }
@@ -87,7 +106,7 @@ impl Transcript {
 
     /// The choices in order; `None` where the client was told nothing at all.
     pub fn into_choices(self) -> Option<Vec<Said>> {
-        self.has_text.then_some(self.choices)
+        self.has_text.then_some(self.heard.choices)
     }
 
     fn events(&mut self, bytes: &[u8]) {
@@ -105,110 +124,25 @@ impl Transcript {
         }
     }
 
-    fn message(&mut self, json: &[u8]) {
-        let Ok(message) = serde_json::from_slice::<Message>(json) else { return };
-        for part in message.choices {
-            if part.index >= MAX_CHOICES as usize {
-                continue;
-            }
-            if self.choices.len() <= part.index {
-                self.choices.resize_with(part.index + 1, Said::default);
-            }
-            let said = &mut self.choices[part.index];
-            for words in [part.delta, part.message].into_iter().flatten() {
-                take_words(said, &mut self.kept, words);
-            }
-            if let Some(reason) = part.finish_reason.filter(|reason| reason.len() <= 32) {
-                said.finish_reason = Some(reason);
+    /// An event that lacks its usage, and the braces after it.
+    fn last_event(&mut self, bytes: &[u8]) {
+        for line in bytes.split(|byte| *byte == b'\n') {
+            if let Some(data) = line.strip_prefix(b"data:") {
+                let braces: &[u8] = if self.endpoint == Endpoint::Responses { b"}}" } else { b"}" };
+                self.message(&[data, braces].concat());
             }
         }
     }
-}
 
-fn take_words(said: &mut Said, kept: &mut usize, words: Words) {
-    let mut keep = |to: &mut String, text: Option<String>| {
-        let text = text.unwrap_or_default();
-        if *kept + text.len() <= MAX_KEPT {
-            *kept += text.len();
-            to.push_str(&text);
+    fn message(&mut self, json: &[u8]) {
+        match self.endpoint {
+            Endpoint::Chat | Endpoint::Completions => chat::read(json, &mut self.heard),
+            Endpoint::Responses => responses::read(json, &mut self.heard),
+            Endpoint::Messages => messages::read(json, &mut self.heard),
+            Endpoint::Embeddings => {} // vectors say nothing
         }
-    };
-    keep(&mut said.content, words.content);
-    keep(&mut said.content, words.refusal);
-    keep(&mut said.reasoning, words.reasoning_content.or(words.reasoning));
-    let calls = words.tool_calls.unwrap_or_default().into_iter().filter_map(|call| call.function);
-    for function in calls.chain(words.function_call) {
-        // A call's first part names it; the arguments may follow in many.
-        said.call_count += usize::from(function.name.as_ref().is_some_and(|name| !name.is_empty()));
-        keep(&mut said.calls, function.name);
-        keep(&mut said.calls, function.arguments);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-
-    use super::*;
-
-    fn frame(kind: FrameKind, payload: &str) -> Frame {
-        Frame { kind, choice: 0, tokens: 0, ids: Bytes::new(), payload: Bytes::copy_from_slice(payload.as_bytes()) }
-    }
-
-    fn heard(frames: &[(FrameKind, &str)]) -> Option<Vec<Said>> {
-        let mut transcript = Transcript::default();
-        frames.iter().for_each(|(kind, payload)| transcript.take(&frame(*kind, payload)));
-        transcript.into_choices()
-    }
-
-    #[test]
-    fn a_stream_is_put_together_however_it_is_cut() {
-        let stream = ": keep-alive\n\n\
-            data: {\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"finish_reason\":null}]}\n\n\
-            data: {\"choices\":[{\"index\":1,\"delta\":{\"content\":\"\\u0061b\"}}]}\n\n\
-            data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Hé\"}}]}\n\n\
-            data: {\"choices\":[{\"index\":0,\"delta\":{\"reasoning\":\"so\",\"reasoning_content\":\"so\"}}]}\n\n\
-            data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
-        let first = Said {
-            content: "Hé".into(),
-            reasoning: "so".into(),
-            finish_reason: Some("stop".into()),
-            ..Default::default()
-        };
-        let second = Said { content: "ab".into(), ..Default::default() };
-        let whole = heard(&[(FrameKind::Delta, stream)]);
-        assert_eq!(whole, Some(vec![first, second]));
-        for cut in (1..stream.len()).filter(|cut| stream.is_char_boundary(*cut)) {
-            assert_eq!(heard(&[(FrameKind::Delta, &stream[..cut]), (FrameKind::Delta, &stream[cut..])]), whole);
-        }
-    }
-
-    #[test]
-    fn a_whole_answer_is_read_without_its_end() {
-        let body = r#"{"id":"x","choices":[{"index":0,"message":{"role":"assistant","content":null,"tool_calls":[
-            {"id":"1","type":"function","function":{"name":"f","arguments":"{\"a\":1}"}}]},"finish_reason":"tool_calls"}]"#;
-        let said = Said {
-            calls: "f{\"a\":1}".into(),
-            call_count: 1,
-            finish_reason: Some("tool_calls".into()),
-            ..Default::default()
-        };
-        assert_eq!(heard(&[(FrameKind::Progress, ""), (FrameKind::Body, body)]), Some(vec![said]));
-    }
-
-    #[test]
-    fn what_cannot_be_read_is_nothing() {
-        assert_eq!(heard(&[(FrameKind::Progress, "")]), None);
-        assert_eq!(heard(&[(FrameKind::Body, "{\"choices\":[")]), Some(vec![]));
-        assert_eq!(heard(&[(FrameKind::Delta, "data: {\"choices\":7}\n\n")]), Some(vec![]));
-        let beyond = "data: {\"choices\":[{\"index\":999999999,\"delta\":{\"content\":\"x\"}}]}\n\n";
-        assert_eq!(heard(&[(FrameKind::Delta, beyond)]), Some(vec![]));
-        let mut transcript = Transcript::default();
-        let long = format!(
-            "data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{}\"}}}}]}}\n\n",
-            "x".repeat(MAX_KEPT / 2)
-        );
-        (0..3).for_each(|_| transcript.take(&frame(FrameKind::Delta, &long)));
-        assert_eq!(transcript.into_choices().map(|choices| choices[0].content.len()), Some(MAX_KEPT));
-    }
-}
+mod tests;

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use lumbung_openapi::chat::ChatRequest;
+use lumbung_openapi::chat::{ChatRequest, Prompt};
 use sha2::{Digest, Sha256};
 use tokenizers::Tokenizer;
 
@@ -110,8 +110,23 @@ impl ModelTokenizer {
     /// Tokens of the prompt, template included; `None` where there is no template or it does not take these messages.
     /// Text only: whoever asks must know that the request has no tools, images or the like.
     pub fn prompt_tokens(&self, request: &ChatRequest<'_>, now_secs: i64) -> Option<u32> {
+        if let Some(prompts) = request.raw_prompts() {
+            return prompts
+                .iter()
+                .map(|prompt| self.raw_tokens(prompt))
+                .try_fold(0, |sum: u32, one| sum.checked_add(one?));
+        }
         let prompt = self.template.as_ref()?.render(request, now_secs).ok()?;
         self.count(&prompt).and_then(|tokens| u32::try_from(tokens).ok())
+    }
+
+    /// Tokens of a prompt without a template: then the tokenizer's own beginning and end are added, as every server does.
+    fn raw_tokens(&self, prompt: &Prompt<'_>) -> Option<u32> {
+        let tokens = match prompt {
+            Prompt::Text(text) => self.tokenizer.encode_fast(&**text, true).ok()?.len(),
+            Prompt::Tokens(ids) => ids.len(),
+        };
+        u32::try_from(tokens).ok()
     }
 
     /// The most tokens that a choice can honestly have cost: its text's, and those that a server makes and does not show.

@@ -2,47 +2,79 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderName, HeaderValue};
+use axum::{Json, Router};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use lumbung_openapi::endpoint::Endpoint;
+use lumbung_openapi::messages::TokenCount;
 
-use super::Shared;
+use super::error::in_shape;
 use super::layers::{JobLogged, RequestId, read_body};
-use super::rates;
+use super::{Shared, rates};
 use crate::chat::client::Answer;
-use crate::chat::error::ApiError;
+use crate::chat::count::count_tokens;
 use crate::chat::{self, Incoming};
 
 /// OpenRouter's name for an answer's id, which `GET /v1/generation` takes.
 pub const GENERATION_ID: HeaderName = HeaderName::from_static("x-generation-id");
+/// Where Anthropic's clients put their key.
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// All of them.
 pub fn routes() -> Router<Arc<Shared>> {
     let route = |router: Router<Arc<Shared>>, endpoint: Endpoint| {
         router.route(endpoint.path(), post(move |shared, request| answer(endpoint, shared, request)))
     };
-    Endpoint::ALL.into_iter().fold(Router::new(), route)
+    Endpoint::ALL.into_iter().fold(Router::new(), route).route("/v1/messages/count_tokens", post(count))
 }
 
 /// Answers a request, as one document or as server-sent events.
-async fn answer(endpoint: Endpoint, State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, ApiError> {
+async fn answer(endpoint: Endpoint, State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let request_id = parts.extensions.get::<RequestId>().map_or_else(String::new, |id| id.0.clone());
-    let body = read_body(body, shared.max_body).await?;
-    let incoming = Incoming { endpoint, request_id, headers: parts.headers, body };
+    let body = match read_body(body, shared.max_body).await {
+        Ok(body) => body,
+        Err(error) => return in_shape(endpoint, &error),
+    };
+    let headers = if endpoint == Endpoint::Messages { with_bearer(parts.headers) } else { parts.headers };
+    let incoming = Incoming { endpoint, request_id, headers, body };
     let served = chat::serve(&shared.gateway, incoming).await;
-    let mut response = served.answer.map_or_else(IntoResponse::into_response, begin);
+    let mut response = served.answer.map_or_else(|error| in_shape(endpoint, &error), begin);
     let headers = response.headers_mut();
     rates::write(&served.rates, headers);
     if let Some(Ok(id)) = served.id.map(HeaderValue::try_from) {
         headers.insert(GENERATION_ID, id);
     }
-    Ok(response)
+    response
+}
+
+/// Counts the tokens of a prompt in Anthropic's shape.
+async fn count(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let counted = async {
+        let body = read_body(body, shared.max_body).await?;
+        count_tokens(&shared.gateway, &with_bearer(parts.headers), &body).await
+    };
+    match counted.await {
+        Ok(input_tokens) => Json(TokenCount { input_tokens }).into_response(),
+        Err(error) => in_shape(Endpoint::Messages, &error),
+    }
+}
+
+/// Anthropic's clients send the key in a header of its own.
+fn with_bearer(mut headers: HeaderMap) -> HeaderMap {
+    if headers.contains_key(AUTHORIZATION) {
+        return headers;
+    }
+    let bearer = headers.get(API_KEY).and_then(|key| key.to_str().ok()).map(|key| format!("Bearer {key}"));
+    if let Some(Ok(bearer)) = bearer.map(HeaderValue::try_from) {
+        headers.insert(AUTHORIZATION, bearer);
+    }
+    headers
 }
 
 /// The head of an answer, and the answer.

@@ -5,34 +5,50 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, State};
 use lumbung_openapi::modality::Architecture;
-use lumbung_openapi::reply::{Model, ModelList};
+use lumbung_openapi::money::{NanoUsd, TokenPrice};
+use lumbung_openapi::reply::{Model, ModelList, ModelMarket, ModelPricing};
 
 use super::Shared;
 use crate::chat::error::ApiError;
-use crate::domain::catalogue::CatalogueModel;
+use crate::fleet::ModelSeats;
 
 /// The models that someone serves at this moment.
 pub async fn list(State(shared): State<Arc<Shared>>) -> Json<ModelList> {
     let snapshot = shared.gateway.fleet.snapshot();
     let served = snapshot.models().into_iter().filter(|model| !model.seats.is_empty());
-    Json(ModelList { object: "list".into(), data: served.map(|model| describe(&model.entry)).collect() })
+    Json(ModelList { object: "list".into(), data: served.map(|model| describe(model)).collect() })
 }
 
 /// One model of the catalogue; the SDKs send `org%2Fname`, people `org/name`.
 pub async fn retrieve(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Result<Json<Model>, ApiError> {
     let snapshot = shared.gateway.fleet.snapshot();
     let model = snapshot.model(&id).ok_or(ApiError::UnknownModel(id))?;
-    Ok(Json(describe(&model.entry)))
+    Ok(Json(describe(model)))
 }
 
-fn describe(entry: &CatalogueModel) -> Model {
+fn describe(model: &ModelSeats) -> Model {
+    let entry = &model.entry;
     let id = entry.id.to_string();
     let owned_by = id.split_once('/').map_or("lumbung", |(owner, _)| owner).to_owned();
-    Model {
-        id,
-        object: "model".into(),
-        created: (entry.created_at_us / 1_000_000) as u64,
-        owned_by,
-        architecture: Architecture::new(&entry.input_modalities, &entry.output_modalities, entry.tokenizer.clone()),
+    let created = (entry.created_at_us / 1_000_000) as u64;
+    let architecture = Architecture::new(&entry.input_modalities, &entry.output_modalities, entry.tokenizer.clone());
+    Model { id, object: "model".into(), created, owned_by, architecture, market: market(model) }
+}
+
+fn market(ModelSeats { entry, seats, supported, .. }: &ModelSeats) -> ModelMarket {
+    let least = |price: fn(&TokenPrice) -> NanoUsd| {
+        let asks = seats.iter().map(|seat| price(&seat.ask));
+        asks.min().unwrap_or(price(&entry.reference)).for_one_of_a_million()
+    };
+    let mut quantizations: Vec<String> = seats.iter().map(|seat| seat.quantization.clone()).collect();
+    quantizations.sort();
+    quantizations.dedup();
+    ModelMarket {
+        context_length: entry.context_length,
+        max_completion_tokens: entry.max_completion_tokens,
+        pricing: ModelPricing { prompt: least(|price| price.prompt), completion: least(|price| price.completion) },
+        supported_parameters: supported.iter().map(|parameter| parameter.name().to_owned()).collect(),
+        quantizations,
+        providers: seats.len() as u32,
     }
 }

@@ -22,5 +22,6 @@ mod resume;
 mod sdk;
 mod shared_books;
 mod streams;
+mod surface;
 mod top_ups;
 mod vouchers;

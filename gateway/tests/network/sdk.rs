@@ -5,8 +5,9 @@ use std::process::Command;
 
 use lumbung_gateway::domain::limits::{LimitOwner, Limits};
 
+use crate::recount::import;
 use crate::support::provider::ProviderSetup;
-use crate::support::{Books, Network, Setup};
+use crate::support::{Books, MODEL as SCRIPTED, Network, Setup};
 
 const MODEL: &str = "lumbung/padi";
 const IDLE: &str = "lumbung/idle";
@@ -59,6 +60,37 @@ async fn forms() {
     let mut command = Command::new(tool("LUMBUNG_TEST_SPEC_PYTHON"));
     let schemas = if std::env::var_os("LUMBUNG_TEST_FULL").is_some() { "300" } else { "30" };
     command.arg(folder("tests/sdk/schemas.py")).env("SCHEMAS", schemas);
+    run(command, &network).await;
+    provider.receipts_acknowledged().await;
+    network.finish().await;
+}
+
+#[tokio::test]
+async fn python_and_node_at_the_other_endpoints() {
+    let vectors = "lumbung/vectors";
+    let network = Setup::new(Books::Sqlite).with_model(MODEL, 2048).with_model(vectors, 100).start().await;
+    let provider = network.provider(ProviderSetup::bundled(MODEL)).await;
+    let script = serde_json::json!({
+        "supported_parameters": ["max_tokens", "temperature", "stop", "n", "logprobs", "top_logprobs", "tools", "tool_choice",
+            "parallel_tool_calls", "response_format", "reasoning_effort", "prompt", "echo"],
+        "rules": [
+            {"match": "weather", "reply": "Let me see.", "reasoning": "Which city?",
+             "calls": [{"name": "get_weather", "arguments": "{\"city\": \"Jakarta\"}"}]},
+            {"match": "person", "reply": "{\"name\": \"Ada\", \"age\": 36}"},
+            {"match": "*", "reply": "Hello to you"},
+        ],
+    });
+    let _scripted = network.scripted(script).await;
+    let embedding = ProviderSetup::scripted(serde_json::json!({"embedding_dimensions": 16, "context_length": 100}));
+    let _vectors = network.provider(embedding.model(vectors)).await;
+    import(&network, MODEL).await;
+    let mut command = Command::new(tool("LUMBUNG_TEST_PYTHON"));
+    command.args(["-m", "pytest", "-q", "-p", "no:cacheprovider"]).arg(folder("tests/sdk/test_surface.py"));
+    command.env("SCRIPTED_MODEL", SCRIPTED).env("VECTORS_MODEL", vectors);
+    run(command, &network).await;
+    let mut command = Command::new(tool("LUMBUNG_TEST_NODE"));
+    command.env("NODE_PATH", tool("LUMBUNG_TEST_NODE_PATH")).arg("--test").arg(folder("tests/sdk/surface.test.mjs"));
+    command.env("SCRIPTED_MODEL", SCRIPTED).env("VECTORS_MODEL", vectors);
     run(command, &network).await;
     provider.receipts_acknowledged().await;
     network.finish().await;

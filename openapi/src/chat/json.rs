@@ -99,13 +99,18 @@ impl<'a> Value<'a> {
         self.0
     }
 
+    /// The same, to be written elsewhere.
+    pub fn json(self) -> &'a str {
+        self.0.get()
+    }
+
     /// Whether it is a JSON string.
     pub fn is_string(self) -> bool {
         self.0.get().starts_with('"')
     }
 
     /// Whether it is a JSON number, however large.
-    fn is_number(self) -> bool {
+    pub fn is_number(self) -> bool {
         self.0.get().starts_with(|c: char| c == '-' || c.is_ascii_digit())
     }
 

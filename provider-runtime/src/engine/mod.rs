@@ -58,7 +58,8 @@ pub struct Job<'a> {
     pub id: &'a str,
     /// The request as parsed.
     pub request: &'a ChatRequest<'a>,
-    /// The body that it was parsed from, for engines that pass it on.
+    /// The body that it was parsed from, for engines that pass it on: a conversation's is that of a chat, at whichever
+    /// endpoint it came.
     pub body: &'a Bytes,
     /// The most completion tokens per choice: the ticket's limit and the client's, whichever is lower.
     pub max_completion_tokens: u32,
@@ -94,6 +95,8 @@ pub enum Event {
     Prompt(PromptCount),
     /// Tokens were made.
     Tokens(Tokens),
+    /// The vector of the next input, where vectors are asked for.
+    Vector(Vec<f32>),
     /// One choice is complete.
     Finish {
         /// Which one.
@@ -170,6 +173,8 @@ impl Tokens {
 pub enum FinishReason {
     /// The model's own end, or a stop sequence.
     Stop,
+    /// A stop sequence, where the engine tells which: its number in the request.
+    StopSequence(u8),
     /// The token limit or the end of the context.
     Length,
     /// The model calls tools.
@@ -182,7 +187,7 @@ impl FinishReason {
     /// OpenAI's name for it.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Stop => "stop",
+            Self::Stop | Self::StopSequence(_) => "stop",
             Self::Length => "length",
             Self::ToolCalls => "tool_calls",
             Self::ContentFilter => "content_filter",

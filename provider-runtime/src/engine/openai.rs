@@ -6,6 +6,7 @@
 
 mod calls;
 mod chunk;
+mod embedding;
 mod reading;
 mod refusal;
 mod request;
@@ -69,7 +70,7 @@ pub struct Listed {
 /// that ignores one would answer another question than was asked.
 pub fn usual_parameters() -> ParameterSet {
     use Parameter::*;
-    [MaxTokens, Temperature, TopP, Seed, Stop, FrequencyPenalty, PresencePenalty, Logprobs, TopLogprobs]
+    [MaxTokens, Temperature, TopP, Seed, Stop, FrequencyPenalty, PresencePenalty, Logprobs, TopLogprobs, Prompt]
         .into_iter()
         .collect()
 }
@@ -170,10 +171,14 @@ impl Engine for OpenAiEngine {
     }
 
     async fn generate(&self, job: Job<'_>) -> Result<Generation, EngineError> {
+        if let Some(wish) = &job.request.embedding {
+            return self.embed(&job, wish).await;
+        }
         let body = request::body(&job, &self.upstream.model, self.upstream.context_length)?;
+        let name = if job.request.prompts.is_some() { "completions" } else { "chat/completions" };
         let request = self
             .client
-            .post(endpoint(&self.upstream.base, "chat/completions"))
+            .post(endpoint(&self.upstream.base, name))
             .header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .header(header::ACCEPT, HeaderValue::from_static("text/event-stream"))
             .body(body);
@@ -187,7 +192,7 @@ impl Engine for OpenAiEngine {
             return Err(EngineError::Failed("the server answered with JSON where a stream was asked for".into()));
         }
         let (sender, events) = mpsc::channel(AHEAD);
-        let reading = Reading::new(job.id, job.request.n, job.max_completion_tokens);
+        let reading = Reading::new(job.id, job.request.answers(), job.max_completion_tokens);
         tokio::spawn(async move {
             tokio::select! {
                 () = sender.closed() => {}

@@ -3,6 +3,7 @@
 //! A script is a JSON file: a list of rules, or an object that holds them beside what is said of the model
 //! ([`Script`]). The first rule whose `match` occurs in the last user message answers.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ use super::{
     CallDelta, CallHead, Engine, EngineError, EngineModel, Event, FinishReason, Generation, History, Job, Tokens,
 };
 
+mod raw;
+
 /// Events that an answer may be ahead of whoever takes them.
 const AHEAD: usize = 32;
 
@@ -40,7 +43,11 @@ pub struct Script {
     pub context_length: u32,
     /// OpenAI's parameters that are offered, by name; those of plain text if absent.
     pub supported_parameters: Option<Vec<String>>,
+    /// How many numbers a vector has: then it is vectors that are offered, and no answers.
+    #[serde(default)]
+    pub embedding_dimensions: Option<u32>,
     /// The first that matches answers.
+    #[serde(default)]
     pub rules: Vec<Rule>,
 }
 
@@ -143,6 +150,7 @@ fn one() -> u32 {
 /// The engine that answers from a script.
 pub struct ScriptedEngine {
     model: EngineModel,
+    embedding_dimensions: Option<u32>,
     rules: Vec<Rule>,
 }
 
@@ -161,10 +169,12 @@ impl ScriptedEngine {
                 quantization: unknown(),
                 context_length: large_context(),
                 supported_parameters: None,
+                embedding_dimensions: None,
                 rules: serde_json::from_str(text)?,
             },
             false => serde_json::from_str(text)?,
         };
+        ensure!(!script.rules.is_empty() || script.embedding_dimensions.is_some(), "there are no rules");
         for rule in &script.rules {
             ensure!(rule.tokens_per_event > 0, "tokens_per_event must be above 0");
             let delays = [rule.delay_ms_first, rule.delay_ms_per_token];
@@ -172,6 +182,9 @@ impl ScriptedEngine {
         }
         let supported = match &script.supported_parameters {
             Some(names) => ParameterSet::from_names(names.iter().map(String::as_str)),
+            None if script.embedding_dimensions.is_some() => {
+                [Parameter::Input, Parameter::Dimensions].into_iter().collect()
+            }
             None => plain_parameters(),
         };
         let model = EngineModel {
@@ -181,14 +194,16 @@ impl ScriptedEngine {
             supported,
             resume: Resume::Tokens,
         };
-        Ok(Self { model, rules: script.rules })
+        Ok(Self { model, embedding_dimensions: script.embedding_dimensions, rules: script.rules })
     }
 }
 
 /// What a script honours, or may pass over because nothing is drawn.
 fn plain_parameters() -> ParameterSet {
     use Parameter::*;
-    [MaxTokens, Temperature, TopP, Seed, Stop, N, FrequencyPenalty, PresencePenalty, LogitBias].into_iter().collect()
+    [MaxTokens, Temperature, TopP, Seed, Stop, N, FrequencyPenalty, PresencePenalty, LogitBias, Prompt, Echo]
+        .into_iter()
+        .collect()
 }
 
 #[async_trait]
@@ -198,8 +213,14 @@ impl Engine for ScriptedEngine {
     }
 
     async fn generate(&self, job: Job<'_>) -> Result<Generation, EngineError> {
+        if let (Some(wish), Some(dimensions)) = (&job.request.embedding, self.embedding_dimensions) {
+            return raw::embed(wish, dimensions, self.model.context_length);
+        }
         let question = job.request.messages.iter().rfind(|message| message.role == Role::User);
-        let question = question.map_or("", |message| &*message.text);
+        let question = match job.request.raw_prompts() {
+            Some(prompts) => prompts.first().map_or_else(String::new, raw::text_of).into(),
+            None => question.map_or(Cow::Borrowed(""), |message| Cow::Borrowed(&*message.text)),
+        };
         let rule = self
             .rules
             .iter()
@@ -227,6 +248,9 @@ impl Engine for ScriptedEngine {
 }
 
 fn words_of(request: &ChatRequest<'_>) -> u32 {
+    if let Some(prompts) = request.raw_prompts() {
+        return prompts.iter().map(raw::tokens_of).sum();
+    }
     request.messages.iter().map(|message| message.text.split_whitespace().count() as u32).sum()
 }
 
@@ -248,6 +272,8 @@ struct Plan {
     last: Last,
     /// How many tokens of each choice have been delivered before.
     delivered: Vec<usize>,
+    /// What each choice begins with beside its own tokens.
+    echoes: Vec<String>,
     first_delay: Duration,
     delay: Duration,
     step: usize,
@@ -297,7 +323,7 @@ impl Plan {
             // The token that completes the stop sequence was made and counts; its text from there on is not shown.
             ends.truncate(ends.partition_point(|end| *end < at + len) + 1);
             ends.iter_mut().for_each(|end| *end = (*end).min(at));
-            last = Last::Finish(FinishReason::Stop);
+            last = Last::Finish(stopped_by(job.request, shown));
         }
         let breaks = [(rule.fail_after, Last::Fail), (rule.freeze_after, Last::Freeze), (rule.die_after, Last::Die)];
         for (after, instead) in breaks {
@@ -317,7 +343,8 @@ impl Plan {
             job: job.id.to_owned(),
             logprobs: job.request.logprobs,
             last,
-            delivered: vec![0; job.request.n as usize],
+            delivered: vec![0; job.request.answers() as usize],
+            echoes: raw::echoes(job.request),
             first_delay: Duration::from_secs_f64(rule.delay_ms_first / 1e3),
             delay: Duration::from_secs_f64(rule.delay_ms_per_token / 1e3),
             step: rule.tokens_per_event as usize,
@@ -349,6 +376,9 @@ impl Plan {
         events: &mpsc::Sender<Event>,
     ) -> Result<(), mpsc::error::SendError<Event>> {
         events.send(Event::Prompt(prompt)).await?;
+        for (choice, text) in (0..).zip(&self.echoes) {
+            events.send(Event::Tokens(Tokens { choice, text: text.clone(), ..Tokens::default() })).await?;
+        }
         let repeated = self.delivered.iter().min().copied().unwrap_or(0);
         let begun = Instant::now() + self.first_delay;
         let mut from = 0;
@@ -437,6 +467,12 @@ impl Plan {
             top_logprobs: (0..alternatives).map(top).collect(),
         }
     }
+}
+
+/// Which stop sequence ends this text: of those that come first, the first in the request.
+fn stopped_by(request: &ChatRequest<'_>, text: &str) -> FinishReason {
+    let places = request.stop.iter().enumerate().filter_map(|(at, stop)| Some((text.find(&**stop)?, at)));
+    places.min().map_or(FinishReason::Stop, |(_, at)| FinishReason::StopSequence(at as u8))
 }
 
 /// Where the tokens of a rule's reply end.

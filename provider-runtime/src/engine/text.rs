@@ -56,6 +56,7 @@ fn may_be_completed(bytes: &[u8]) -> bool {
 pub struct StopMatcher {
     stops: Vec<String>,
     held: String,
+    stopped_by: Option<usize>,
 }
 
 /// What a [`StopMatcher`] makes of more text.
@@ -70,14 +71,15 @@ pub enum Matched {
 impl StopMatcher {
     /// For these sequences; empty ones match nothing.
     pub fn new(stops: impl IntoIterator<Item = String>) -> Self {
-        Self { stops: stops.into_iter().filter(|stop| !stop.is_empty()).collect(), held: String::new() }
+        Self { stops: stops.into_iter().filter(|stop| !stop.is_empty()).collect(), ..Self::default() }
     }
 
     /// Takes more text. After [`Matched::Stopped`] nothing more is to be pushed.
     pub fn push(&mut self, text: &str) -> Matched {
         self.held.push_str(text);
-        if let Some(start) = self.first_stop() {
+        if let Some((start, number)) = self.first_stop() {
             self.held.truncate(start);
+            self.stopped_by = Some(number);
             return Matched::Stopped(std::mem::take(&mut self.held));
         }
         let keep = self.may_become_stop();
@@ -90,11 +92,17 @@ impl StopMatcher {
         std::mem::take(&mut self.held)
     }
 
-    /// Where the first complete stop sequence begins. Nothing shown before can belong to it: it would have been held back.
-    fn first_stop(&self) -> Option<usize> {
-        let ends_and_starts =
-            self.stops.iter().filter_map(|stop| self.held.find(stop).map(|start| (start + stop.len(), start)));
-        ends_and_starts.min().map(|(_, start)| start)
+    /// Which sequence has ended the answer, by its number.
+    pub fn stopped_by(&self) -> Option<usize> {
+        self.stopped_by
+    }
+
+    /// Where the first complete stop sequence begins, and its number. Nothing shown before can belong to it: it would have
+    /// been held back.
+    fn first_stop(&self) -> Option<(usize, usize)> {
+        let found =
+            |(number, stop): (usize, &String)| self.held.find(stop).map(|start| (start + stop.len(), start, number));
+        self.stops.iter().enumerate().filter_map(found).min().map(|(_, start, number)| (start, number))
     }
 
     /// Length of the longest end of the text with which a stop sequence begins.

@@ -55,7 +55,7 @@ async fn a_model_is_described_by_its_files() {
     assert_eq!((model.quantization.as_str(), model.context_length, model.resume), ("f16", 2048, Resume::Tokens));
     let expected = ["max_tokens", "temperature", "top_p", "seed", "stop", "n", "frequency_penalty", "presence_penalty"];
     let expected = expected.into_iter().chain(["logit_bias", "logprobs", "top_logprobs", "tools", "tool_choice"]);
-    let expected = expected.chain(["parallel_tool_calls", "response_format"]);
+    let expected = expected.chain(["parallel_tool_calls", "response_format", "prompt", "echo"]);
     assert_eq!(model.supported.iter().map(Parameter::name).collect::<Vec<_>>(), expected.collect::<Vec<_>>());
     assert!(model.weights_digest.starts_with("sha256:") && model.weights_digest.len() == 7 + 64);
 }

@@ -209,7 +209,7 @@ async fn defect_09_nothing_is_shown_of_a_stop_sequence_or_after_it() {
             let asked = greedy(&question.question, json!({"stop": ["not there", stop], "stream": number % 2 == 0}));
             let choice = ask(&engine, &asked).await.only();
             assert_eq!(choice.text, answer[..answer.find(stop).unwrap()], "stop {stop:?}");
-            assert_eq!(choice.reason, Some(FinishReason::Stop));
+            assert_eq!(choice.reason, Some(FinishReason::StopSequence(1)));
         }
     }
 }

@@ -7,5 +7,6 @@ mod answers;
 mod defects;
 mod forms;
 mod parameters;
+mod prompts;
 mod resume;
 mod support;

@@ -1,5 +1,6 @@
 //! The engine that asks another server, against one that behaves as oddly as real ones do.
 
+use lumbung_openapi::endpoint::Endpoint;
 use lumbung_openapi::frame::{AnswerEnd, Frame, FrameKind, PromptCount};
 use lumbung_openapi::merkle::Hash;
 use lumbung_openapi::receipt::ReceiptClaims;
@@ -70,6 +71,49 @@ async fn the_clients_body_goes_on_and_the_answer_comes_back() {
     let completion: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
     assert_eq!(completion["choices"][0]["message"]["content"], "Padi masuk lumbung.");
     assert_eq!(upstream.last_request().0["stream"], true, "also for an answer that is not streamed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_other_endpoints_are_asked_where_the_server_has_them() {
+    let gateway = TestGateway::start().await;
+    let parts = events(&[
+        json!({"object": "text_completion", "choices": [{"index": 0, "text": "Padi", "finish_reason": null,
+            "logprobs": {"tokens": ["Padi"], "token_logprobs": [-0.5], "top_logprobs": [{"Padi": -0.5, "Beras": -1.5}]}}]}),
+        json!({"object": "text_completion", "choices": [{"index": 0, "text": "", "finish_reason": "stop"}]}),
+        usage(3, 1),
+    ]);
+    let upstream = Upstream::start(Reply::Parts(parts)).await;
+    let supports = "max_tokens,logprobs,top_logprobs,prompt,input,dimensions";
+    let _provider = sidecar(&gateway.url(), &upstream.url()).with("--upstream-supports", supports).start();
+    let mut tunnel = gateway.tunnel().await;
+    let document = |frames: &[Frame]| -> serde_json::Value {
+        serde_json::from_slice(&[&client_bytes(frames)[..], b"}"].concat()).unwrap()
+    };
+
+    tunnel.endpoint = Endpoint::Completions;
+    let body = r#"{"model":"test/model","prompt":[1,2,3],"logprobs":1}"#;
+    let answer = document(&tunnel.ask(body).await.begun().all().await);
+    assert_eq!(upstream.last_request().0["prompt"], json!([1, 2, 3]));
+    assert_eq!(answer["choices"][0]["text"], "Padi");
+    assert_eq!(answer["choices"][0]["logprobs"]["top_logprobs"][0], json!({"Padi": -0.5, "Beras": -1.5}));
+
+    tunnel.endpoint = Endpoint::Embeddings;
+    let body = r#"{"model":"test/model","input":["a","b"],"encoding_format":"base64","dimensions":2}"#;
+    let frames = tunnel.ask(body).await.begun().all().await;
+    let sent = upstream.last_request().0;
+    let expected = json!({"model": "upstream-name", "input": ["a", "b"], "encoding_format": "float", "dimensions": 2});
+    assert_eq!(sent, expected);
+    let prompt = of_kind(&frames, FrameKind::Prompt).first().and_then(|frame| PromptCount::from_bytes(&frame.payload));
+    assert_eq!(prompt, Some(PromptCount { prompt_tokens: 9, cached_tokens: 0 }));
+    let data = document(&frames)["data"].take();
+    assert_eq!(data[1], json!({"object": "embedding", "index": 1, "embedding": "AACAPwAAAD8="}));
+
+    tunnel.endpoint = Endpoint::Responses;
+    upstream.answer_with(Reply::Parts(usual()));
+    let body = r#"{"model":"test/model","input":"hi","max_output_tokens":50}"#;
+    let answer = document(&tunnel.ask(body).await.begun().all().await);
+    assert_eq!(upstream.last_request().0["messages"], json!([{"role": "user", "content": "hi"}]));
+    assert_eq!(answer["output"][0]["content"][0]["text"], "Padi masuk lumbung.");
 }
 
 #[tokio::test(flavor = "multi_thread")]

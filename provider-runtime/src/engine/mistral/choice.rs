@@ -326,9 +326,10 @@ impl State {
 
     /// Why an answer ends that has come to an end of its own.
     fn stop_reason(&self) -> FinishReason {
-        match self.reader.has_called() {
-            true => FinishReason::ToolCalls,
-            false => FinishReason::Stop,
+        match (self.reader.has_called(), self.reader.stopped_by()) {
+            (true, _) => FinishReason::ToolCalls,
+            (false, Some(number)) => FinishReason::StopSequence(number as u8),
+            (false, None) => FinishReason::Stop,
         }
     }
 

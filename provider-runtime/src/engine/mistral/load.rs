@@ -169,6 +169,8 @@ fn supported(prompts: &Prompts, has_grammars: bool) -> ParameterSet {
         LogitBias,
         Logprobs,
         TopLogprobs,
+        Prompt,
+        Echo,
     ]);
     if has_grammars {
         supported.insert(ResponseFormat);

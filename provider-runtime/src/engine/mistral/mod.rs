@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use lumbung_openapi::chat::ChatRequest;
+use lumbung_openapi::chat::{ChatRequest, Prompt};
 use lumbung_openapi::error::InvalidRequest;
 use lumbung_openapi::frame::PromptCount;
 use mistralrs::Model;
@@ -42,14 +42,22 @@ use self::form::{Form, HoldsFrom};
 use self::grammar::{Grammar, GrammarError, Grammars};
 use self::guide::Guide;
 pub use self::load::{LoadError, LoadOptions};
-use self::parts::Reader;
+use self::parts::{Place, Reader};
 use self::prompt::Prompts;
 use self::run::Runner;
 use self::sampling::Sampler;
 pub use self::source::ModelSource;
 use self::vocabulary::Vocabulary;
 use super::calls::CallIds;
-use super::{Engine, EngineError, EngineModel, Event, FinishReason, Generation, Job};
+use super::text::Utf8Decoder;
+use super::{Engine, EngineError, EngineModel, Event, FinishReason, Generation, Job, Tokens};
+
+/// A prompt, ready to be gone on with.
+struct TokenizedPrompt {
+    ids: Arc<[u32]>,
+    /// What its answers begin with beside their own text.
+    echo: Option<String>,
+}
 
 /// A model that mistralrs runs in this process.
 pub struct MistralEngine {
@@ -99,6 +107,43 @@ impl MistralEngine {
         }
     }
 
+    /// The prompts, and where in an answer each of theirs begins.
+    async fn prompts_of(&self, request: &ChatRequest<'_>) -> Result<(Vec<TokenizedPrompt>, Place), EngineError> {
+        let tokenize = async |text: String, add_special| {
+            let ids = self.runner.tokenize(text, add_special).await;
+            ids.map(Arc::<[u32]>::from).map_err(|error| EngineError::Failed(error.to_string()))
+        };
+        let Some(raw) = &request.prompts else {
+            let written = self.prompts.render(request)?;
+            let ids = tokenize(written.text, false).await?;
+            return Ok((vec![TokenizedPrompt { ids, echo: None }], written.place));
+        };
+        let mut prompts = Vec::with_capacity(raw.list.len());
+        for (at, prompt) in raw.list.iter().enumerate() {
+            let (ids, text) = match prompt {
+                Prompt::Text(text) => (tokenize(text.clone().into_owned(), true).await?, text.clone().into_owned()),
+                Prompt::Tokens(ids) => (ids.as_slice().into(), self.text_of(ids, at)?),
+            };
+            if ids.is_empty() {
+                return Err(InvalidRequest::value("prompt", "A prompt must have at least one token.").into());
+            }
+            prompts.push(TokenizedPrompt { ids, echo: raw.echo.then_some(text) });
+        }
+        Ok((prompts, Place::Answer))
+    }
+
+    /// The text of a prompt that came as token ids.
+    fn text_of(&self, ids: &[u32], at: usize) -> Result<String, InvalidRequest> {
+        if ids.iter().any(|id| *id as usize >= self.vocabulary.len()) {
+            let most = self.vocabulary.len() - 1;
+            let message = format!("Prompt {at} has a token that this model does not know: they go from 0 to {most}.");
+            return Err(InvalidRequest::value("prompt", message));
+        }
+        let mut decoder = Utf8Decoder::default();
+        let text: String = ids.iter().map(|id| decoder.push(self.vocabulary.shown(*id))).collect();
+        Ok(text + decoder.finish())
+    }
+
     /// The grammar of the form that the answer must have, if it must have one.
     async fn form_of(&self, request: &ChatRequest<'_>) -> Result<Option<(Grammar, HoldsFrom)>, EngineError> {
         let convention = self.prompts.convention();
@@ -142,55 +187,71 @@ impl Engine for MistralEngine {
         if job.history.iter().any(|history| history.ids.iter().any(|id| *id as usize >= self.vocabulary.len())) {
             return Err(EngineError::Failed("what was delivered is not of this model's tokens".into()));
         }
-        let written = self.prompts.render(request)?;
+        let (prompts, place) = self.prompts_of(request).await?;
         let form = self.form_of(request).await?;
-        let tokens = self.runner.tokenize(written.text).await;
-        let prompt: Arc<[u32]> = tokens.map_err(|error| EngineError::Failed(error.to_string()))?.into();
-        let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
-        let room = self.describe.context_length.saturating_sub(prompt_tokens);
-        if room == 0 {
-            return Err(InvalidRequest::context_length(self.describe.context_length, prompt_tokens).into());
+        let prompt_tokens = prompts.iter().map(|prompt| prompt.ids.len() as u32).sum();
+        let context = self.describe.context_length;
+        let too_long = prompts.iter().map(|prompt| prompt.ids.len()).find(|length| *length >= context as usize);
+        if let Some(length) = too_long {
+            let length = u32::try_from(length).unwrap_or(u32::MAX);
+            return Err(InvalidRequest::context_length(context, length).into());
         }
-        let max_tokens = job.max_completion_tokens.min(room);
 
         // Room for every event of the job, so that whoever reads slowly, or not at all, stalls nobody: a Tokens for each
-        // token and one for what was held back, and a Finish, per choice.
-        let capacity = 1 + request.n as usize * (max_tokens as usize + 2);
+        // token, one for what was held back and one for a prompt that is repeated, and a Finish, per choice.
+        let most = job.max_completion_tokens.min(context) as usize;
+        let answers = request.answers() as u8;
+        let capacity = 1 + usize::from(answers) * (most + 3);
         let (sender, events) = mpsc::channel(capacity);
-        let first = Event::Prompt(PromptCount { prompt_tokens, cached_tokens: 0 });
-        sender.try_send(first).map_err(|error| EngineError::Failed(error.to_string()))?;
-        if max_tokens == 0 {
-            for choice in 0..request.n as u8 {
-                let finish = Event::Finish { choice, reason: FinishReason::Length };
-                sender.try_send(finish).map_err(|error| EngineError::Failed(error.to_string()))?;
+        let tell = |event| sender.try_send(event).map_err(|error| EngineError::Failed(error.to_string()));
+        tell(Event::Prompt(PromptCount { prompt_tokens, cached_tokens: 0 }))?;
+        let prompt_of = |number: u8| &prompts[usize::from(number) / request.n as usize];
+        for choice in 0..answers {
+            if let Some(text) = &prompt_of(choice).echo {
+                tell(Event::Tokens(Tokens { choice, text: text.clone(), ..Tokens::default() }))?;
             }
+            if most == 0 {
+                tell(Event::Finish { choice, reason: FinishReason::Length })?;
+            }
+        }
+        if most == 0 {
             return Ok(Generation { events });
         }
 
         let convention = self.prompts.convention();
         let marker = |name: &&str| self.vocabulary.special_id(name);
         let of = ChoiceOf {
-            prompt,
-            max_tokens,
+            prompt: Arc::clone(&prompts[0].ids),
+            max_tokens: 0,
             markers: convention.markers().iter().filter_map(marker).collect(),
             vocabulary: Arc::clone(&self.vocabulary),
             generated_tokens: Arc::clone(&self.generated_tokens),
             events: sender.clone(),
         };
         let calls = convention.calls.filter(|_| request.tools.may_be_called());
-        let opens_reasoning = convention.reasoning.and_then(|tags| self.vocabulary.id_of(tags.open));
+        // What goes on from a prompt is text and nothing else.
+        let reasoning = convention.reasoning.filter(|_| request.prompts.is_none());
+        let opens_reasoning = reasoning.and_then(|tags| self.vocabulary.id_of(tags.open));
         let choice = |number: u8| {
             let sampler = Sampler::new(&request.sampling, job.seed, number, request.logprobs);
             let stops = request.stop.iter().map(|stop| stop.clone().into_owned()).collect();
             let short = matches!(calls, Some(CallStyle::List(_)));
             let ids = CallIds { job: job.id.to_owned(), choice: number, short };
-            let reader = Reader::new(written.place, convention.reasoning, calls, stops, ids);
-            let guide =
-                form.as_ref().map(|(grammar, from)| Guide::new(grammar.copy(), *from, written.place, opens_reasoning));
+            let reader = Reader::new(place, reasoning, calls, stops, ids);
+            let guide = form.as_ref().map(|(grammar, from)| Guide::new(grammar.copy(), *from, place, opens_reasoning));
             let history = job.history.get(usize::from(number)).cloned().unwrap_or_default();
-            Arc::new(Choice::new(of.clone(), number, sampler, reader, guide, history))
+            let prompt = Arc::clone(&prompt_of(number).ids);
+            let max_tokens = job.max_completion_tokens.min(context - prompt.len() as u32);
+            Arc::new(Choice::new(
+                ChoiceOf { prompt, max_tokens, ..of.clone() },
+                number,
+                sampler,
+                reader,
+                guide,
+                history,
+            ))
         };
-        let choices = (0..request.n as u8).map(choice).collect();
+        let choices = (0..answers).map(choice).collect();
         tokio::spawn(Arc::clone(&self.runner).run_all(choices, sender));
         Ok(Generation { events })
     }

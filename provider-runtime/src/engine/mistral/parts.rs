@@ -90,6 +90,11 @@ impl Reader {
         self.calls.made > 0
     }
 
+    /// Which stop sequence has ended the answer, by its number.
+    pub fn stopped_by(&self) -> Option<usize> {
+        self.stops.stopped_by()
+    }
+
     /// Takes more text. After [`Parts::stopped`], nothing more is to come.
     pub fn push(&mut self, text: &str) -> Parts {
         let mut parts = Parts::default();

@@ -62,16 +62,15 @@ impl Runner {
         &self.model
     }
 
-    /// The ids of a prompt. No special tokens are added to what the template has written, as in transformers and vLLM:
-    /// mistralrs' own chat requests begin a Llama prompt with two BOS.
-    pub async fn tokenize(self: &Arc<Self>, prompt: String) -> Result<Vec<u32>, TokenizeError> {
+    /// The ids of a prompt. No special tokens are added to what a template has written, as in transformers and vLLM:
+    /// mistralrs' own chat requests begin a Llama prompt with two BOS. A prompt without a template gets them.
+    pub async fn tokenize(self: &Arc<Self>, prompt: String, add_special: bool) -> Result<Vec<u32>, TokenizeError> {
         for attempt in 1..=ATTEMPTS {
             let (runner, prompt) = (Arc::clone(self), prompt.clone());
             // A task of its own: mistralrs' thread panics if the one who asked has gone away.
-            let asked =
-                tokio::spawn(
-                    async move { runner.model.tokenize(Either::Right(prompt), None, false, true, None).await },
-                );
+            let asked = tokio::spawn(async move {
+                runner.model.tokenize(Either::Right(prompt), None, add_special, true, None).await
+            });
             match asked.await {
                 Ok(Ok(tokens)) => return Ok(tokens),
                 Ok(Err(error)) => tracing::warn!(%error, attempt, "the engine did not tokenize"),

@@ -1,5 +1,7 @@
 //! One chunk of a server's stream, read as leniently as servers differ: members may be missing or null.
 
+use std::collections::BTreeMap;
+
 use lumbung_openapi::frame::PromptCount;
 use lumbung_openapi::reply::{TokenLogprob, TopLogprob};
 use serde::Deserialize;
@@ -33,6 +35,9 @@ pub struct ChunkChoice {
     /// The new part.
     #[serde(default)]
     pub delta: Option<UpstreamDelta>,
+    /// The new part, where a prompt is gone on with.
+    #[serde(default)]
+    pub text: Option<String>,
     /// Of the tokens in this chunk.
     #[serde(default)]
     pub logprobs: Option<UpstreamLogprobs>,
@@ -103,6 +108,13 @@ pub struct UpstreamLogprobs {
     /// One for each token.
     #[serde(default)]
     pub content: Option<Vec<UpstreamLogprob>>,
+    /// The same where a prompt is gone on with: lists side by side.
+    #[serde(default)]
+    tokens: Option<Vec<String>>,
+    #[serde(default)]
+    token_logprobs: Option<Vec<Option<f32>>>,
+    #[serde(default)]
+    top_logprobs: Option<Vec<Option<BTreeMap<String, f32>>>>,
 }
 
 /// One token's.
@@ -152,6 +164,13 @@ impl UpstreamDelta {
 impl UpstreamLogprobs {
     /// As clients get them.
     pub fn into_tokens(self) -> Vec<TokenLogprob> {
+        if let Some(tokens) = self.tokens {
+            return side_by_side(
+                tokens,
+                self.token_logprobs.unwrap_or_default(),
+                self.top_logprobs.unwrap_or_default(),
+            );
+        }
         let entries = self.content.unwrap_or_default();
         entries
             .into_iter()
@@ -172,6 +191,27 @@ impl UpstreamLogprobs {
             })
             .collect()
     }
+}
+
+fn side_by_side(
+    tokens: Vec<String>,
+    logprobs: Vec<Option<f32>>,
+    tops: Vec<Option<BTreeMap<String, f32>>>,
+) -> Vec<TokenLogprob> {
+    let mut tops = tops.into_iter();
+    let one = |(token, logprob): (String, Option<f32>)| {
+        let mut top_logprobs: Vec<TopLogprob> = tops
+            .next()
+            .flatten()
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(token, logprob)| TopLogprob { bytes: token.as_bytes().to_vec(), token, logprob })
+            .collect();
+        top_logprobs.sort_by(|a, b| b.logprob.total_cmp(&a.logprob));
+        // A prompt's first token has none.
+        TokenLogprob { bytes: token.as_bytes().to_vec(), logprob: logprob.unwrap_or(0.0), token, top_logprobs }
+    };
+    tokens.into_iter().zip(logprobs).map(one).collect()
 }
 
 fn bytes_of(bytes: Option<Vec<u8>>, token: &str) -> Vec<u8> {

@@ -156,7 +156,7 @@ impl Reading {
         let mut tokens = Tokens {
             choice: index,
             reasoning: delta.take_reasoning(),
-            text: delta.content.unwrap_or_default(),
+            text: delta.content.or(chunk.text).unwrap_or_default(),
             refusal: delta.refusal.unwrap_or_default(),
             calls: delta.tool_calls.into_iter().flatten().filter_map(|call| choice.calls.take(call)).collect(),
             logprobs,

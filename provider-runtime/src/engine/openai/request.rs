@@ -16,23 +16,33 @@ struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// What is sent in place of the client's body.
 pub fn body(job: &Job<'_>, model: &str, context_length: u32) -> Result<Vec<u8>, EngineError> {
+    let mut changes = vec![
+        ("model", model.into()),
+        ("stream", true.into()),
+        ("stream_options", serde_json::json!({"include_usage": true})),
+    ];
+    if is_limit_needed(job, context_length) {
+        // Every server knows this name; older ones do not know `max_completion_tokens`.
+        changes.push(("max_tokens", job.max_completion_tokens.into()));
+    }
+    changed(job.body, changes)
+}
+
+/// A body with these members in place of its own, and no limit under a name that older servers do not know.
+pub fn changed(
+    body: &[u8],
+    changes: impl IntoIterator<Item = (&'static str, serde_json::Value)>,
+) -> Result<Vec<u8>, EngineError> {
     let malformed = |_| InvalidRequest { message: "The body is no JSON object.".into(), param: None, code: None };
     let mut members: BTreeMap<Name<'_>, Cow<'_, RawValue>> =
-        serde_json::from_slice::<BTreeMap<Name<'_>, &RawValue>>(job.body)
+        serde_json::from_slice::<BTreeMap<Name<'_>, &RawValue>>(body)
             .map_err(malformed)?
             .into_iter()
             .map(|(name, value)| (name, Cow::Borrowed(value)))
             .collect();
-    let mut set = |name: &'static str, value: serde_json::Value| {
+    for (name, value) in changes {
         let value = to_raw_value(&value).expect("a JSON value serializes");
         members.insert(Name(name.into()), Cow::Owned(value));
-    };
-    set("model", model.into());
-    set("stream", true.into());
-    set("stream_options", serde_json::json!({"include_usage": true}));
-    if is_limit_needed(job, context_length) {
-        // Every server knows this name; older ones do not know `max_completion_tokens`.
-        set("max_tokens", job.max_completion_tokens.into());
     }
     members.remove(&Name("max_completion_tokens".into()));
     Ok(serde_json::to_vec(&members).expect("JSON members serialize"))

@@ -87,7 +87,7 @@ async fn limits_choices_and_stops_are_honoured() {
 
     let events = play(script, &ask(r#","stop":["four","ee f"]"#), 100).await.unwrap();
     assert_eq!(tokens_of(&events, 0), ("one two thr".into(), 4, vec![0, 1, 2, 3]));
-    assert_eq!(reasons(&events), [(0, FinishReason::Stop)]);
+    assert_eq!(reasons(&events), [(0, FinishReason::StopSequence(1))]);
 
     let events = play(r#"[{"match":"*","tokens":1000000}]"#, &ask(""), 50).await.unwrap();
     assert_eq!(tokens_of(&events, 0).0, " padi".repeat(50));
@@ -138,7 +138,7 @@ async fn reasoning_calls_and_log_probabilities_are_scripted_too() {
     assert_eq!(reasons(&events), [(0, FinishReason::ToolCalls)]);
 
     let events = play(script, &ask(r#","stop":["see","ask"]"#), 100).await.unwrap();
-    assert_eq!((tokens_of(&events, 0).0.as_str(), reasons(&events)), ("I ", vec![(0, FinishReason::Stop)]));
+    assert_eq!((tokens_of(&events, 0).0.as_str(), reasons(&events)), ("I ", vec![(0, FinishReason::StopSequence(1))]));
     let events = play(script, &ask(""), 6).await.unwrap();
     assert_eq!(reasons(&events), [(0, FinishReason::Length)]);
 }
@@ -178,4 +178,48 @@ async fn an_answer_that_another_began_is_repeated_and_goes_on() {
     assert!(ends.contains(&(0, 3)) && ends.contains(&(1, 5)), "what was delivered is told apart: {ends:?}");
     let another = [History { ids: vec![7], finished: false }];
     assert!(matches!(play_after(&another, script, &body, 100).await, Err(EngineError::Failed(_))));
+}
+
+#[tokio::test]
+async fn prompts_are_repeated_and_counted_each_for_itself() {
+    let engine = ScriptedEngine::parse(r#"[{"match":"*","reply":" yes"}]"#).unwrap();
+    let body = Bytes::from_static(br#"{"model":"m","prompt":["one two",[7]],"n":2,"echo":true}"#);
+    let request = ChatRequest::parse_completion(&body).unwrap();
+    let job = Job { id: "job_1", request: &request, body: &body, max_completion_tokens: 8, seed: 0, history: &[] };
+    let mut generation = engine.generate(job).await.unwrap();
+    let (mut texts, mut finished, mut prompt) = (vec![String::new(); 4], 0, 0);
+    while let Some(event) = generation.events.recv().await {
+        match event {
+            Event::Prompt(count) => prompt = count.prompt_tokens,
+            Event::Tokens(tokens) => texts[usize::from(tokens.choice)] += &tokens.text,
+            Event::Finish { .. } => finished += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(texts, ["one two yes", "one two yes", " 7 yes", " 7 yes"]);
+    assert_eq!((finished, prompt), (4, 3));
+}
+
+#[tokio::test]
+async fn vectors_depend_on_the_text_alone() {
+    let engine = ScriptedEngine::parse(r#"{"embedding_dimensions":8}"#).unwrap();
+    let ask = async |more: &str| {
+        let body = Bytes::from(format!(r#"{{"model":"m","input":["a","b","a"]{more}}}"#));
+        let request = ChatRequest::parse_embedding(&body).unwrap();
+        let job = Job { id: "job_1", request: &request, body: &body, max_completion_tokens: 1, seed: 0, history: &[] };
+        let mut generation = engine.generate(job).await.map_err(|error| error.to_string())?;
+        let mut vectors = Vec::new();
+        while let Some(event) = generation.events.recv().await {
+            if let Event::Vector(vector) = event {
+                vectors.push(vector);
+            }
+        }
+        Ok::<_, String>(vectors)
+    };
+    let vectors = ask("").await.unwrap();
+    assert_eq!((vectors.len(), vectors[0].len()), (3, 8));
+    assert!(vectors[0] == vectors[2] && vectors[0] != vectors[1]);
+    assert!((vectors[1].iter().map(|number| number * number).sum::<f32>() - 1.0).abs() < 1e-5);
+    assert_eq!(ask(r#","dimensions":4"#).await.unwrap()[0].len(), 4);
+    assert!(ask(r#","dimensions":9"#).await.unwrap_err().contains("dimensions"));
 }

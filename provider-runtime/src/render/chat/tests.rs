@@ -1,36 +1,10 @@
 use lumbung_openapi::endpoint::Endpoint;
-use lumbung_openapi::merkle::Hash;
-use lumbung_openapi::money::{NanoUsd, TokenPrice};
 use lumbung_openapi::reply::{ChatCompletion, ChatCompletionChunk};
 use proptest::prelude::*;
 
 use super::*;
 use crate::engine::{CallDelta, CallHead};
-
-fn ticket() -> Ticket {
-    Ticket {
-        replica: "r1".into(),
-        allowance: "allow_1".into(),
-        job: "job_1".into(),
-        attempt: 1,
-        first_token: 0,
-        provider: "p".into(),
-        model: "org/model".into(),
-        digests: vec![],
-        price: TokenPrice::default(),
-        fee_bps: 500,
-        max_prompt_tokens: 100,
-        max_completion_tokens: 100,
-        whole: false,
-        ceiling: NanoUsd::ZERO,
-        request_sha256: Hash::of(b""),
-        public_id: "chatcmpl-\"1\"".into(),
-        public_model: "org/modèle".into(),
-        created: 1_700_000_000,
-        start_by: 0,
-        claim_by: 0,
-    }
-}
+use crate::render::tests::{logprob, text, ticket};
 
 const PLAIN: Shape = Shape {
     endpoint: Endpoint::Chat,
@@ -40,14 +14,6 @@ const PLAIN: Shape = Shape {
     logprobs: false,
     may_call: false,
 };
-
-fn text(choice: u8, text: &str) -> Tokens {
-    Tokens { choice, count: 1, text: text.into(), ..Default::default() }
-}
-
-fn logprob(token: &str) -> TokenLogprob {
-    TokenLogprob { token: token.into(), logprob: -0.5, bytes: token.as_bytes().to_vec(), top_logprobs: vec![] }
-}
 
 fn events(bytes: &[u8]) -> Vec<ChatCompletionChunk> {
     let text = std::str::from_utf8(bytes).unwrap();

@@ -29,6 +29,8 @@ pub struct Tunnel {
     sender: SendRequest<Body>,
     /// Who opened it.
     pub provider: String,
+    /// Where jobs are sent.
+    pub endpoint: Endpoint,
 }
 
 /// What a provider answered to a job.
@@ -52,7 +54,7 @@ pub struct Stream {
 
 impl Tunnel {
     pub fn new(sender: SendRequest<Body>, provider: String) -> Self {
-        Self { sender, provider }
+        Self { sender, provider, endpoint: Endpoint::Chat }
     }
 
     pub async fn offer(&mut self) -> Offer {
@@ -104,7 +106,7 @@ impl Tunnel {
             Some((Ok(http_body::Frame::data(bytes)), receiver))
         });
         let body = StreamBody::new(parts).boxed_unsync();
-        let request = Request::post(format!("http://provider{}", Endpoint::Chat.path())).body(body).unwrap();
+        let request = Request::post(format!("http://provider{}", self.endpoint.path())).body(body).unwrap();
         let response = self.sender.send_request(request).await.unwrap();
         let status = response.status();
         if status == StatusCode::OK {

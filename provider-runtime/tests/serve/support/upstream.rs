@@ -52,6 +52,8 @@ impl Upstream {
         let address = listener.local_addr().unwrap();
         let router = Router::new()
             .route("/v1/chat/completions", post(chat))
+            .route("/v1/completions", post(chat))
+            .route("/v1/embeddings", post(embeddings))
             .route("/v1/models", get(models))
             .with_state(state.clone());
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
@@ -77,6 +79,15 @@ impl Upstream {
 
 async fn models() -> Json<Value> {
     Json(json!({"object": "list", "data": [{"id": "upstream-name", "object": "model", "max_model_len": 2048}]}))
+}
+
+/// Vectors out of order, as a server may give them that works in batches.
+async fn embeddings(State(state): State<Arc<UpstreamState>>, body: Bytes) -> Json<Value> {
+    let body: Value = serde_json::from_slice(&body).unwrap();
+    let count = body["input"].as_array().map_or(1, Vec::len);
+    state.requests.lock().unwrap().push((body, String::new()));
+    let data: Vec<Value> = (0..count).rev().map(|at| json!({"index": at, "embedding": [at, 0.5]})).collect();
+    Json(json!({"object": "list", "data": data, "usage": {"prompt_tokens": 9, "total_tokens": 9}}))
 }
 
 async fn chat(State(state): State<Arc<UpstreamState>>, headers: HeaderMap, body: Bytes) -> Response {

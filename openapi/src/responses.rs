@@ -1,0 +1,15 @@
+//! `POST /v1/responses`: the request, put into the words of a conversation, and the object that its answers are in.
+//!
+//! Gateway and provider translate the same body by this code and then read the conversation that comes of it, so an
+//! engine sees no difference. What asks for something that is not offered here is refused by its own name, never
+//! passed over. Source: OpenAI's API specification of August 2026 and Open Responses.
+
+mod envelope;
+mod input;
+mod request;
+
+pub use envelope::{Envelope, State};
+pub use request::to_chat;
+
+#[cfg(test)]
+mod tests;
