@@ -1,5 +1,7 @@
 //! Wiring: opens the books, takes the lease, starts the background work, listens; and the same in reverse.
 
+mod sharing;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -25,29 +27,32 @@ use crate::fleet::receipts::ReceiptDesk;
 use crate::fleet::{Fleet, FleetLimits};
 use crate::http::{self, Shared};
 use crate::jobs;
+use crate::store::Store;
 use crate::store::lease::LeaseGuard;
-use crate::store::{Bus, Store};
+use sharing::Sharing;
 
 /// Runs a gateway until `stop`, then drains it.
 pub async fn run(books: &BooksConfig, config: &ServeConfig, stop: CancellationToken) -> anyhow::Result<()> {
     if config.redis_url.is_some() && books.database_url.as_deref().is_none_or(|url| url.starts_with("sqlite:")) {
         bail!("REDIS_URL is set, so several gateways may share the books: DATABASE_URL must name a Postgres database");
     }
+    // Libraries here bring two implementations of TLS's cryptography; rustls wants to be told which is meant.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let listener =
         TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
     let bound = listener.local_addr()?;
     let store = Store::open(&books.url()?).await.context("cannot open the books")?;
     let replica = ReplicaId::fresh();
-    let bus = match &config.redis_url {
-        Some(url) => Some(Arc::new(Bus::open(url, &store, replica).await?)),
-        None => None,
-    };
+    let mut sharing = Sharing::open(config, &store, replica, bound).await?;
+    let port = sharing.as_mut().and_then(Sharing::take_port);
+    let bus = sharing.as_ref().map(|sharing| sharing.bus.clone());
+    let registry = sharing.as_ref().map(|sharing| sharing.registry.clone());
     // Without a way to each other, two gateways could not share an account's last dollar.
     let lease = take_lease(&store, &replica, config.lease(), bus.is_none()).await?;
-    let (shared, writer) = assemble(&store, bus.clone(), replica, lease, config, config.origins(bound)).await?;
+    let (shared, writer) = assemble(&store, sharing, replica, lease, config, config.origins(bound)).await?;
     let (gateway, courier) = (shared.gateway.clone(), shared.courier.clone());
 
-    let background = jobs::start(gateway.clone(), store.clone(), bus, courier, config.lease(), stop.clone());
+    let background = jobs::start(gateway.clone(), store.clone(), bus, registry, courier, config.lease(), stop.clone());
     info!(%bound, %replica, "gateway listens");
     let drain = Duration::from_secs(config.drain_secs);
     let draining = {
@@ -57,8 +62,17 @@ pub async fn run(books: &BooksConfig, config: &ServeConfig, stop: CancellationTo
             gateway.draining.store(true, Ordering::Release);
         })
     };
+    let passing = port.map(|port| {
+        let (gateway, stop) = (gateway.clone(), stop.clone());
+        tokio::spawn(async move { port.serve(&gateway.fleet, stop).await })
+    });
     http::server::serve(listener, http::router(shared), config.max_connections, stop, drain).await;
     draining.await?;
+    if let Some(passing) = passing
+        && tokio::time::timeout(drain, passing).await.is_err()
+    {
+        warn!(drain_secs = drain.as_secs(), "other gateways' jobs still ran at the end of the drain");
+    }
 
     // What ended last is settled, what was not spent goes back, and the lease with it: the next gateway need not wait.
     gateway.settler.drained(drain).await;
@@ -107,7 +121,7 @@ async fn take_lease(
 
 async fn assemble(
     store: &Store,
-    bus: Option<Arc<Bus>>,
+    sharing: Option<Sharing>,
     replica: ReplicaId,
     lease: LeaseGuard,
     config: &ServeConfig,
@@ -115,17 +129,20 @@ async fn assemble(
 ) -> anyhow::Result<(Arc<Shared>, tokio::task::JoinHandle<()>)> {
     let keys = store.signing_keys().await.context("cannot read the signing keys")?;
     let (settler, writer) = Settler::start(store.clone(), keys.clone(), config.max_jobs);
+    let (bus, links) = sharing.map(|sharing| (sharing.bus, sharing.links)).unzip();
     let allowances = Arc::new(Allowances::new(store.clone(), bus, replica));
+    let limits = FleetLimits {
+        max_tunnels: config.max_tunnels,
+        queue_length: config.queue_length,
+        newcomers_need_tokenizer: config.newcomers_need_tokenizer,
+        poll_every: Duration::from_millis(config.poll_ms),
+    };
     let gauges = Arc::new(Gauges::new(store.clone(), replica));
     let gateway = Gateway {
         replica,
         keyring: Keyring::new(store.clone(), allowances.clone(), gauges.clone()),
         gauges,
-        fleet: Fleet::new(FleetLimits {
-            max_tunnels: config.max_tunnels,
-            queue_length: config.queue_length,
-            newcomers_need_tokenizer: config.newcomers_need_tokenizer,
-        }),
+        fleet: Fleet::new(limits, links),
         allowances,
         recounter: Recounter::new(config.recount_bps).map_err(|error| anyhow::anyhow!("no entropy: {error}"))?,
         settler,

@@ -88,6 +88,25 @@ pub struct ServeConfig {
     /// Provider tunnels at a time.
     #[arg(long, env = "LUMBUNG_MAX_TUNNELS", default_value_t = 10_000)]
     pub max_tunnels: usize,
+    /// Milliseconds between two polls of a provider's offer; one that has frozen is found out within two of these.
+    #[arg(long, env = "LUMBUNG_POLL_MS", default_value_t = 5000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
+    pub poll_ms: u64,
+    /// Where other gateways that share the fleet connect to pass on jobs. With REDIS_URL and without this: a free port of the
+    /// same address as --listen, if that is of this machine only; otherwise this gateway's providers serve it alone.
+    #[arg(long, env = "LUMBUNG_INTERNAL_LISTEN", requires = "redis_url")]
+    pub internal_listen: Option<SocketAddr>,
+    /// How they reach that, as host:port. Without it: the address as bound.
+    #[arg(long, env = "LUMBUNG_INTERNAL_ADVERTISE", requires = "internal_listen")]
+    pub internal_advertise: Option<String>,
+    /// Have gateways talk TLS with each other: this one's certificate for the host it advertises, as a PEM file.
+    #[arg(long, env = "LUMBUNG_INTERNAL_TLS_CERT", requires_all = ["internal_tls_key", "internal_tls_ca"])]
+    pub internal_tls_cert: Option<PathBuf>,
+    /// The certificate's key, as a PEM file.
+    #[arg(long, env = "LUMBUNG_INTERNAL_TLS_KEY", requires = "internal_tls_cert")]
+    pub internal_tls_key: Option<PathBuf>,
+    /// The authority of all gateways' certificates, as a PEM file.
+    #[arg(long, env = "LUMBUNG_INTERNAL_TLS_CA", requires = "internal_tls_cert")]
+    pub internal_tls_ca: Option<PathBuf>,
     /// Requests that wait for a slot, per model.
     #[arg(long, env = "LUMBUNG_QUEUE_LENGTH", default_value_t = 256)]
     pub queue_length: usize,
@@ -121,9 +140,13 @@ pub struct ServeConfig {
     /// How logs are written.
     #[arg(long, env = "LUMBUNG_LOG", value_enum, default_value_t = LogFormat::Console)]
     pub log: LogFormat,
-    /// Redis, through which several gateways on one Postgres database share accounts: redis://host:port/number, rediss:// for TLS.
+    /// Redis, through which several gateways on one Postgres database share accounts and providers: redis://host:port/number,
+    /// redis+sentinel://host:port,host:port/name or redis+cluster://host:port,host:port; rediss for TLS.
     #[arg(long = "redis", env = "REDIS_URL", hide_env_values = true)]
     pub redis_url: Option<String>,
+    /// Certificates to trust for Redis instead of the system's, as a PEM file.
+    #[arg(long, env = "REDIS_CA", requires = "redis_url")]
+    pub redis_ca: Option<PathBuf>,
 }
 
 /// A time in seconds or milliseconds: `10s`, `250ms`.

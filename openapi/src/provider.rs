@@ -21,6 +21,9 @@ pub const JOIN_SCHEME: &str = "LumbungJoin";
 pub const JOIN_TYP: &str = "lumbung-join";
 /// Response header that names the gateway replica at the other end of a new tunnel.
 pub const REPLICA_HEADER: &str = "x-lumbung-replica";
+/// Request header of the gateway's poll: how many gateways share the fleet, so that a provider knows whether a second tunnel
+/// can lead to another one.
+pub const REPLICAS_HEADER: &str = "x-lumbung-replicas";
 /// `code` of a provider's refusal when every slot is taken (status 503).
 pub const CODE_BUSY: &str = "provider_busy";
 /// `code` of a provider's refusal while it drains (status 503).

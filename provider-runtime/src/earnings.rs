@@ -64,7 +64,7 @@ async fn signed<C: ChallengeAnswer, T: DeserializeOwned>(
 ) -> anyhow::Result<T> {
     let mut refused = String::new();
     for _ in 0..TURNS {
-        let challenge = join::ask_challenge(gateway).await?;
+        let challenge = join::ask_challenge(gateway, &gateway.address).await?;
         let signed = key.sign_with_jwk(C::TYP, &claims(challenge));
         let request = gateway
             .client

@@ -18,10 +18,12 @@ pub struct GatewayAddress {
     base: Url,
 }
 
-/// A gateway and the client that dials it.
+/// A gateway, or several that share their books, and the client that dials them.
 pub struct Gateway {
-    /// Where it is.
+    /// Where it is; where there are several: the first.
     pub address: GatewayAddress,
+    /// The others.
+    others: Vec<GatewayAddress>,
     /// Speaks HTTP/1.1 only: an upgrade needs it.
     pub client: Client,
     /// Its time.
@@ -73,8 +75,13 @@ impl GatewayAddress {
 }
 
 impl Gateway {
-    /// A client for the gateway there, trusting the system's authorities and, where given, those of a PEM file.
-    pub fn new(address: GatewayAddress, authorities: Option<&Path>) -> anyhow::Result<Self> {
+    /// A client for the gateway there, and others beside it, trusting the system's authorities and, where given, those of a
+    /// PEM file.
+    pub fn new(
+        address: GatewayAddress,
+        others: Vec<GatewayAddress>,
+        authorities: Option<&Path>,
+    ) -> anyhow::Result<Self> {
         let mut client = Client::builder()
             .http1_only()
             .tcp_nodelay(true)
@@ -83,7 +90,7 @@ impl Gateway {
             // A join is signed for one origin: it must not be led to another.
             .redirect(redirect::Policy::none())
             .user_agent(AGENT);
-        if address.is_loopback() {
+        if address.is_loopback() && others.iter().all(GatewayAddress::is_loopback) {
             client = client.no_proxy();
         }
         if let Some(path) = authorities {
@@ -93,7 +100,20 @@ impl Gateway {
             client = client.tls_certs_merge(certificates);
         }
         let client = client.build().context("cannot set up TLS")?;
-        Ok(Self { address, client, clock: GatewayClock::default() })
+        Ok(Self { address, others, client, clock: GatewayClock::default() })
+    }
+
+    /// How many addresses there are.
+    pub fn address_count(&self) -> usize {
+        1 + self.others.len()
+    }
+
+    /// One of the addresses, in turn: whatever the number, there is one.
+    pub fn address_in_turn(&self, turn: usize) -> &GatewayAddress {
+        match turn % self.address_count() {
+            0 => &self.address,
+            other => &self.others[other - 1],
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use lumbung_openapi::provider::{
 };
 use reqwest::{Response, Upgraded};
 
-use crate::gateway::{AGENT, Gateway, causes};
+use crate::gateway::{AGENT, Gateway, GatewayAddress, causes};
 
 /// How long a gateway may take to answer the challenge's or the tunnel's request.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -47,14 +47,14 @@ pub enum JoinError {
     Failed(String),
 }
 
-/// Dials one tunnel.
-pub async fn join(gateway: &Gateway, key: &SigningKey) -> Result<Joined, JoinError> {
-    let challenge = ask_challenge(gateway).await?;
-    let claims = JoinClaims { aud: gateway.address.origin(), challenge, agent: AGENT.into() };
+/// Dials one tunnel, at one of the gateway's addresses.
+pub async fn join(gateway: &Gateway, address: &GatewayAddress, key: &SigningKey) -> Result<Joined, JoinError> {
+    let challenge = ask_challenge(gateway, address).await?;
+    let claims = JoinClaims { aud: address.origin(), challenge, agent: AGENT.into() };
     let signed = key.sign_with_jwk(JOIN_TYP, &claims);
     let request = gateway
         .client
-        .get(gateway.address.endpoint(TUNNEL_PATH))
+        .get(address.endpoint(TUNNEL_PATH))
         .header(header::CONNECTION, "Upgrade")
         .header(header::UPGRADE, TUNNEL_PROTOCOL)
         .header(header::AUTHORIZATION, format!("{JOIN_SCHEME} {signed}"));
@@ -69,8 +69,8 @@ pub async fn join(gateway: &Gateway, key: &SigningKey) -> Result<Joined, JoinErr
 }
 
 /// A fresh challenge.
-pub(crate) async fn ask_challenge(gateway: &Gateway) -> Result<String, JoinError> {
-    let response = in_time(gateway.client.get(gateway.address.endpoint(CHALLENGE_PATH)).send()).await?;
+pub(crate) async fn ask_challenge(gateway: &Gateway, address: &GatewayAddress) -> Result<String, JoinError> {
+    let response = in_time(gateway.client.get(address.endpoint(CHALLENGE_PATH)).send()).await?;
     if response.status() != StatusCode::OK {
         return Err(refusal(response).await);
     }

@@ -1,13 +1,13 @@
 //! What this provider is while it runs: its models, their slots, and whether it still takes work.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lumbung_openapi::money::TokenPrice;
 use lumbung_openapi::parameter::Parameter;
 use lumbung_openapi::provider::{ModelOffer, Offer};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::engine::Engine;
 use crate::gateway::Gateway;
@@ -85,7 +85,11 @@ pub struct Node {
     region: String,
     hardware: String,
     draining: AtomicBool,
-    connected: Mutex<Vec<String>>,
+    tunnels: Mutex<Tunnels>,
+    /// How many gateways share the fleet, as they told last.
+    replicas: AtomicUsize,
+    /// A tunnel has ended, or there are more gateways.
+    room: Notify,
 }
 
 impl Node {
@@ -109,7 +113,9 @@ impl Node {
             region,
             hardware,
             draining: AtomicBool::new(false),
-            connected: Mutex::default(),
+            tunnels: Mutex::default(),
+            replicas: AtomicUsize::new(1),
+            room: Notify::new(),
         }
     }
 
@@ -155,13 +161,64 @@ impl Node {
 
     /// The gateway replicas at the other ends of the tunnels.
     pub fn connected(&self) -> Vec<String> {
-        self.connected.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.tunnels().connected.clone()
     }
 
-    /// Notes that a tunnel is up, until the guard is dropped.
-    pub fn connect(self: &Arc<Self>, replica: String) -> Connected {
-        self.connected.lock().unwrap_or_else(PoisonError::into_inner).push(replica.clone());
-        Connected { node: self.clone(), replica }
+    /// Notes that a tunnel to a replica is up, until the guard is dropped. `None` if there is one already: two to the same
+    /// gateway are no better than one.
+    pub fn connect(self: &Arc<Self>, replica: &str) -> Option<Connected> {
+        let connected = &mut self.tunnels().connected;
+        if connected.iter().any(|name| name == replica) {
+            return None;
+        }
+        connected.push(replica.to_owned());
+        Some(Connected { node: self.clone(), replica: replica.to_owned() })
+    }
+
+    /// A gateway says how many share the fleet.
+    pub fn count_replicas(&self, replicas: usize) {
+        if self.replicas.swap(replicas, Ordering::Relaxed) < replicas {
+            self.room.notify_waiters();
+        }
+    }
+
+    /// Waits until one more tunnel, of so many at most, could lead to a gateway that has none yet. It counts as being
+    /// dialled until the guard is dropped.
+    pub async fn room_for_tunnel(self: &Arc<Self>, most: usize) -> Dialling {
+        loop {
+            let room = self.room.notified();
+            let gateways = self.replicas.load(Ordering::Relaxed).max(self.gateway.address_count());
+            {
+                let mut tunnels = self.tunnels();
+                if tunnels.connected.len() + tunnels.dialling < most.min(gateways) {
+                    tunnels.dialling += 1;
+                    return Dialling(self.clone());
+                }
+            }
+            room.await;
+        }
+    }
+
+    fn tunnels(&self) -> MutexGuard<'_, Tunnels> {
+        self.tunnels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// This provider's tunnels.
+#[derive(Default)]
+struct Tunnels {
+    /// The replicas at the other ends.
+    connected: Vec<String>,
+    dialling: usize,
+}
+
+/// A tunnel that is being dialled.
+pub struct Dialling(Arc<Node>);
+
+impl Drop for Dialling {
+    fn drop(&mut self) {
+        self.0.tunnels().dialling -= 1;
+        self.0.room.notify_waiters();
     }
 }
 
@@ -173,9 +230,11 @@ pub struct Connected {
 
 impl Drop for Connected {
     fn drop(&mut self) {
-        let mut connected = self.node.connected.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = connected.iter().position(|name| *name == self.replica) {
-            connected.swap_remove(at);
+        let mut tunnels = self.node.tunnels();
+        if let Some(at) = tunnels.connected.iter().position(|name| *name == self.replica) {
+            tunnels.connected.swap_remove(at);
         }
+        drop(tunnels);
+        self.node.room.notify_waiters();
     }
 }

@@ -28,6 +28,8 @@ pub struct Offering {
     identity: Arc<Identity>,
     journal: Journal,
     backoff: Backoff,
+    /// Which of the gateway's addresses has its turn.
+    turn: usize,
     /// Lower than [`MOST`] while a gateway refuses whole batches: one receipt that it cannot read must not hold up all others.
     batch_size: usize,
 }
@@ -46,7 +48,7 @@ enum OfferError {
 impl Offering {
     /// Offers what this journal keeps.
     pub fn new(gateway: Arc<Gateway>, identity: Arc<Identity>, journal: Journal) -> Self {
-        Self { gateway, identity, journal, backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT), batch_size: MOST }
+        Self { gateway, identity, journal, backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT), turn: 0, batch_size: MOST }
     }
 
     /// Offers receipts as they come, for good. At once after a quiet second, otherwise each second.
@@ -89,6 +91,9 @@ impl Offering {
                     wait_ms = wait.as_millis() as u64,
                     "receipts were not taken: {error}"
                 );
+                if !matches!(error, OfferError::Status(status) if is_about_the_batch(status)) {
+                    self.turn += 1; // another gateway may be better off
+                }
                 if matches!(error, OfferError::Status(status) if is_about_the_batch(status)) {
                     self.batch_size = (numbers.len() / 2).max(1);
                 }
@@ -101,7 +106,8 @@ impl Offering {
     async fn post(&self, receipts: Vec<Receipt>) -> Result<ReceiptVerdicts, OfferError> {
         let count = receipts.len();
         let batch = ReceiptBatch::sign(&self.identity.key, receipts, self.gateway.clock.now_secs());
-        let request = self.gateway.client.post(self.gateway.address.endpoint(RECEIPTS_PATH)).json(&batch);
+        let address = self.gateway.address_in_turn(self.turn);
+        let request = self.gateway.client.post(address.endpoint(RECEIPTS_PATH)).json(&batch);
         let unreachable = |error: reqwest::Error| OfferError::Unreachable(causes(&error));
         let response = request.timeout(ANSWER_TIMEOUT).send().await.map_err(unreachable)?;
         if response.status() != StatusCode::OK {

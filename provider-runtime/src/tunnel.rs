@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use axum::extract::State;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use http::HeaderMap;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use lumbung_openapi::endpoint::Endpoint;
-use lumbung_openapi::provider::{OFFER_PATH, Offer};
+use lumbung_openapi::provider::{OFFER_PATH, Offer, REPLICAS_HEADER};
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
@@ -20,7 +21,7 @@ use crate::gateway::causes;
 use crate::identity::Identity;
 use crate::job;
 use crate::join::{JoinError, Joined, join};
-use crate::node::Node;
+use crate::node::{Connected, Node};
 
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -30,25 +31,49 @@ const GOOD_TUNNEL: Duration = Duration::from_secs(30);
 const REFUSED_WAIT: Duration = Duration::from_secs(60);
 /// The longest `retry-after` that is heeded.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(300);
+/// How often a gateway that has a tunnel already is dialled again in a row, and the pauses between and after.
+const DUPLICATE_DIALS: u32 = 5;
+const DUPLICATE_WAIT: Duration = Duration::from_millis(300);
+const NO_OTHER_WAIT: Duration = Duration::from_secs(30);
 /// What a drained tunnel may take to send what it still has.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Keeps one tunnel up until `stop`. Jobs that still run then are cut off.
-pub async fn keep_up(node: Arc<Node>, identity: Arc<Identity>, stop: CancellationToken) {
+/// Keeps one tunnel up until `stop`, of `most` that lead to different gateways where they can: this is the one with that
+/// `number`. Jobs that still run then are cut off.
+pub async fn keep_up(node: Arc<Node>, identity: Arc<Identity>, number: usize, most: usize, stop: CancellationToken) {
     let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+    let (mut turn, mut duplicates) = (number, 0);
     loop {
+        let dialling = tokio::select! {
+            () = stop.cancelled() => return,
+            dialling = node.room_for_tunnel(most) => dialling,
+        };
+        let address = node.gateway.address_in_turn(turn);
+        turn += 1;
         let wait = tokio::select! {
             () = stop.cancelled() => return,
-            joined = join(&node.gateway, &identity.key) => match joined {
-                Ok(joined) => {
-                    let up_since = Instant::now();
-                    serve(&node, joined, &stop).await;
-                    if up_since.elapsed() >= GOOD_TUNNEL {
-                        backoff.reset();
+            joined = join(&node.gateway, address, &identity.key) => match joined {
+                Ok(joined) => match node.connect(&joined.replica) {
+                    Some(connected) => {
+                        drop(dialling);
+                        let up_since = Instant::now();
+                        duplicates = 0;
+                        serve(&node, joined, connected, &stop).await;
+                        if up_since.elapsed() >= GOOD_TUNNEL {
+                            backoff.reset();
+                        }
+                        backoff.next_wait()
                     }
-                    backoff.next_wait()
+                    None => {
+                        drop(dialling);
+                        duplicates += 1;
+                        wait_after_duplicate(&joined.replica, duplicates)
+                    }
+                },
+                Err(error) => {
+                    drop(dialling);
+                    wait_after(&error, &mut backoff)
                 }
-                Err(error) => wait_after(&error, &mut backoff),
             },
         };
         tokio::select! {
@@ -56,6 +81,14 @@ pub async fn keep_up(node: Arc<Node>, identity: Arc<Identity>, stop: Cancellatio
             () = tokio::time::sleep(wait) => {}
         }
     }
+}
+
+/// Behind a proxy, the next dial may lead to another gateway; after some it seems that there is none.
+fn wait_after_duplicate(replica: &str, duplicates: u32) -> Duration {
+    let base = if duplicates.is_multiple_of(DUPLICATE_DIALS) { NO_OTHER_WAIT } else { DUPLICATE_WAIT };
+    let wait = base.mul_f64(rand::random_range(0.5..=1.0));
+    tracing::debug!(replica, wait_ms = wait.as_millis() as u64, "a second tunnel to the same gateway is no use");
+    wait
 }
 
 fn wait_after(error: &JoinError, backoff: &mut Backoff) -> Duration {
@@ -79,9 +112,8 @@ fn wait_after(error: &JoinError, backoff: &mut Backoff) -> Duration {
 }
 
 /// Serves a tunnel until it ends, or until `stop`.
-async fn serve(node: &Arc<Node>, joined: Joined, stop: &CancellationToken) {
+async fn serve(node: &Arc<Node>, joined: Joined, connected: Connected, stop: &CancellationToken) {
     let Joined { io, replica } = joined;
-    let connected = node.connect(replica.clone());
     tracing::info!(replica, "tunnel is up");
     let service = TowerToHyperService::new(router(node.clone()));
     let ended = drive(io, async |io| {
@@ -109,7 +141,9 @@ async fn serve(node: &Arc<Node>, joined: Joined, stop: &CancellationToken) {
 
 /// What a tunnel serves: the gateway's poll, and jobs at the path that the client used.
 fn router(node: Arc<Node>) -> Router {
-    async fn offer(State(node): State<Arc<Node>>) -> Json<Offer> {
+    async fn offer(State(node): State<Arc<Node>>, headers: HeaderMap) -> Json<Offer> {
+        let replicas = headers.get(REPLICAS_HEADER).and_then(|count| count.to_str().ok()?.parse().ok());
+        node.count_replicas(replicas.unwrap_or(1));
         Json(node.offer())
     }
     let router = Router::new().route(OFFER_PATH, get(offer));

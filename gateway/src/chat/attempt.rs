@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use lumbung_openapi::error::InvalidRequest;
 use lumbung_openapi::frame::{Frame, FrameKind};
+use lumbung_openapi::provider::CODE_DRAINING;
 use lumbung_openapi::receipt::Recount;
 use lumbung_openapi::ticket::Ticket;
 use tokio::time::Instant;
@@ -67,8 +68,10 @@ pub enum Outcome {
     ClientGone,
     /// The client does not read.
     ClientTooSlow,
-    /// Every slot of the provider is taken, or it drains: another may take it.
+    /// Every slot of the provider is taken: another may take it, or this one in a moment.
     Busy,
+    /// It drains: another may take it.
+    Draining,
     /// The provider does not take it for another reason: another may.
     Declined,
     /// The way to the provider led through another gateway, and was lost: not the provider's failure.
@@ -99,7 +102,7 @@ impl Outcome {
             Self::Complete(_) => None,
             Self::ClientGone => Some("client_gone"),
             Self::ClientTooSlow => Some("client_too_slow"),
-            Self::Busy | Self::Declined | Self::Refused(_) => Some("declined"),
+            Self::Busy | Self::Draining | Self::Declined | Self::Refused(_) => Some("declined"),
             Self::Broken(_) => Some("provider_failed"),
             Self::Unreachable => Some("gateway_lost"),
             Self::OutOfMoney(_) => Some("credit_exhausted"),
@@ -356,6 +359,7 @@ fn declined(ticket: &Ticket, error: OpenError) -> Outcome {
             let code = body.and_then(|body| body.error.code);
             warn!(provider, job, status = status.as_u16(), code = code.as_deref(), "provider declined");
             match status {
+                http::StatusCode::SERVICE_UNAVAILABLE if code.as_deref() == Some(CODE_DRAINING) => Outcome::Draining,
                 http::StatusCode::SERVICE_UNAVAILABLE => Outcome::Busy,
                 _ => Outcome::Declined,
             }
@@ -364,8 +368,8 @@ fn declined(ticket: &Ticket, error: OpenError) -> Outcome {
             warn!(provider, job, %error, "tunnel failed before the provider accepted");
             Outcome::Declined
         }
-        OpenError::Hop(why) => {
-            warn!(provider, job, why, "no way to the provider");
+        error @ (OpenError::Hop(_) | OpenError::NoTunnel) => {
+            warn!(provider, job, %error, "no way to the provider");
             Outcome::Unreachable
         }
     }

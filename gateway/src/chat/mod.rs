@@ -14,7 +14,6 @@ pub mod authenticate;
 pub mod buffer;
 pub mod choose;
 pub mod client;
-pub mod clock;
 pub mod count;
 pub mod delivered;
 pub mod error;
@@ -36,6 +35,8 @@ use bytes::Bytes;
 use http::HeaderMap;
 use lumbung_openapi::endpoint::Endpoint;
 use lumbung_openapi::reply::Usage;
+
+pub use crate::fleet::clock;
 
 use crate::domain::ids::ReplicaId;
 use crate::domain::limits::Rates;

@@ -1,6 +1,8 @@
 //! The way of an answer from providers to the client. One that fails is replaced: before the client has anything by any
 //! other, after that by one that goes on where it stopped (`delivered`).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tracing::warn;
 
@@ -85,7 +87,8 @@ impl Course {
                 Err(ApiError::ProviderFailed) => break, // nobody is left to try
                 Err(error) => return Ending::Failed(error),
             };
-            self.tried.push(routed.seat.provider.clone());
+            let seat = Arc::clone(&routed.seat);
+            self.tried.push(seat.provider.clone());
             let hearing = match self.attempts[self.begun_at..].last() {
                 Some(before) => before.hearing.clone(),
                 None => gateway.recounter.choose(&routed.ticket, routed.seat.standing, job.endpoint),
@@ -94,9 +97,17 @@ impl Course {
             let trying = Trying { gateway, job, client: &mut *client, delivered: &mut self.delivered };
             let (attempt, outcome) = trying.run(routed, hearing).await;
             self.attempts.push(attempt);
-            fruitless = if self.delivered.tokens() > before { 0 } else { fruitless + 1 };
+            fruitless = match outcome {
+                _ if self.delivered.tokens() > before => 0,
+                Outcome::Busy | Outcome::Unreachable => fruitless, // nobody has failed
+                _ => fruitless + 1,
+            };
             match outcome {
-                Outcome::Busy => {}
+                Outcome::Busy => {
+                    seat.was_busy();
+                    self.tried.pop(); // once there is room again, it may serve
+                }
+                Outcome::Draining => {}
                 Outcome::Declined | Outcome::Broken(_) => {
                     self.only_busy = false;
                     if !health.may_retry() {

@@ -9,6 +9,7 @@ use http::{Request, StatusCode};
 use lumbung_openapi::error::ErrorBody;
 use lumbung_openapi::frame::{self, Frame, FrameError, FrameKind, FrameReader};
 
+use super::peer::PEER_HEADER;
 use super::tunnel::{collect, next_chunk};
 
 /// Bodies up to this are copied behind the ticket into one DATA frame; larger ones go out as they are.
@@ -31,10 +32,13 @@ pub enum OpenError {
     },
     /// The connection or the stream broke.
     #[error("tunnel: {0}")]
-    Tunnel(#[from] h2::Error),
-    /// The gateway that has the provider's tunnel could not be reached, or has it no more. Not the provider's failure.
+    Tunnel(h2::Error),
+    /// The gateway that has the provider's tunnel could not be reached. Not the provider's failure.
     #[error("on the way to another gateway: {0}")]
     Hop(String),
+    /// The other gateway has the provider's tunnel no more. Not the provider's failure.
+    #[error("the other gateway has no tunnel to it any more")]
+    NoTunnel,
 }
 
 /// Why an answer broke off.
@@ -42,7 +46,7 @@ pub enum OpenError {
 pub enum JobError {
     /// The connection or the stream broke.
     #[error("tunnel: {0}")]
-    Tunnel(#[from] h2::Error),
+    Tunnel(h2::Error),
     /// The provider does not keep to the protocol.
     #[error("protocol: {0}")]
     Frame(#[from] FrameError),
@@ -54,11 +58,38 @@ pub enum JobError {
     Hop(String),
 }
 
+/// What a job's stream leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The provider itself.
+    Tunnel,
+    /// Another gateway, which has its tunnel.
+    Peer,
+}
+
+impl Origin {
+    /// Whether the provider is to blame for a broken stream. Another gateway resets with `INTERNAL_ERROR` when the provider
+    /// broke off, and with anything else, or not at all, when it lost the job itself.
+    fn blames_provider(self, error: &h2::Error) -> bool {
+        self == Self::Tunnel
+            || (error.is_remote() && error.is_reset() && error.reason() == Some(h2::Reason::INTERNAL_ERROR))
+    }
+
+    fn open_error(self, error: h2::Error) -> OpenError {
+        if self.blames_provider(&error) { OpenError::Tunnel(error) } else { OpenError::Hop(error.to_string()) }
+    }
+
+    fn job_error(self, error: h2::Error) -> JobError {
+        if self.blames_provider(&error) { JobError::Tunnel(error) } else { JobError::Hop(error.to_string()) }
+    }
+}
+
 /// An accepted job. Dropping it cancels the answer at the provider.
 pub struct JobStream {
     /// Stays open while the answer runs: vouchers follow the request.
     send: SendStream<Bytes>,
     receive: RecvStream,
+    origin: Origin,
     reader: FrameReader,
     ready: VecDeque<Frame>,
 }
@@ -70,24 +101,23 @@ impl JobStream {
         ticket: &str,
         body: &Bytes,
         history: Bytes,
+        origin: Origin,
     ) -> Result<Self, OpenError> {
-        let (response, mut send) = sender.send_request(request, false)?;
-        let (first, rest) = request_chunks(ticket, body);
-        send.send_data(first, false)?;
-        if let Some(rest) = rest {
-            send.send_data(rest, false)?;
-        }
-        if !history.is_empty() {
-            send.send_data(history, false)?;
-        }
-        let response = response.await?;
+        let asked = ask(sender, request, ticket, body, history).await;
+        let (send, response) = asked.map_err(|error| origin.open_error(error))?;
         let status = response.status();
+        if origin == Origin::Peer && response.headers().contains_key(PEER_HEADER) {
+            return Err(match status {
+                StatusCode::MISDIRECTED_REQUEST => OpenError::NoTunnel,
+                _ => OpenError::Hop(format!("refused with status {status}")),
+            });
+        }
         if status != StatusCode::OK {
-            let body = collect(response.into_body(), MAX_REFUSAL).await?;
+            let body = collect(response.into_body(), MAX_REFUSAL).await.map_err(|error| origin.open_error(error))?;
             let body = body.and_then(|body| serde_json::from_slice(&body).ok()).map(Box::new);
             return Err(OpenError::Refused { status, body });
         }
-        Ok(Self { send, receive: response.into_body(), reader: FrameReader::default(), ready: VecDeque::new() })
+        Ok(Self { send, receive: response.into_body(), origin, reader: FrameReader::default(), ready: VecDeque::new() })
     }
 
     /// The next whole frame; `None` at the end of the stream. Cancel-safe.
@@ -96,10 +126,12 @@ impl JobStream {
             if let Some(frame) = self.ready.pop_front() {
                 return Ok(Some(frame));
             }
-            let Some(chunk) = next_chunk(&mut self.receive).await? else {
+            let chunk = next_chunk(&mut self.receive).await.map_err(|error| self.origin.job_error(error))?;
+            let Some(chunk) = chunk else {
                 return if self.reader.is_mid_frame() { Err(JobError::Cut) } else { Ok(None) };
             };
-            self.receive.flow_control().release_capacity(chunk.len())?;
+            let release = self.receive.flow_control().release_capacity(chunk.len());
+            release.map_err(|error| self.origin.job_error(error))?;
             let ready = &mut self.ready;
             self.reader.push(chunk, |frame| ready.push_back(frame))?;
         }
@@ -142,6 +174,26 @@ impl JobStream {
     }
 }
 
+/// Sends ticket and request, and waits for the answer's head.
+async fn ask(
+    sender: &mut SendRequest<Bytes>,
+    request: Request<()>,
+    ticket: &str,
+    body: &Bytes,
+    history: Bytes,
+) -> Result<(SendStream<Bytes>, http::Response<RecvStream>), h2::Error> {
+    let (response, mut send) = sender.send_request(request, false)?;
+    let (first, rest) = request_chunks(ticket, body);
+    send.send_data(first, false)?;
+    if let Some(rest) = rest {
+        send.send_data(rest, false)?;
+    }
+    if !history.is_empty() {
+        send.send_data(history, false)?;
+    }
+    Ok((send, response.await?))
+}
+
 /// Ticket and request as frames; a large body follows by itself, uncopied.
 fn request_chunks(ticket: &str, body: &Bytes) -> (Bytes, Option<Bytes>) {
     let mut head = BytesMut::with_capacity(2 * frame::HEADER_LEN + ticket.len() + body.len().min(COPY_UP_TO));
@@ -175,7 +227,7 @@ mod tests {
         tokio::spawn(connection);
         let request = Request::post("http://provider/").body(()).expect("a request");
         let mut sender = sender.ready().await.expect("ready");
-        JobStream::open(&mut sender, request, "ticket", &Bytes::from_static(b"{}"), Bytes::new()).await
+        JobStream::open(&mut sender, request, "ticket", &Bytes::from_static(b"{}"), Bytes::new(), Origin::Tunnel).await
     }
 
     fn respond_with(status: StatusCode, mut respond: Respond) -> SendStream<Bytes> {

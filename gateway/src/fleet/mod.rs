@@ -1,41 +1,51 @@
 //! The gateway's side of providers: who has joined, what they offer, and the tunnels to them.
 //!
-//! Requests read a [`Snapshot`]; it is made anew whenever a tunnel, an offer, the catalogue or a standing changes.
+//! Requests read a [`Snapshot`]; what changes in it is made anew whenever a tunnel, an offer, the catalogue or a standing
+//! does, here or at another gateway that shares the fleet.
 
+pub mod clock;
 pub mod health;
 pub mod job;
 pub mod join;
+mod load;
+mod members;
+pub mod others;
+pub mod peer;
 pub mod queue;
 pub mod receipts;
 pub mod seat;
 pub mod tunnel;
+mod way;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use lumbung_openapi::parameter::ParameterSet;
-use lumbung_openapi::provider::{ModelOffer, Offer};
+use lumbung_openapi::provider::Offer;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use crate::domain::catalogue::CatalogueModel;
 use crate::domain::ids::ProviderId;
 use crate::domain::provider::Standing;
 use health::ModelHealth;
+use members::{Member, Members};
+use others::Links;
+use peer::Tunnels;
 use queue::WaitQueue;
 use seat::Seat;
-use tunnel::Tunnel;
+use tunnel::{OfferError, Tunnel};
 
-/// How often each tunnel is asked for its offer, and how long the answer may take.
-const POLL_EVERY: Duration = Duration::from_secs(5);
 /// Polls that may be missed in a row before a provider counts as gone.
 const MISSES: u32 = 2;
 /// Offers with more models than this are not believed.
 const MAX_MODELS_PER_OFFER: usize = 64;
-/// The most slots that one seat may claim.
-const MAX_SLOTS: u32 = 4096;
+/// Changes that come within so long of each other make one snapshot.
+const TOGETHER: Duration = Duration::from_millis(25);
 
 /// Limits of the fleet.
 #[derive(Clone, Debug)]
@@ -46,27 +56,24 @@ pub struct FleetLimits {
     pub queue_length: usize,
     /// Whether newcomers may serve only models that have a tokenizer, by which their counts are checked.
     pub newcomers_need_tokenizer: bool,
+    /// How often each tunnel is asked for its offer. A provider that has frozen is out within two of these.
+    pub poll_every: Duration,
 }
 
-/// Everyone who has joined here.
+/// Everyone who has joined here, or another gateway that shares the fleet.
 pub struct Fleet {
     limits: FleetLimits,
+    /// How this gateway and others reach each other, if there may be others.
+    links: Option<Links>,
     members: Mutex<Members>,
     snapshot: ArcSwap<Snapshot>,
-}
-
-#[derive(Default)]
-struct Members {
-    catalogue: Vec<Arc<CatalogueModel>>,
-    standings: HashMap<ProviderId, Standing>,
-    tunnels: BTreeMap<ProviderId, Member>,
-    queues: HashMap<String, Arc<WaitQueue>>,
-    health: HashMap<String, Arc<ModelHealth>>,
-}
-
-struct Member {
-    tunnel: Arc<Tunnel>,
-    offer: Offer,
+    tunnels: Arc<Tunnels>,
+    /// Gateways that share the fleet, this one included.
+    replicas: AtomicUsize,
+    /// Something waits to be published.
+    unpublished: Notify,
+    /// Others have not been told yet of something.
+    own_changed: Notify,
 }
 
 /// The fleet as requests see it.
@@ -107,8 +114,17 @@ impl Snapshot {
 
 impl Fleet {
     /// A fleet without members.
-    pub fn new(limits: FleetLimits) -> Self {
-        Self { limits, members: Mutex::default(), snapshot: ArcSwap::default() }
+    pub fn new(limits: FleetLimits, links: Option<Links>) -> Self {
+        Self {
+            limits,
+            links,
+            members: Mutex::new(Members::new()),
+            snapshot: ArcSwap::default(),
+            tunnels: Arc::default(),
+            replicas: AtomicUsize::new(1),
+            unpublished: Notify::new(),
+            own_changed: Notify::new(),
+        }
     }
 
     /// The fleet as it is now; cheap.
@@ -121,16 +137,15 @@ impl Fleet {
         self.lock().tunnels.len() < self.limits.max_tunnels
     }
 
+    /// This gateway's own tunnels, for other gateways.
+    pub fn tunnels(&self) -> Arc<Tunnels> {
+        self.tunnels.clone()
+    }
+
     /// Takes over what the store says of models and providers.
     pub fn set_catalogue(&self, catalogue: Vec<CatalogueModel>, standings: HashMap<ProviderId, Standing>) {
         let mut members = self.lock();
-        members.catalogue = catalogue.into_iter().map(Arc::new).collect();
-        members.standings = standings;
-        for (provider, member) in &members.tunnels {
-            if members.standings.get(provider) == Some(&Standing::Banned) {
-                member.tunnel.close();
-            }
-        }
+        members.set_catalogue(catalogue, standings, &self.limits);
         self.publish(&mut members);
     }
 
@@ -153,14 +168,16 @@ impl Fleet {
         info!(%provider, reason, "tunnel ended");
     }
 
-    /// Asks for offers until the provider misses too many; returns why it ended.
+    /// Asks for offers until the provider misses too many; returns why it ended. After a miss it is asked again at once, and
+    /// patience is two fifths of the pause: so it takes less than two pauses to know.
     async fn poll(&self, tunnel: &Arc<Tunnel>, standing: Standing) -> String {
-        let mut misses = 0;
+        let (mut misses, patience) = (0, self.limits.poll_every.mul_f32(0.4));
         loop {
-            match tunnel.fetch_offer(POLL_EVERY).await {
+            match tunnel.fetch_offer(self.replicas.load(Ordering::Relaxed), patience).await {
                 Ok(offer) => {
                     misses = 0;
                     self.update(tunnel, standing, offer);
+                    tokio::time::sleep(self.limits.poll_every).await;
                 }
                 Err(error) => {
                     misses += 1;
@@ -168,9 +185,11 @@ impl Fleet {
                     if misses >= MISSES {
                         return "does not answer".into();
                     }
+                    if !matches!(error, OfferError::Timeout) {
+                        tokio::time::sleep(patience).await;
+                    }
                 }
             }
-            tokio::time::sleep(POLL_EVERY).await;
             if !tunnel.is_open() {
                 return "closed by this gateway".into();
             }
@@ -179,95 +198,65 @@ impl Fleet {
 
     fn update(&self, tunnel: &Arc<Tunnel>, standing: Standing, mut offer: Offer) {
         offer.models.truncate(MAX_MODELS_PER_OFFER);
+        let provider = &tunnel.provider;
         let mut members = self.lock();
-        members.standings.entry(tunnel.provider.clone()).or_insert(standing);
-        let known = members.tunnels.get(&tunnel.provider);
+        members.note_standing(provider, standing);
+        let known = members.tunnels.get(provider);
         if known.is_some_and(|member| Arc::ptr_eq(&member.tunnel, tunnel) && member.offer == offer) {
             return;
         }
         let models: Vec<&str> = offer.models.iter().map(|m| m.model.as_str()).collect();
-        info!(provider = %tunnel.provider, ?models, draining = offer.draining, "offer");
-        let replaced = members.tunnels.insert(tunnel.provider.clone(), Member { tunnel: tunnel.clone(), offer });
+        info!(%provider, ?models, draining = offer.draining, "offer");
+        let replaced = members.tunnels.insert(provider.clone(), Member { tunnel: tunnel.clone(), offer });
         if let Some(old) = replaced.filter(|old| !Arc::ptr_eq(&old.tunnel, tunnel)) {
             old.tunnel.close(); // the provider dialled again: its older connection is dead or soon will be
         }
-        self.publish(&mut members);
+        self.tunnels.set(provider, Some(tunnel.clone()));
+        self.own_tunnel_changed(&mut members, provider);
     }
 
     fn forget(&self, tunnel: &Arc<Tunnel>) {
+        let provider = &tunnel.provider;
         let mut members = self.lock();
-        if members.tunnels.get(&tunnel.provider).is_some_and(|member| Arc::ptr_eq(&member.tunnel, tunnel)) {
-            members.tunnels.remove(&tunnel.provider);
-            self.publish(&mut members);
+        if members.tunnels.get(provider).is_some_and(|member| Arc::ptr_eq(&member.tunnel, tunnel)) {
+            members.tunnels.remove(provider);
+            self.tunnels.set(provider, None);
+            self.own_tunnel_changed(&mut members, provider);
+        }
+    }
+
+    fn own_tunnel_changed(&self, members: &mut Members, provider: &ProviderId) {
+        members.touch(provider);
+        if self.links.is_some() {
+            members.untold.note(provider);
+            self.own_changed.notify_one();
+        }
+        self.publish_soon(members);
+    }
+
+    /// Publishes what has been touched: at once after a quiet moment, otherwise together with what comes in the next.
+    fn publish_soon(&self, members: &mut Members) {
+        match members.published_at.elapsed() >= TOGETHER {
+            true => self.publish(members),
+            false => self.unpublished.notify_one(),
+        }
+    }
+
+    /// Publishes what [`publish_soon`](Self::publish_soon) has put off, for as long as it is polled.
+    pub async fn keep_published(&self) {
+        loop {
+            self.unpublished.notified().await;
+            tokio::time::sleep(TOGETHER).await;
+            self.publish(&mut self.lock());
         }
     }
 
     fn publish(&self, members: &mut Members) {
-        let mut models = HashMap::new();
-        for entry in &members.catalogue {
-            let FleetLimits { queue_length: limit, newcomers_need_tokenizer, .. } = self.limits;
-            let is_checked = entry.tokenizer.is_some() || !newcomers_need_tokenizer;
-            let queue = members.queues.entry(entry.id.to_string()).or_insert_with(|| Arc::new(WaitQueue::new(limit)));
-            let health = members.health.entry(entry.id.to_string()).or_default();
-            let seats: Vec<Arc<Seat>> = members
-                .tunnels
-                .values()
-                .filter(|member| !member.offer.draining)
-                .flat_map(|member| member.offer.models.iter().map(move |offer| (member, offer)))
-                .filter_map(|(member, offer)| make_seat(entry, &members.standings, member, offer, queue, health))
-                .filter(|seat| is_checked || seat.standing != Standing::Newcomer)
-                .collect();
-            let mut supported = ParameterSet::default();
-            seats.iter().flat_map(|seat| seat.supported.iter()).for_each(|parameter| supported.insert(parameter));
-            let (queue, health) = (queue.clone(), health.clone());
-            let seats = Arc::new(ModelSeats { entry: entry.clone(), seats, queue, health, supported });
-            for name in std::iter::once(entry.id.as_str()).chain(entry.aliases.iter().map(String::as_str)) {
-                models.insert(name.to_owned(), seats.clone());
-            }
-        }
-        self.snapshot.store(Arc::new(Snapshot { models }));
-        members.health.values().for_each(|health| health.tidy());
-        members.queues.values().for_each(|queue| queue.wake_all());
+        let snapshot = members.rebuild(&self.snapshot.load());
+        self.snapshot.store(Arc::new(snapshot));
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Members> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// A seat from an offer, unless the catalogue, the price cap or the provider's standing speaks against it.
-fn make_seat(
-    entry: &CatalogueModel,
-    standings: &HashMap<ProviderId, Standing>,
-    member: &Member,
-    offer: &ModelOffer,
-    queue: &Arc<WaitQueue>,
-    health: &ModelHealth,
-) -> Option<Arc<Seat>> {
-    let standing = standings.get(&member.tunnel.provider).copied().unwrap_or(Standing::Newcomer);
-    let known_digest = entry.digests.is_empty() || entry.digests.contains(&offer.weights_digest);
-    let fair_ask = !offer.ask.is_negative() && offer.ask.is_within(&entry.reference);
-    if offer.model != entry.id.as_str()
-        || standing == Standing::Banned
-        || !known_digest
-        || !fair_ask
-        || offer.slots == 0
-    {
-        return None;
-    }
-    Some(Arc::new(Seat {
-        provider: member.tunnel.provider.clone(),
-        tunnel: member.tunnel.clone(),
-        standing,
-        ask: offer.ask,
-        weights_digest: offer.weights_digest.clone(),
-        quantization: offer.quantization.clone(),
-        resume: offer.resume,
-        context_length: offer.context_length.min(entry.context_length),
-        supported: ParameterSet::from_names(offer.supported_parameters.iter().map(String::as_str)),
-        slots: offer.slots.min(MAX_SLOTS),
-        running: member.tunnel.running(entry.id.as_str()),
-        queue: queue.clone(),
-        fuse: health.fuse(&member.tunnel.provider),
-    }))
 }

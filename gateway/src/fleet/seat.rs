@@ -1,7 +1,7 @@
 //! A seat: one model that one provider serves, with a number of slots.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use lumbung_openapi::money::TokenPrice;
@@ -10,11 +10,15 @@ use lumbung_openapi::provider::Resume;
 
 use super::health::Fuse;
 use super::job::{JobStream, OpenError};
+use super::load::Load;
 use super::queue::WaitQueue;
-use super::tunnel::Tunnel;
+use super::way::Way;
 use crate::domain::breaker::{Trial, Verdict};
 use crate::domain::ids::ProviderId;
 use crate::domain::provider::Standing;
+
+/// How long a provider counts as full after it said so; other gateways' figures take less to arrive.
+const BUSY_FOR: Duration = Duration::from_millis(250);
 
 /// What two providers must have in common for one to say what the other would have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,8 +35,8 @@ pub struct Weights {
 pub struct Seat {
     /// Who serves it.
     pub provider: ProviderId,
-    /// How jobs get there.
-    pub(super) tunnel: Arc<Tunnel>,
+    /// How jobs get there: the best way first.
+    pub(super) ways: Vec<Way>,
     /// How far the provider is trusted.
     pub standing: Standing,
     /// What it asks, and what the client pays.
@@ -50,7 +54,7 @@ pub struct Seat {
     /// Jobs at a time.
     pub slots: u32,
     /// Jobs now; outlives the offer that this seat was made from.
-    pub(super) running: Arc<AtomicU32>,
+    pub(super) load: Arc<Load>,
     /// Who waits for a slot of this model.
     pub(super) queue: Arc<WaitQueue>,
     /// Whether it is left alone for a while.
@@ -60,12 +64,8 @@ pub struct Seat {
 impl Seat {
     /// Takes a slot, if one is free and the provider takes jobs.
     pub fn take(self: &Arc<Self>) -> Option<Taken> {
-        if !self.is_open() {
-            return None;
-        }
-        let take = |running| (running < self.slots).then_some(running + 1);
-        self.running.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).ok()?;
-        Some(Taken { trial: Some(self.fuse.begin()), seat: self.clone() })
+        (self.is_open() && self.load.take(self.slots))
+            .then(|| Taken { trial: Some(self.fuse.begin()), seat: self.clone() })
     }
 
     /// Whether it works, as far as is known: who fails too often is left alone for a while.
@@ -75,7 +75,7 @@ impl Seat {
 
     /// Whether jobs can be sent there.
     pub fn is_open(&self) -> bool {
-        self.tunnel.is_open()
+        self.ways.iter().any(Way::is_open)
     }
 
     /// By what others can go on with its answers; `None` where nobody can.
@@ -105,12 +105,27 @@ impl Seat {
         body: &Bytes,
         history: Bytes,
     ) -> Result<JobStream, OpenError> {
-        self.tunnel.open_job(path, ticket, body, history).await
+        match self.ways.iter().find(|way| way.is_open()) {
+            Some(way) => way.open_job(path, ticket, body, history).await,
+            None => Err(OpenError::NoTunnel),
+        }
     }
 
-    /// Jobs now.
+    /// Jobs now, those of other gateways included as far as they are known.
     pub fn running(&self) -> u32 {
-        self.running.load(Ordering::Relaxed)
+        self.load.total()
+    }
+
+    /// The provider has just said that every slot is taken, by jobs that this gateway does not know of yet: for a moment
+    /// nothing is sent there, and requests wait in line.
+    pub fn was_busy(self: &Arc<Self>) {
+        self.load.set_full(true);
+        let seat = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(BUSY_FOR).await;
+            seat.load.set_full(false);
+            seat.queue.wake_one();
+        });
     }
 }
 
@@ -129,9 +144,9 @@ impl Taken {
 }
 
 impl std::ops::Deref for Taken {
-    type Target = Seat;
+    type Target = Arc<Seat>;
 
-    fn deref(&self) -> &Seat {
+    fn deref(&self) -> &Arc<Seat> {
         &self.seat
     }
 }
@@ -139,7 +154,7 @@ impl std::ops::Deref for Taken {
 impl Drop for Taken {
     fn drop(&mut self) {
         self.judge(Verdict::Neither);
-        self.seat.running.fetch_sub(1, Ordering::AcqRel);
+        self.seat.load.give_back();
         self.seat.queue.wake_one();
     }
 }

@@ -3,24 +3,24 @@
 //! Windows: each stream has its own of 256 KiB, the connection's is as good as unlimited, and whatever arrives is taken
 //! at once into the job's own bounded buffer. So a client that reads slowly stalls nobody else (SPEED.md, point 3).
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::client::SendRequest;
+use h2::SendStream;
+use h2::client::{ResponseFuture, SendRequest};
 use http::{Method, Request, StatusCode};
-use lumbung_openapi::provider::{OFFER_PATH, Offer};
+use lumbung_openapi::provider::{OFFER_PATH, Offer, REPLICAS_HEADER};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::job::{JobStream, OpenError};
+use super::job::{JobStream, OpenError, Origin};
 use crate::domain::ids::ProviderId;
 
-const STREAM_WINDOW: u32 = 256 << 10;
-const CONNECTION_WINDOW: u32 = 1 << 30;
+pub(super) const STREAM_WINDOW: u32 = 256 << 10;
+pub(super) const CONNECTION_WINDOW: u32 = 1 << 30;
 /// Clients that leave in a burst reset as many streams; h2 must not take that for an attack of ours.
-const MAX_RESET_STREAMS: usize = 8192;
+pub(super) const MAX_RESET_STREAMS: usize = 8192;
 /// An offer larger than this is no offer.
 const MAX_OFFER: usize = 256 << 10;
 
@@ -30,8 +30,6 @@ pub struct Tunnel {
     pub provider: ProviderId,
     sender: SendRequest<Bytes>,
     open: AtomicBool,
-    /// Jobs now, by model: counted here because a seat lasts only until the next offer.
-    running: Mutex<HashMap<String, Arc<AtomicU32>>>,
 }
 
 /// Why an offer could not be had.
@@ -58,15 +56,8 @@ impl Tunnel {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (sender, connection) = h2::client::Builder::new()
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_concurrent_reset_streams(MAX_RESET_STREAMS)
-            .max_local_error_reset_streams(None)
-            .enable_push(false)
-            .handshake(io)
-            .await?;
-        let tunnel = Self { provider, sender, open: AtomicBool::new(true), running: Mutex::default() };
+        let (sender, connection) = client_builder().handshake(io).await?;
+        let tunnel = Self { provider, sender, open: AtomicBool::new(true) };
         Ok((Arc::new(tunnel), connection))
     }
 
@@ -80,20 +71,16 @@ impl Tunnel {
         self.open.store(false, Ordering::Release);
     }
 
-    /// The counter of running jobs of one model.
-    pub(super) fn running(&self, model: &str) -> Arc<AtomicU32> {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        running.entry(model.to_owned()).or_default().clone()
+    /// Asks what the provider offers now, and tells it how many gateways there are.
+    pub async fn fetch_offer(&self, replicas: usize, timeout: Duration) -> Result<Offer, OfferError> {
+        tokio::time::timeout(timeout, self.fetch_offer_untimed(replicas)).await.map_err(|_| OfferError::Timeout)?
     }
 
-    /// Asks what the provider offers now.
-    pub async fn fetch_offer(&self, timeout: Duration) -> Result<Offer, OfferError> {
-        tokio::time::timeout(timeout, self.fetch_offer_untimed()).await.map_err(|_| OfferError::Timeout)?
-    }
-
-    async fn fetch_offer_untimed(&self) -> Result<Offer, OfferError> {
+    async fn fetch_offer_untimed(&self, replicas: usize) -> Result<Offer, OfferError> {
         let mut sender = self.sender.clone().ready().await?;
-        let (response, _) = sender.send_request(request(Method::GET, OFFER_PATH), true)?;
+        let mut request = request(Method::GET, OFFER_PATH);
+        request.headers_mut().insert(REPLICAS_HEADER, replicas.into());
+        let (response, _) = sender.send_request(request, true)?;
         let response = response.await?;
         if response.status() != StatusCode::OK {
             return Err(OfferError::Malformed(format!("status {}", response.status())));
@@ -112,12 +99,29 @@ impl Tunnel {
         body: &Bytes,
         history: Bytes,
     ) -> Result<JobStream, OpenError> {
-        let mut sender = self.sender.clone().ready().await?;
-        JobStream::open(&mut sender, request(Method::POST, path), ticket, body, history).await
+        let mut sender = self.sender.clone().ready().await.map_err(OpenError::Tunnel)?;
+        JobStream::open(&mut sender, request(Method::POST, path), ticket, body, history, Origin::Tunnel).await
+    }
+
+    /// Begins a job that another gateway passes on: its frames follow as they come.
+    pub(super) async fn pass_on(&self, path: &str) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
+        self.sender.clone().ready().await?.send_request(request(Method::POST, path), false)
     }
 }
 
-fn request(method: Method, path: &str) -> Request<()> {
+/// The settings of every connection on which this gateway asks.
+pub(super) fn client_builder() -> h2::client::Builder {
+    let mut builder = h2::client::Builder::new();
+    builder
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_reset_streams(MAX_RESET_STREAMS)
+        .max_local_error_reset_streams(None)
+        .enable_push(false);
+    builder
+}
+
+pub(super) fn request(method: Method, path: &str) -> Request<()> {
     // h2 wants an absolute URI; the authority means nothing inside a tunnel.
     let uri = format!("http://provider{path}");
     Request::builder().method(method).uri(uri).body(()).expect("a path of our own makes a valid URI")

@@ -1,6 +1,7 @@
 //! Background work: keeps the lease, follows changes in the books, gives back what is not used, tells the
 //! operator's systems.
 
+mod fleet;
 mod webhooks;
 
 pub mod tokenizers;
@@ -16,6 +17,7 @@ use tracing::{error, info, warn};
 use crate::admin::courier::Courier;
 use crate::chat::Gateway;
 use crate::domain::ids::AccountId;
+use crate::store::registry::Registry;
 use crate::store::{Bus, Store, StoreError};
 
 /// How often the books are asked whether keys, models or standings changed: a revoked key works no longer than this.
@@ -30,6 +32,7 @@ pub fn start(
     gateway: Arc<Gateway>,
     store: Store,
     bus: Option<Arc<Bus>>,
+    registry: Option<Arc<Registry>>,
     courier: Arc<Courier>,
     lease: Duration,
     stop: CancellationToken,
@@ -42,6 +45,7 @@ pub fn start(
             tidy(&gateway, &store),
             read_spent(&gateway),
             answer_recalls(&gateway, bus.as_deref()),
+            fleet::share(&gateway, registry.as_deref()),
             webhooks::gather(&store),
             webhooks::forget(&store),
             webhooks::deliver(&store, &courier)

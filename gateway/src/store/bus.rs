@@ -8,19 +8,16 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 use ulid::Ulid;
 
-use super::{Result, Store, StoreError};
+use super::{Redis, Result, Store};
 use crate::domain::ids::{AccountId, ReplicaId};
 
 /// What every channel's name begins with; the books' id follows, because a Redis shows messages to everyone on it.
 const CHANNEL: &str = "lumbung:replicas:";
-/// How long Redis may take to answer.
-const PATIENCE: Duration = Duration::from_secs(1);
 /// How long the other replicas may take to give back what they hold unused.
 const RECALLED_WITHIN: Duration = Duration::from_millis(500);
 /// Pause before a lost subscription is taken up again.
@@ -44,26 +41,16 @@ enum Message {
 pub struct Bus {
     channel: String,
     replica: ReplicaId,
-    client: redis::Client,
-    publisher: ConnectionManager,
+    redis: Redis,
     /// Recalls of this replica that are being answered.
     open: Mutex<HashMap<String, mpsc::Sender<()>>>,
 }
 
 impl Bus {
-    /// A bus for `replica` and all others on the same books, over the Redis at `url` (`redis://…`, or `rediss://…` for
-    /// TLS). Connects when it is first used, and again whenever the connection was lost. Fails with `Invalid` for a URL
-    /// that cannot be used.
-    pub async fn open(url: &str, store: &Store, replica: ReplicaId) -> Result<Self> {
-        let invalid = |_| StoreError::Invalid("REDIS_URL cannot be used: redis://host:port/number is expected");
-        let client = redis::Client::open(url).map_err(invalid)?;
-        let config = ConnectionManagerConfig::new()
-            .set_number_of_retries(1)
-            .set_connection_timeout(Some(PATIENCE))
-            .set_response_timeout(Some(PATIENCE));
-        let publisher = ConnectionManager::new_lazy_with_config(client.clone(), config).map_err(invalid)?;
+    /// A bus for `replica` and all others on the same books.
+    pub async fn open(redis: Redis, store: &Store, replica: ReplicaId) -> Result<Self> {
         let channel = format!("{CHANNEL}{}", store.id().await?);
-        Ok(Self { channel, replica, client, publisher, open: Mutex::default() })
+        Ok(Self { channel, replica, redis, open: Mutex::default() })
     }
 
     /// Asks every other replica to give back what it holds unused of an account's money, and waits until all of them have,
@@ -75,7 +62,7 @@ impl Bus {
         let waiting = async {
             let message = Message::Recall { id: id.clone(), from: self.replica, account: *account };
             // Everyone who is subscribed gets it, this replica too.
-            let others = self.publish(&message).await?.saturating_sub(1);
+            let others = self.publish(&message).await?.map_or(usize::MAX, |count| count.saturating_sub(1));
             for _ in 0..others {
                 answers.recv().await;
             }
@@ -92,16 +79,12 @@ impl Bus {
     /// Answers other replicas' recalls with `give_back`, for as long as it is polled; subscribes again when Redis was gone.
     pub async fn serve<F: Future<Output = ()>>(&self, give_back: impl Fn(AccountId) -> F) {
         loop {
-            match self.client.get_async_pubsub().await {
-                Ok(mut subscription) => match subscription.subscribe(&self.channel).await {
-                    Ok(()) => {
-                        let messages = subscription.into_on_message();
-                        messages.for_each_concurrent(AT_ONCE, |message| self.take(message, &give_back)).await;
-                        warn!("the subscription at Redis was lost");
-                    }
-                    Err(error) => warn!(%error, "Redis takes no subscription"),
-                },
-                Err(error) => warn!(%error, "Redis cannot be reached"),
+            match self.redis.subscribe(&self.channel).await {
+                Ok(messages) => {
+                    messages.for_each_concurrent(AT_ONCE, |message| self.take(message, &give_back)).await;
+                    warn!("the subscription at Redis was lost");
+                }
+                Err(error) => warn!(%error, "Redis takes no subscription"),
             }
             tokio::time::sleep(RESUBSCRIBE).await;
         }
@@ -125,10 +108,10 @@ impl Bus {
         }
     }
 
-    /// Publishes, and says how many got it.
-    async fn publish(&self, message: &Message) -> redis::RedisResult<usize> {
+    /// Publishes, and says how many got it, if that can be known: otherwise a recall takes its whole time.
+    async fn publish(&self, message: &Message) -> redis::RedisResult<Option<usize>> {
         let text = serde_json::to_string(message).map_err(|_| (redis::ErrorKind::Client, "a message has no JSON"))?;
-        redis::cmd("PUBLISH").arg(&self.channel).arg(text).query_async(&mut self.publisher.clone()).await
+        self.redis.publish(&self.channel, &text).await
     }
 
     fn opened(&self) -> std::sync::MutexGuard<'_, HashMap<String, mpsc::Sender<()>>> {

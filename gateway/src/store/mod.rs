@@ -35,6 +35,8 @@ mod promotional;
 mod proofs;
 mod providers;
 mod receipts;
+mod redis;
+pub mod registry;
 mod settle;
 mod signing_keys;
 mod sql;
@@ -54,6 +56,7 @@ use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Any, AnyConnection, AnyPool, ConnectOptions, Executor, Row, Transaction};
 
+pub use self::redis::Redis;
 pub use accounts::{AccountRecord, Balance, CreditKind};
 pub use act::{Act, ActRequest, Begun, StoredAnswer};
 pub use allowances::Reserved;

@@ -18,6 +18,7 @@ mod limits;
 mod outages;
 mod recount;
 mod refused;
+mod replicas;
 mod resume;
 mod sdk;
 mod shared_books;

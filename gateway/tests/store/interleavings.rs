@@ -14,7 +14,7 @@ use lumbung_gateway::domain::ids::{AccountId, KeyId, ReplicaId};
 use lumbung_gateway::domain::posting::LedgerId;
 use lumbung_gateway::domain::settlement::Tokens;
 use lumbung_gateway::store::{
-    Bus, Claw, CreditKind, Lease, PayoutTerms, SettleOutcome, Settlement, StoreErrorKind, Verdict,
+    Bus, Claw, CreditKind, Lease, PayoutTerms, Redis, SettleOutcome, Settlement, StoreErrorKind, Verdict,
 };
 use lumbung_openapi::money::NanoUsd;
 use lumbung_openapi::receipt::ReceiptVerdict;
@@ -59,7 +59,10 @@ impl Replica {
     async fn start(books: &Books, redis: Option<&str>, now: u64) -> Self {
         let lease = books.replica().await;
         let bus = match redis {
-            Some(url) => Some(Arc::new(Bus::open(url, &books.store, lease.replica).await.expect("a bus"))),
+            Some(url) => {
+                let redis = Redis::open(url, None).expect("a Redis");
+                Some(Arc::new(Bus::open(redis, &books.store, lease.replica).await.expect("a bus")))
+            }
             None => None,
         };
         let allowances = Arc::new(Allowances::new(books.store.clone(), bus.clone(), lease.replica));

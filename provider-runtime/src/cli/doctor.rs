@@ -25,7 +25,7 @@ pub struct DoctorArgs {
 pub async fn run(args: DoctorArgs, data_dir: PathBuf) -> anyhow::Result<ExitCode> {
     let patient = Patient {
         data_dir,
-        gateway: args.gateway.gateway.is_some().then(|| args.gateway.open()),
+        gateway: (!args.gateway.gateway.is_empty()).then(|| args.gateway.open()),
         engine: match args.engine.engine {
             EngineKind::Mistral => EnginePatient::Embedded(args.engine.model.clone()),
             EngineKind::Openai => EnginePatient::Sidecar(args.engine.sidecar().await.map(Box::new)),

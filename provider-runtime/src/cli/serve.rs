@@ -28,9 +28,9 @@ const LAST_OFFER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How to reach the gateway.
 #[derive(Args, Clone, Debug)]
 pub struct GatewayArgs {
-    /// The gateway, as https://host[:port].
-    #[arg(long, env = "LUMBUNG_PROVIDER_GATEWAY", value_name = "URL")]
-    pub gateway: Option<String>,
+    /// The gateway, as https://host[:port]. Several that share their books: one address of all of them, or each of them.
+    #[arg(long, env = "LUMBUNG_PROVIDER_GATEWAY", value_name = "URL", value_delimiter = ',')]
+    pub gateway: Vec<String>,
     /// Allow http:// to hosts other than this one.
     #[arg(long, env = "LUMBUNG_PROVIDER_INSECURE_HTTP")]
     pub insecure_http: bool,
@@ -42,9 +42,10 @@ pub struct GatewayArgs {
 impl GatewayArgs {
     /// The gateway and a client for it.
     pub fn open(&self) -> anyhow::Result<Gateway> {
-        let url = self.gateway.as_deref().context("--gateway is missing: the gateway's address, https://host")?;
-        let address = GatewayAddress::parse(url, self.insecure_http)?;
-        Gateway::new(address, self.gateway_ca.as_deref())
+        let addresses = self.gateway.iter().map(|url| GatewayAddress::parse(url.trim(), self.insecure_http));
+        let mut addresses = addresses.collect::<anyhow::Result<Vec<_>>>()?.into_iter();
+        let first = addresses.next().context("--gateway is missing: the gateway's address, https://host")?;
+        Gateway::new(first, addresses.collect(), self.gateway_ca.as_deref())
     }
 }
 
@@ -64,8 +65,8 @@ pub struct ServeArgs {
     /// Where this machine is, such as eu-west; shown to clients.
     #[arg(long, env = "LUMBUNG_PROVIDER_REGION", default_value = "")]
     region: String,
-    /// Tunnels to keep up.
-    #[arg(long, env = "LUMBUNG_PROVIDER_TUNNELS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1))]
+    /// Tunnels to keep up, each to another gateway where several share their books: when one is lost, the next is there.
+    #[arg(long, env = "LUMBUNG_PROVIDER_TUNNELS", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=8))]
     tunnels: u32,
     /// Seconds that running jobs get to finish once told to stop.
     #[arg(long, env = "LUMBUNG_PROVIDER_DRAIN_SECS", default_value_t = 60)]
@@ -121,8 +122,9 @@ async fn serve_until_told(
         async move { status::keep_written(&node, &dir, stop).await }
     });
     let mut tunnels = JoinSet::new();
-    for _ in 0..args.tunnels {
-        tunnels.spawn(tunnel::keep_up(node.clone(), identity.clone(), stop_tunnels.clone()));
+    let most = args.tunnels as usize;
+    for number in 0..most {
+        tunnels.spawn(tunnel::keep_up(node.clone(), identity.clone(), number, most, stop_tunnels.clone()));
     }
     let mut offering = Offering::new(node.gateway.clone(), identity, node.journal.clone());
     tokio::select! {

@@ -4,6 +4,7 @@ pub mod client;
 pub mod postgres;
 pub mod process;
 pub mod provider;
+pub mod redis;
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -109,6 +110,12 @@ impl Setup {
     /// Lets several gateways share the books: [`Network::another_gateway`].
     pub fn shared(mut self) -> Self {
         self.redis = Some(std::env::var("LUMBUNG_TEST_REDIS").expect("LUMBUNG_TEST_REDIS: run through `make test`"));
+        self
+    }
+
+    /// The same, over this Redis.
+    pub fn shared_over(mut self, url: String) -> Self {
+        self.redis = Some(url);
         self
     }
 

@@ -17,6 +17,8 @@ pub struct ProviderSetup {
     script: Option<Value>,
     folder: Option<tempfile::TempDir>,
     ask: (String, String),
+    /// Gateways beside the first.
+    gateways: Vec<String>,
 }
 
 /// A running provider.
@@ -32,14 +34,14 @@ impl ProviderSetup {
     /// Answers from a script, in as many slots as anyone could want.
     pub fn scripted(script: Value) -> Self {
         let flags = ["--engine", "scripted", "--slots", "1024"].map(str::to_owned).into();
-        Self { model: MODEL.into(), flags, script: Some(script), folder: None, ask: ask() }
+        Self { model: MODEL.into(), flags, script: Some(script), folder: None, ask: ask(), gateways: Vec::new() }
     }
 
     /// Answers with the bundled model.
     pub fn bundled(model: &str) -> Self {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../provider-runtime/models/padi");
         let flags = vec!["--engine".into(), "mistral".into(), "--model".into(), folder.display().to_string()];
-        Self { model: model.into(), flags, script: None, folder: None, ask: ask() }
+        Self { model: model.into(), flags, script: None, folder: None, ask: ask(), gateways: Vec::new() }
     }
 
     /// With one more flag.
@@ -66,6 +68,18 @@ impl ProviderSetup {
         self
     }
 
+    /// Dials this gateway, too.
+    pub fn gateway(mut self, base: &str) -> Self {
+        self.gateways.push(base.into());
+        self
+    }
+
+    /// Keeps so many tunnels.
+    pub fn tunnels(mut self, tunnels: u32) -> Self {
+        self.flags.extend(["--tunnels".into(), tunnels.to_string()]);
+        self
+    }
+
     pub fn start(self, base: &str) -> Provider {
         let folder = self.folder.unwrap_or_else(|| tempfile::tempdir().expect("a temporary folder"));
         let mut flags = self.flags;
@@ -76,6 +90,7 @@ impl ProviderSetup {
             std::fs::write(&path, script.to_string()).expect("a script is written");
             flags.extend(["--script".to_owned(), path.display().to_string()]);
         }
+        let base = &std::iter::once(base.to_owned()).chain(self.gateways).collect::<Vec<_>>().join(",");
         let process = start(&flags, base, folder.path());
         Provider { model: self.model, process, folder: Some(folder), flags, base: base.to_owned() }
     }

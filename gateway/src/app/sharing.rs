@@ -1,0 +1,102 @@
+//! What it takes to share the fleet with other gateways: Redis, and a port where they reach this one.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::config::ServeConfig;
+use crate::domain::ids::ReplicaId;
+use crate::fleet::Fleet;
+use crate::fleet::others::Links;
+use crate::fleet::peer::{self, Badge, tls::PeerTls};
+use crate::store::registry::Registry;
+use crate::store::{Bus, Redis, Store};
+
+/// The ways to other gateways.
+pub struct Sharing {
+    /// For money.
+    pub bus: Arc<Bus>,
+    /// For who serves what.
+    pub registry: Arc<Registry>,
+    /// For jobs.
+    pub links: Links,
+    port: Option<TcpListener>,
+}
+
+impl Sharing {
+    /// As configured; `None` without Redis. `bound`: where clients and providers connect.
+    pub async fn open(
+        config: &ServeConfig,
+        store: &Store,
+        replica: ReplicaId,
+        bound: SocketAddr,
+    ) -> anyhow::Result<Option<Self>> {
+        let Some(url) = &config.redis_url else { return Ok(None) };
+        let redis = Redis::open(url, config.redis_ca.as_deref())?;
+        let bus = Arc::new(Bus::open(redis.clone(), store, replica).await?);
+        let registry = Arc::new(Registry::open(redis, store, replica).await?);
+        let keys = store.signing_keys().await.context("cannot read the signing keys")?;
+        let port = listen(config, bound).await?;
+        let address = match (&port, &config.internal_advertise) {
+            (_, Some(address)) => Some(address.clone()),
+            (Some(port), None) => Some(port.local_addr()?.to_string()),
+            (None, None) => None,
+        };
+        match &address {
+            Some(address) => info!(address, "other gateways pass on jobs here"),
+            None => warn!("without --internal-listen, the providers of this gateway's tunnels serve it alone"),
+        }
+        let badge = Arc::new(Badge::new(replica, store.clone(), keys));
+        let links = Links { replica, address, badge, tls: tls(config)? };
+        Ok(Some(Self { bus, registry, links, port }))
+    }
+
+    /// Takes the port, to be served by [`serve`].
+    pub fn take_port(&mut self) -> Option<Port> {
+        let listener = self.port.take()?;
+        Some(Port { listener, badge: self.links.badge.clone(), tls: self.links.tls.clone() })
+    }
+}
+
+/// Where other gateways connect.
+pub struct Port {
+    listener: TcpListener,
+    badge: Arc<Badge>,
+    tls: Option<PeerTls>,
+}
+
+impl Port {
+    /// Serves other gateways until `stop`, and what they have begun to its end.
+    pub async fn serve(self, fleet: &Fleet, stop: CancellationToken) {
+        peer::serve(self.listener, fleet.tunnels(), self.badge, self.tls, stop).await;
+    }
+}
+
+/// The port that is configured, or a free one where only this machine can reach it.
+async fn listen(config: &ServeConfig, bound: SocketAddr) -> anyhow::Result<Option<TcpListener>> {
+    let address = match config.internal_listen {
+        Some(address) => address,
+        None if bound.ip().is_loopback() => SocketAddr::new(bound.ip(), 0),
+        None => return Ok(None),
+    };
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    if address.ip().is_unspecified() && config.internal_advertise.is_none() {
+        anyhow::bail!(
+            "--internal-listen {address} is every address: --internal-advertise must say how others reach it"
+        );
+    }
+    Ok(Some(listener))
+}
+
+fn tls(config: &ServeConfig) -> anyhow::Result<Option<PeerTls>> {
+    let (Some(certificate), Some(key), Some(authority)) =
+        (&config.internal_tls_cert, &config.internal_tls_key, &config.internal_tls_ca)
+    else {
+        return Ok(None);
+    };
+    Ok(Some(PeerTls::read(certificate, key, authority).context("cannot use --internal-tls-cert")?))
+}

@@ -1,0 +1,141 @@
+//! By what gateways know each other: signed words under the network's own keys, which all of them read from the books.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use crate::domain::ids::ReplicaId;
+use crate::store::{SigningKeys, Store};
+
+const HELLO_TYP: &str = "lumbung-peer-hello";
+const WELCOME_TYP: &str = "lumbung-peer-welcome";
+/// How far the clocks of two gateways may be apart, and how long a hello may be under way, in seconds.
+const FRESH_SECS: u64 = 60;
+/// How often unknown keys make this gateway read the books: a stranger must not be able to keep it at that.
+const READ_KEYS_EVERY: Duration = Duration::from_secs(1);
+
+/// What whoever dials says.
+#[derive(Debug, Serialize, Deserialize)]
+struct Hello {
+    from: ReplicaId,
+    to: ReplicaId,
+    nonce: String,
+    /// Unix seconds.
+    at: u64,
+}
+
+/// What whoever was dialled answers, to that hello only.
+#[derive(Debug, Serialize, Deserialize)]
+struct Welcome {
+    from: ReplicaId,
+    to: ReplicaId,
+    nonce: String,
+}
+
+/// Why a handshake is not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum BadgeError {
+    /// Not by the network's keys.
+    #[error("not signed by a gateway of this network")]
+    Signature,
+    /// Meant for another replica, or from another than was dialled.
+    #[error("meant for another gateway")]
+    OtherGateway,
+    /// Said too long ago, or by a clock that is off.
+    #[error("not fresh: are the clocks right?")]
+    Stale,
+    /// Said before.
+    #[error("said before")]
+    Replayed,
+}
+
+/// A hello that waits for its welcome.
+pub(super) struct Greeting {
+    /// As it travels.
+    pub(super) text: String,
+    to: ReplicaId,
+    nonce: String,
+}
+
+/// This gateway's proof of what it is.
+pub struct Badge {
+    replica: ReplicaId,
+    store: Store,
+    keys: ArcSwap<SigningKeys>,
+    keys_read: Mutex<Instant>,
+    /// Accepted hellos by nonce, until they are stale: Unix seconds.
+    heard: Mutex<HashMap<String, u64>>,
+}
+
+impl Badge {
+    /// For `replica`, whose network has these keys.
+    pub fn new(replica: ReplicaId, store: Store, keys: SigningKeys) -> Self {
+        let (keys, keys_read) = (ArcSwap::from_pointee(keys), Mutex::new(Instant::now()));
+        Self { replica, store, keys, keys_read, heard: Mutex::default() }
+    }
+
+    /// A hello to the gateway `to`.
+    pub(super) fn greet(&self, to: ReplicaId, now_secs: u64) -> Greeting {
+        let nonce = ulid::Ulid::generate().to_string();
+        let hello = Hello { from: self.replica, to, nonce: nonce.clone(), at: now_secs };
+        Greeting { text: self.sign(HELLO_TYP, &hello), to, nonce }
+    }
+
+    /// Who says hello, and the welcome to answer with.
+    pub(super) async fn welcome(&self, text: &str, now_secs: u64) -> Result<(ReplicaId, String), BadgeError> {
+        let hello: Hello = self.verify(HELLO_TYP, text).await?;
+        if hello.to != self.replica {
+            return Err(BadgeError::OtherGateway);
+        }
+        if hello.at.abs_diff(now_secs) > FRESH_SECS {
+            return Err(BadgeError::Stale);
+        }
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.retain(|_, at| at.abs_diff(now_secs) <= FRESH_SECS);
+        if heard.insert(hello.nonce.clone(), hello.at).is_some() {
+            return Err(BadgeError::Replayed);
+        }
+        drop(heard);
+        let welcome = Welcome { from: self.replica, to: hello.from, nonce: hello.nonce };
+        Ok((hello.from, self.sign(WELCOME_TYP, &welcome)))
+    }
+
+    /// Whether the gateway that was greeted is who it should be.
+    pub(super) async fn is_welcome(&self, greeting: &Greeting, text: &str) -> Result<(), BadgeError> {
+        let welcome: Welcome = self.verify(WELCOME_TYP, text).await?;
+        let is_theirs = welcome.from == greeting.to && welcome.to == self.replica && welcome.nonce == greeting.nonce;
+        if is_theirs { Ok(()) } else { Err(BadgeError::OtherGateway) }
+    }
+
+    fn sign<T: Serialize>(&self, typ: &str, claims: &T) -> String {
+        let keys = self.keys.load();
+        keys.ticket.sign(typ, &keys.ticket_kid, claims)
+    }
+
+    /// The claims, if the network's keys signed them. A gateway that was started after new keys were made signs with those:
+    /// then the books are read again.
+    async fn verify<T: serde::de::DeserializeOwned>(&self, typ: &str, text: &str) -> Result<T, BadgeError> {
+        if let Some(claims) = self.keys.load().verify(typ, text) {
+            return Ok(claims);
+        }
+        let is_time = {
+            let mut read = self.keys_read.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_time = read.elapsed() >= READ_KEYS_EVERY;
+            if is_time {
+                *read = Instant::now();
+            }
+            is_time
+        };
+        if is_time {
+            match self.store.signing_keys().await {
+                Ok(keys) => self.keys.store(keys.into()),
+                Err(error) => warn!(%error, "the network's keys cannot be read"),
+            }
+        }
+        self.keys.load().verify(typ, text).ok_or(BadgeError::Signature)
+    }
+}
