@@ -77,6 +77,7 @@ pub async fn run(books: &BooksConfig, config: &ServeConfig, stop: CancellationTo
     // What ended last is settled, what was not spent goes back, and the lease with it: the next gateway need not wait.
     gateway.settler.drained(drain).await;
     background.abort();
+    gateway.gauges.leave().await;
     if let Err(error) = gateway.allowances.give_back(true).await {
         warn!(%error, "allowances not given back; they return when the claim window has passed");
     }
@@ -129,15 +130,19 @@ async fn assemble(
 ) -> anyhow::Result<(Arc<Shared>, tokio::task::JoinHandle<()>)> {
     let keys = store.signing_keys().await.context("cannot read the signing keys")?;
     let (settler, writer) = Settler::start(store.clone(), keys.clone(), config.max_jobs);
-    let (bus, links) = sharing.map(|sharing| (sharing.bus, sharing.links)).unzip();
-    let allowances = Arc::new(Allowances::new(store.clone(), bus, replica));
+    let (bus, counters, links) = match sharing {
+        Some(Sharing { bus, counters, links, .. }) => (Some(bus), Some(counters), Some(links)),
+        None => (None, None, None),
+    };
+    let allowances = Arc::new(Allowances::new(store.clone(), bus.clone(), replica));
+    let gauges = Arc::new(Gauges::new(store.clone(), replica, counters.zip(bus)));
+    gauges.join().await;
     let limits = FleetLimits {
         max_tunnels: config.max_tunnels,
         queue_length: config.queue_length,
         newcomers_need_tokenizer: config.newcomers_need_tokenizer,
         poll_every: Duration::from_millis(config.poll_ms),
     };
-    let gauges = Arc::new(Gauges::new(store.clone(), replica));
     let gateway = Gateway {
         replica,
         keyring: Keyring::new(store.clone(), allowances.clone(), gauges.clone()),

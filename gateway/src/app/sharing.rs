@@ -14,12 +14,14 @@ use crate::fleet::Fleet;
 use crate::fleet::others::Links;
 use crate::fleet::peer::{self, Badge, tls::PeerTls};
 use crate::store::registry::Registry;
-use crate::store::{Bus, Redis, Store};
+use crate::store::{Bus, Counters, Redis, Store};
 
 /// The ways to other gateways.
 pub struct Sharing {
     /// For money.
     pub bus: Arc<Bus>,
+    /// For limits.
+    pub counters: Counters,
     /// For who serves what.
     pub registry: Arc<Registry>,
     /// For jobs.
@@ -38,6 +40,7 @@ impl Sharing {
         let Some(url) = &config.redis_url else { return Ok(None) };
         let redis = Redis::open(url, config.redis_ca.as_deref())?;
         let bus = Arc::new(Bus::open(redis.clone(), store, replica).await?);
+        let counters = Counters::open(redis.clone(), store, replica).await?;
         let registry = Arc::new(Registry::open(redis, store, replica).await?);
         let keys = store.signing_keys().await.context("cannot read the signing keys")?;
         let port = listen(config, bound).await?;
@@ -52,7 +55,7 @@ impl Sharing {
         }
         let badge = Arc::new(Badge::new(replica, store.clone(), keys));
         let links = Links { replica, address, badge, tls: tls(config)? };
-        Ok(Some(Self { bus, registry, links, port }))
+        Ok(Some(Self { bus, counters, registry, links, port }))
     }
 
     /// Takes the port, to be served by [`serve`].

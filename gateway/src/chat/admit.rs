@@ -14,12 +14,13 @@ use super::authenticate::Caller;
 use super::error::ApiError;
 use super::limits::Grant;
 use super::settle::SettlePermit;
-use super::{Gateway, Incoming, clock};
+use super::{BOOKS_PATIENCE, Gateway, Incoming, clock};
 use crate::domain::ids::JobId;
 use crate::domain::limits::Ask;
 use crate::domain::provider::Standing;
 use crate::fleet::ModelSeats;
 use crate::fleet::seat::Seat;
+use crate::store::StoreError;
 
 /// Tokens that a chat template may add to what the client wrote, beyond one per byte of the body.
 const TEMPLATE_TOKENS: u32 = 256;
@@ -122,7 +123,7 @@ impl Wish {
 pub async fn admit(gateway: &Gateway, caller: Arc<Caller>, request: Incoming) -> Result<Admitted, ApiError> {
     let Incoming { endpoint, request_id, body, .. } = request;
     if !gateway.is_admitting() {
-        return Err(ApiError::Overloaded);
+        return Err(gateway.why_not_admitting());
     }
     if caller.is_management {
         return Err(ApiError::Forbidden("A management key manages keys: it cannot ask for completions."));
@@ -134,8 +135,9 @@ pub async fn admit(gateway: &Gateway, caller: Arc<Caller>, request: Incoming) ->
     let ceiling = wish.max_price.cost(wish.max_prompt_tokens, wish.held_completion_tokens);
     let ceiling = ceiling.ok_or(ApiError::InsufficientQuota)?; // more than 64 bits of nano-dollars
     let permit = gateway.settler.permit().ok_or(ApiError::Overloaded)?;
-    let grant = caller.scopes.admit(Ask { tokens: wish.likely_tokens, ceiling })?;
-    let hold = gateway.allowances.hold(&caller.allowance, ceiling).await.map_err(|error| match error {
+    let grant = caller.scopes.admit(Ask { tokens: wish.likely_tokens, ceiling }).await?;
+    let holding = tokio::time::timeout(BOOKS_PATIENCE, gateway.allowances.hold(&caller.allowance, ceiling));
+    let hold = holding.await.unwrap_or(Err(HoldError::Store(StoreError::Silent))).map_err(|error| match error {
         HoldError::InsufficientCredit => ApiError::InsufficientQuota,
         HoldError::Store(error) => {
             tracing::error!(%error, "reservation failed");

@@ -10,6 +10,7 @@ use quick_cache::sync::Cache;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
+use super::BOOKS_PATIENCE;
 use super::allowance::{Allowance, Allowances};
 use super::clock;
 use super::error::ApiError;
@@ -88,7 +89,8 @@ impl Keyring {
         {
             return known.caller.ok_or(ApiError::InvalidKey);
         }
-        let caller = self.look_up(&hash).await?;
+        let looking = tokio::time::timeout(BOOKS_PATIENCE, self.look_up(&hash));
+        let caller = looking.await.unwrap_or(Err(ApiError::BooksUnavailable))?;
         self.cache.insert(hash, Remembered { caller: caller.clone(), epoch, since: Instant::now() });
         caller.ok_or(ApiError::InvalidKey)
     }

@@ -13,8 +13,27 @@ use super::allowance::{Hold, HoldError};
 use super::error::ApiError;
 use super::vouching::EVERY_TOKENS;
 use crate::domain::settlement::completion_paid_by;
+use crate::store::StoreError;
 
-type Reserving<'a> = Pin<Box<dyn Future<Output = Result<Hold, HoldError>> + Send + 'a>>;
+type Reserving<'a> = Pin<Box<dyn Future<Output = Result<Hold, Short>> + Send + 'a>>;
+
+/// Why no more is held.
+#[derive(Debug)]
+pub enum Short {
+    /// The account's credit, or a budget, does not cover it; so the client is told if nothing smaller does.
+    Refused(ApiError),
+    /// The books cannot be reached.
+    Books(StoreError),
+}
+
+impl From<HoldError> for Short {
+    fn from(error: HoldError) -> Self {
+        match error {
+            HoldError::InsufficientCredit => Self::Refused(ApiError::CreditExhausted),
+            HoldError::Store(error) => Self::Books(error),
+        }
+    }
+}
 
 /// How much of one attempt is paid for.
 pub struct Funding<'a> {
@@ -55,7 +74,7 @@ impl<'a> Funding<'a> {
     }
 
     /// Resolves when a reservation that runs has been decided; never, if none runs. The outcome goes to [`Self::take`].
-    pub async fn reserved(&mut self) -> Result<Hold, HoldError> {
+    pub async fn reserved(&mut self) -> Result<Hold, Short> {
         let Some(reserving) = &mut self.reserving else { return pending().await };
         let reserved = reserving.await;
         self.reserving = None;
@@ -63,14 +82,14 @@ impl<'a> Funding<'a> {
     }
 
     /// Takes what was reserved, or makes do with less the next time.
-    pub fn take(&mut self, reserved: Result<Hold, HoldError>, ticket: &mut Ticket, prompt: u32) {
+    pub fn take(&mut self, reserved: Result<Hold, Short>, ticket: &mut Ticket, prompt: u32) {
         match reserved {
             Ok(more) => {
                 self.job.hold.add(more);
                 self.spend_all_held(ticket, prompt);
             }
-            Err(HoldError::InsufficientCredit) => self.step /= 2,
-            Err(HoldError::Store(error)) => {
+            Err(Short::Refused(refused)) => (self.step, self.end) = (self.step / 2, refused),
+            Err(Short::Books(error)) => {
                 tracing::error!(%error, job = ticket.job, "an answer cannot be topped up");
                 self.stop(ApiError::BooksUnavailable);
             }
@@ -114,20 +133,26 @@ impl<'a> Funding<'a> {
                 return self.stop(ApiError::BooksUnavailable); // what is in memory may have been given away
             }
             // Budgets first: a reservation that they forbid would be in vain.
-            if let Err(limited) =
-                grant.raise_to(NanoUsd::from_nanos(hold.amount().nanos().saturating_add(short.nanos())))
-            {
-                (self.step, self.end) = (self.step / 2, limited);
-                return;
-            }
-            match self.gateway.allowances.try_hold(&caller.allowance, short) {
-                Some(more) => hold.add(more),
-                None => {
-                    let reserving = self.gateway.allowances.hold(&caller.allowance, short);
-                    self.reserving = Some(Box::pin(reserving));
+            let total = NanoUsd::from_nanos(hold.amount().nanos().saturating_add(short.nanos()));
+            let in_budget = match grant.try_raise_to(total) {
+                Ok(in_budget) => in_budget,
+                Err(limited) => {
+                    (self.step, self.end) = (self.step / 2, limited);
                     return;
                 }
-            }
+            };
+            let held = if in_budget { self.gateway.allowances.try_hold(&caller.allowance, short) } else { None };
+            let Some(more) = held else {
+                let gateway = self.gateway;
+                self.reserving = Some(Box::pin(async move {
+                    if !in_budget {
+                        grant.raise_to(total).await.map_err(Short::Refused)?;
+                    }
+                    Ok(gateway.allowances.hold(&caller.allowance, short).await?)
+                }));
+                return;
+            };
+            hold.add(more);
         }
         self.spend_all_held(ticket, prompt);
     }

@@ -54,6 +54,9 @@ use relay::{Ending, relay};
 use settle::{Settler, Totals, settle};
 use tail::Tail;
 
+/// How long a request that needs the books waits for them: a database that hangs answers nobody.
+const BOOKS_PATIENCE: Duration = Duration::from_secs(5);
+
 /// What the line needs of the gateway.
 pub struct Gateway {
     /// This run of this process.
@@ -103,6 +106,14 @@ impl Gateway {
     /// Whether new jobs are taken: not when stopping, and not without a lease.
     pub fn is_admitting(&self) -> bool {
         !self.draining.load(Ordering::Acquire) && self.lease.is_valid()
+    }
+
+    /// What a new job is told meanwhile: without the books nobody knows whether this replica may still spend.
+    fn why_not_admitting(&self) -> ApiError {
+        match self.draining.load(Ordering::Acquire) {
+            true => ApiError::Overloaded,
+            false => ApiError::BooksUnavailable,
+        }
     }
 }
 

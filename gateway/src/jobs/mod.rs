@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -22,6 +22,8 @@ use crate::store::{Bus, Store, StoreError};
 
 /// How often the books are asked whether keys, models or standings changed: a revoked key works no longer than this.
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
+/// How long the books may take to say: a connection that hangs must not keep a revoked key alive.
+const FOLLOW_PATIENCE: Duration = Duration::from_secs(5);
 /// How often what other replicas have spent of budgets is read.
 const READ_SPENT_EVERY: Duration = Duration::from_secs(3);
 /// How often unused allowances and unclaimed money are looked for.
@@ -44,6 +46,7 @@ pub fn start(
             tokenizers::follow(&gateway, &store),
             tidy(&gateway, &store),
             read_spent(&gateway),
+            gateway.gauges.keep(),
             answer_recalls(&gateway, bus.as_deref()),
             fleet::share(&gateway, registry.as_deref()),
             webhooks::gather(&store),
@@ -59,7 +62,8 @@ async fn keep_lease(gateway: &Gateway, length: Duration, stop: &CancellationToke
     let mut tick = ticks(length / 6);
     loop {
         tick.tick().await;
-        match gateway.lease.renew().await {
+        // A database that hangs must not keep the next try waiting.
+        match timeout(length / 3, gateway.lease.renew()).await.unwrap_or(Err(StoreError::Silent)) {
             Ok(true) => {}
             Ok(false) => {
                 error!("the lease on the books was lost: this gateway stops");
@@ -70,12 +74,13 @@ async fn keep_lease(gateway: &Gateway, length: Duration, stop: &CancellationToke
     }
 }
 
-/// Gives back what is unused here when another replica is short of it.
+/// Gives back what is unused here when another replica is short of it: of an account's money, and of its budgets.
 async fn answer_recalls(gateway: &Gateway, bus: Option<&Bus>) {
     let Some(bus) = bus else { return };
     bus.serve(|account: AccountId| {
-        let allowances = gateway.allowances.clone();
+        let (allowances, gauges) = (gateway.allowances.clone(), gateway.gauges.clone());
         async move {
+            gauges.give_back_of(&account).await;
             if let Err(error) = allowances.give_back_of(&account).await {
                 warn!(%account, %error, "a recalled allowance was not given back");
             }
@@ -88,7 +93,7 @@ async fn follow(gateway: &Gateway, store: &Store) {
     let (mut tick, mut known) = (ticks(FOLLOW_EVERY), None);
     loop {
         tick.tick().await;
-        match reload(gateway, store, known).await {
+        match timeout(FOLLOW_PATIENCE, reload(gateway, store, known)).await.unwrap_or(Err(StoreError::Silent)) {
             Ok(epoch) => known = Some(epoch),
             Err(error) => warn!(%error, "changes in the books not followed"),
         }
@@ -108,7 +113,7 @@ pub async fn reload(gateway: &Gateway, store: &Store, known: Option<i64>) -> Res
     Ok(epoch)
 }
 
-/// Other replicas' spending counts against budgets here, a few seconds later.
+/// What other replicas spend is read a few seconds later, and the counters that all share are compared with it.
 async fn read_spent(gateway: &Gateway) {
     let mut tick = ticks(READ_SPENT_EVERY);
     loop {

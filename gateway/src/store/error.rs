@@ -8,6 +8,9 @@ pub enum StoreError {
     /// The database cannot be reached, or does not answer in time. Trying again later may help.
     #[error("the books cannot be reached")]
     Unavailable(#[source] sqlx::Error),
+    /// The database has not answered for so long that whoever asked has gone on. What was asked may still be done.
+    #[error("the books do not answer")]
+    Silent,
     /// Another process was in the way every time. Trying again may help.
     #[error("the books are busy")]
     Busy(#[source] sqlx::Error),
@@ -66,7 +69,7 @@ impl StoreError {
     /// Which kind it is.
     pub fn kind(&self) -> StoreErrorKind {
         match self {
-            Self::Unavailable(_) => StoreErrorKind::Unavailable,
+            Self::Unavailable(_) | Self::Silent => StoreErrorKind::Unavailable,
             Self::Busy(_) => StoreErrorKind::Busy,
             Self::Conflict(_) => StoreErrorKind::Conflict,
             Self::Missing(_) => StoreErrorKind::Missing,

@@ -1,8 +1,8 @@
 //! A replica's lease: its right to spend allowances, on the database's clock. What a replica that is gone has left is
 //! given back only after its lease has ended, so a replica must stop admitting before that.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -110,6 +110,30 @@ impl Store {
         Ok(true)
     }
 
+    /// Lets a lease that has ended run again, if nobody has acted on its end: what its replica has reserved is still there,
+    /// and no gateway that must be the only one has begun. What others have settled from receipts meanwhile stays settled.
+    pub async fn revive_lease(&self, lease: &mut Lease) -> Result<bool> {
+        let (renewed, clock) = (Moment::now(), self.clock());
+        let mut tx = self.transaction().await?;
+        lock(&mut tx, "leases").await?;
+        let revive = format!(
+            "UPDATE replicas SET ends_at = {clock} + $2 WHERE id = $1 AND released_at IS NULL AND NOT EXISTS
+                (SELECT 1 FROM replicas other WHERE other.id <> $1 AND other.ends_at > {clock}
+                 AND (other.exclusive = 1 OR replicas.exclusive = 1))"
+        );
+        let done = sql::query(revive)
+            .bind(lease.replica.to_string())
+            .bind(lease.length.as_micros() as i64)
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        if done.rows_affected() == 0 {
+            return Ok(false);
+        }
+        lease.renewed = renewed;
+        Ok(true)
+    }
+
     /// Ends a lease now, so that the next replica need not wait for it.
     pub async fn end_lease(&self, lease: &Lease) -> Result<()> {
         let end = format!("UPDATE replicas SET ends_at = {0} WHERE id = $1 AND ends_at > {0}", self.clock());
@@ -126,6 +150,8 @@ pub struct LeaseGuard {
     lost: AtomicBool,
     ended: AtomicBool,
     margin: Duration,
+    /// When it was last tried to renew it.
+    tried: Mutex<Moment>,
 }
 
 impl LeaseGuard {
@@ -137,6 +163,7 @@ impl LeaseGuard {
             lost: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             margin,
+            tried: Mutex::new(Moment::now()),
         }
     }
 
@@ -152,15 +179,25 @@ impl LeaseGuard {
         self.lost.load(Ordering::Acquire)
     }
 
-    /// Renews it; call this several times per length. `false`: it is lost for good, and this process must not go on.
+    /// Renews it; call this several times per length. One that has ended while the books were out of reach runs again, if
+    /// this process has gone on trying all the time: it knows that it has spent nothing since. `false`: it is lost for
+    /// good, and this process must not go on.
     pub async fn renew(&self) -> Result<bool> {
         let mut lease = self.lease();
-        let renewed = self.store.renew_lease(&mut lease).await?;
+        let since_tried = std::mem::replace(&mut *self.tried(), Moment::now()).elapsed();
+        let renewed = self.store.renew_lease(&mut lease).await?
+            || (since_tried < lease.length
+                && !self.ended.load(Ordering::Acquire)
+                && self.store.revive_lease(&mut lease).await?);
         match renewed {
             true => self.lease.store(Arc::new(lease)),
             false => self.lost.store(true, Ordering::Release),
         }
         Ok(renewed)
+    }
+
+    fn tried(&self) -> MutexGuard<'_, Moment> {
+        self.tried.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends it: nothing may be spent any more.

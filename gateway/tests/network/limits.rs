@@ -84,7 +84,7 @@ async fn requests_and_tokens_per_minute() {
     );
     assert_eq!(third.header("x-ratelimit-remaining-requests"), Some("0"));
     let wait: u64 = third.header("retry-after").expect("when").parse().expect("seconds");
-    assert!((25..=30).contains(&wait), "{wait}");
+    assert!((55..=60).contains(&wait), "{wait}");
     assert!(third.header("retry-after-ms").is_some() && third.header("x-should-retry").is_none());
 
     let tokens = limited(&network, Limits { tokens_per_minute: Some(1000), ..Limits::default() }).await;
@@ -298,5 +298,27 @@ async fn the_tighter_of_key_and_account_decides() {
     status_becomes(&client, 200).await;
     network.store.revoke_key(&key).await.expect("revoked");
     status_becomes(&client, 401).await;
+    network.finish().await;
+}
+
+/// The official SDK, unmodified, meets two gateways that share its limits.
+#[tokio::test]
+async fn the_python_sdk_raises_its_own_error_and_waits_as_long_as_it_is_told() {
+    let python = std::env::var("LUMBUNG_TEST_PYTHON").expect("LUMBUNG_TEST_PYTHON is not set: run through `make test`");
+    let network = Setup::new(Books::Postgres).shared().start().await;
+    let second = network.another_gateway().await;
+    let _provider =
+        network.scripted(json!([{"match": "*", "tokens": 30, "prompt_tokens": 5, "delay_ms_per_token": 30}])).await;
+    let paced = limited(&network, Limits { tokens_per_minute: Some(240), ..Limits::default() }).await;
+    let one = limited(&network, Limits { concurrent_requests: Some(1), ..Limits::default() }).await;
+    let mut command = std::process::Command::new(python);
+    command.args(["-m", "pytest", "-q", "-p", "no:cacheprovider"]);
+    command.arg(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk/test_limits.py"));
+    command.env("BASE_URL", format!("{}/v1", network.base)).env("MODEL", MODEL);
+    command.env("PACED_KEY", &paced.key).env("ONE_KEY", &one.key);
+    let output = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("it runs");
+    let said = format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}");
+    second.stop().await;
     network.finish().await;
 }

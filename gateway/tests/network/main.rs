@@ -22,6 +22,7 @@ mod replicas;
 mod resume;
 mod sdk;
 mod shared_books;
+mod shared_limits;
 mod streams;
 mod surface;
 mod top_ups;

@@ -79,4 +79,24 @@ on_both! {
         assert!(!guard.renew().await.expect("answer"));
         assert!(!guard.is_valid());
     }
+
+    async fn a_gateway_cut_off_beyond_its_lease_goes_on_if_nobody_has_acted_on_its_end(books: &Books) {
+        let acquire = async |exclusive| books.store.acquire_lease(&ReplicaId::fresh(), LEASE, exclusive).await.expect("answer");
+        let lease = acquire(false).await.expect("free");
+        let guard = LeaseGuard::new(books.store.clone(), lease.clone(), LEASE / 3);
+        books.store.shift_clock(LEASE * 2);
+        assert!(guard.renew().await.expect("answer"), "it was tried all the time, so nothing has been spent since");
+        assert!(guard.is_valid() && !guard.is_lost());
+
+        books.store.shift_clock(LEASE * 2);
+        let lone = acquire(true).await.expect("the first one's has ended");
+        assert!(!guard.renew().await.expect("answer"), "a lone one has begun");
+        assert!(guard.is_lost());
+        books.store.end_lease(&lone).await.expect("answer");
+
+        let guard = LeaseGuard::new(books.store.clone(), lease, LEASE / 3);
+        books.store.shift_clock(LEASE);
+        books.store.release_ended(LEASE).await.expect("answer");
+        assert!(!guard.renew().await.expect("answer"), "what it had reserved has been given back");
+    }
 }

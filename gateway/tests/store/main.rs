@@ -5,6 +5,7 @@ mod accounts;
 mod allowances;
 mod challenges;
 mod check;
+mod counters;
 mod crash;
 mod earnings;
 mod fill;

@@ -51,6 +51,16 @@ impl Bucket {
         self.used = (self.used + i128::from(units) * MINUTE).max(0);
     }
 
+    /// Units in use, rounded up, after [`Self::advance`].
+    pub fn used(&self) -> u64 {
+        u64::try_from((self.used + MINUTE - 1) / MINUTE).unwrap_or(u64::MAX)
+    }
+
+    /// Forgets what it had, and has so many units in use.
+    pub fn set(&mut self, used: u64, now_us: i64) {
+        (self.used, self.at_us) = (i128::from(used) * MINUTE, now_us);
+    }
+
     /// Where it stands, after [`Self::advance`].
     pub fn rate(&self, limit: u32) -> Rate {
         let remaining = (i128::from(limit) * MINUTE - self.used).max(0) / MINUTE;

@@ -3,8 +3,17 @@
 //! A request passes the limits of its key and of its account, so the tighter one decides.
 
 mod bucket;
+mod exchange;
 mod gauge;
+mod lease;
+mod log;
+mod meter;
+mod mode;
+mod places;
+mod purse;
 mod spent;
+#[cfg(test)]
+mod together;
 
 use lumbung_openapi::money::NanoUsd;
 use serde::Serialize;
@@ -13,7 +22,12 @@ use super::calendar::Day;
 use super::ids::AccountId;
 use super::ids::{KeyId, ModelId};
 pub use bucket::Rate;
-pub use gauge::{Ask, Denied, Gauge, Rates};
+pub use exchange::{
+    LineOwner, MoneyReply, MoneyReport, PlacesReply, PlacesReport, RateReply, RateReport, Reply, Report,
+};
+pub use gauge::{Ask, Denied, Gauge, Need, Rates};
+pub use log::EXACT_BELOW;
+pub use mode::{Caps, Mode, Share};
 pub use spent::Spent;
 
 /// Whose limits they are.
@@ -72,6 +86,16 @@ impl Limits {
     /// Whether this model may be asked for.
     pub fn allows(&self, model: &ModelId) -> bool {
         self.models.as_ref().is_none_or(|models| models.contains(model))
+    }
+
+    /// Those that are counted.
+    pub fn caps(&self) -> Caps {
+        Caps {
+            requests: self.requests_per_minute,
+            tokens: self.tokens_per_minute,
+            places: self.concurrent_requests,
+            budgets: self.budgets,
+        }
     }
 
     /// Whether they have run out at `now_us` (Unix microseconds).

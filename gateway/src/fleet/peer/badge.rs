@@ -2,9 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
@@ -15,8 +13,6 @@ const HELLO_TYP: &str = "lumbung-peer-hello";
 const WELCOME_TYP: &str = "lumbung-peer-welcome";
 /// How far the clocks of two gateways may be apart, and how long a hello may be under way, in seconds.
 const FRESH_SECS: u64 = 60;
-/// How often unknown keys make this gateway read the books: a stranger must not be able to keep it at that.
-const READ_KEYS_EVERY: Duration = Duration::from_secs(1);
 
 /// What whoever dials says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -65,8 +61,7 @@ pub(super) struct Greeting {
 pub struct Badge {
     replica: ReplicaId,
     store: Store,
-    keys: ArcSwap<SigningKeys>,
-    keys_read: Mutex<Instant>,
+    keys: SigningKeys,
     /// Accepted hellos by nonce, until they are stale: Unix seconds.
     heard: Mutex<HashMap<String, u64>>,
 }
@@ -74,8 +69,7 @@ pub struct Badge {
 impl Badge {
     /// For `replica`, whose network has these keys.
     pub fn new(replica: ReplicaId, store: Store, keys: SigningKeys) -> Self {
-        let (keys, keys_read) = (ArcSwap::from_pointee(keys), Mutex::new(Instant::now()));
-        Self { replica, store, keys, keys_read, heard: Mutex::default() }
+        Self { replica, store, keys, heard: Mutex::default() }
     }
 
     /// A hello to the gateway `to`.
@@ -112,30 +106,18 @@ impl Badge {
     }
 
     fn sign<T: Serialize>(&self, typ: &str, claims: &T) -> String {
-        let keys = self.keys.load();
-        keys.ticket.sign(typ, &keys.ticket_kid, claims)
+        self.keys.sign(typ, claims)
     }
 
     /// The claims, if the network's keys signed them. A gateway that was started after new keys were made signs with those:
     /// then the books are read again.
     async fn verify<T: serde::de::DeserializeOwned>(&self, typ: &str, text: &str) -> Result<T, BadgeError> {
-        if let Some(claims) = self.keys.load().verify(typ, text) {
+        if let Some(claims) = self.keys.verify(typ, text) {
             return Ok(claims);
         }
-        let is_time = {
-            let mut read = self.keys_read.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_time = read.elapsed() >= READ_KEYS_EVERY;
-            if is_time {
-                *read = Instant::now();
-            }
-            is_time
-        };
-        if is_time {
-            match self.store.signing_keys().await {
-                Ok(keys) => self.keys.store(keys.into()),
-                Err(error) => warn!(%error, "the network's keys cannot be read"),
-            }
+        if let Err(error) = self.keys.read_again(&self.store).await {
+            warn!(%error, "the network's keys cannot be read");
         }
-        self.keys.load().verify(typ, text).ok_or(BadgeError::Signature)
+        self.keys.verify(typ, text).ok_or(BadgeError::Signature)
     }
 }

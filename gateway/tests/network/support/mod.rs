@@ -1,6 +1,7 @@
 //! A whole network on this machine: a real gateway, real providers, a real database; started, killed and checked by tests.
 
 pub mod client;
+pub mod load;
 pub mod postgres;
 pub mod process;
 pub mod provider;

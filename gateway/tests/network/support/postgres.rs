@@ -41,6 +41,21 @@ impl OwnPostgres {
         run(self.program("pg_ctl").arg("-D").arg(self.data()).args(["-m", "immediate", "-s", "stop"]));
     }
 
+    /// Stops all of its processes where they are (`STOP`), or lets them go on (`CONT`).
+    pub fn signal(&self, name: &str) {
+        let file = std::fs::read_to_string(self.data().join("postmaster.pid")).expect("a running server");
+        let postmaster = file.lines().next().expect("its process").to_owned();
+        let children = std::fs::read_dir("/proc").expect("processes").flatten().filter_map(|entry| {
+            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+            let parent = stat.rsplit_once(") ")?.1.split_whitespace().nth(1)?.to_owned();
+            (parent == postmaster).then(|| entry.file_name().to_string_lossy().into_owned())
+        });
+        let processes: Vec<String> = children.collect();
+        // One that ends at this moment cannot be signalled, which is as good.
+        let _ = Command::new("kill").arg(format!("-{name}")).args(processes).status().expect("kill runs");
+        run(Command::new("kill").args([&format!("-{name}"), &postmaster]));
+    }
+
     /// Starts it (again), and waits until it answers.
     pub async fn restart(&self) {
         let data = self.data();

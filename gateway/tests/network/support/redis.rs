@@ -40,6 +40,13 @@ impl OwnRedis {
         }
     }
 
+    /// Sends a signal by its name.
+    pub fn signal(&self, name: &str) {
+        let id = self.server.lock().expect("a lock").as_ref().expect("a running Redis").id();
+        let status = Command::new("kill").args([&format!("-{name}"), &id.to_string()]).status().expect("kill runs");
+        assert!(status.success(), "kill -{name} of Redis");
+    }
+
     /// Starts it, and waits until it listens.
     pub async fn start_again(&self) {
         let folder = self.folder.path().display().to_string();
