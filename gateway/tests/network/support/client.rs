@@ -23,8 +23,16 @@ pub struct Streamed {
     pub error: Option<Value>,
     pub done: bool,
     pub events: usize,
-    /// Text and reason to end, choice by choice.
-    choices: Vec<(String, Option<String>)>,
+    /// Text, tool calls and reason to end, choice by choice.
+    choices: Vec<Choice>,
+}
+
+/// One choice of a stream, put together.
+#[derive(Clone, Debug, Default)]
+struct Choice {
+    text: String,
+    calls: Vec<Value>,
+    reason: Option<String>,
 }
 
 impl Client {
@@ -95,9 +103,28 @@ pub async fn read(response: reqwest::Response) -> Streamed {
 }
 
 impl Streamed {
-    /// Text and reason to end, choice by choice.
+    /// Text, tool calls if any, and reason to end, choice by choice.
     pub fn choices(&self) -> Value {
-        self.choices.iter().map(|(text, reason)| json!({"text": text, "reason": reason})).collect()
+        let choice = |Choice { text, calls, reason }: &Choice| match calls.is_empty() {
+            true => json!({"text": text, "reason": reason}),
+            false => json!({"text": text, "calls": calls, "reason": reason}),
+        };
+        self.choices.iter().map(choice).collect()
+    }
+
+    /// Puts the parts of tool calls together: names and ids come once, arguments in pieces.
+    fn take_calls(&mut self, index: usize, delta: &Value) {
+        for part in delta["tool_calls"].as_array().into_iter().flatten() {
+            let at = part["index"].as_u64().expect("a call's index") as usize;
+            let calls = &mut self.choices[index].calls;
+            if calls.len() == at {
+                calls.push(json!({"id": part["id"], "name": part["function"]["name"], "arguments": ""}));
+            } else {
+                assert!(part["id"].is_null() && part["function"]["name"].is_null(), "a call is named twice: {part}");
+            }
+            let so_far = calls[at]["arguments"].as_str().expect("text").to_owned();
+            calls[at]["arguments"] = (so_far + part["function"]["arguments"].as_str().unwrap_or_default()).into();
+        }
     }
 
     /// Takes one event.
@@ -113,18 +140,19 @@ impl Streamed {
             self.error = Some(error.clone());
             return;
         }
-        let chunk: ChatCompletionChunk = serde_json::from_value(value).expect("a chunk");
+        let chunk: ChatCompletionChunk = serde_json::from_value(value.clone()).expect("a chunk");
         assert!(self.id.is_empty() || self.id == chunk.id, "one id in a stream");
         self.id = chunk.id;
         self.events += 1;
         for choice in chunk.choices {
             let index = choice.index as usize;
-            self.choices.resize(self.choices.len().max(index + 1), Default::default());
-            let (text, reason) = &mut self.choices[index];
-            assert!(reason.is_none(), "a choice goes on after its end");
-            text.extend(choice.delta.content.as_deref());
-            *reason = choice.finish_reason;
+            self.choices.resize(self.choices.len().max(index + 1), Choice::default());
+            assert!(self.choices[index].reason.is_none(), "a choice goes on after its end");
+            self.choices[index].text.extend(choice.delta.content.as_deref());
+            self.choices[index].reason = choice.finish_reason;
             self.text.extend(choice.delta.content);
+            let part = value["choices"].as_array().into_iter().flatten().find(|part| part["index"] == index);
+            part.into_iter().for_each(|part| self.take_calls(index, &part["delta"]));
         }
         self.usage = chunk.usage.flatten().or(self.usage);
     }
