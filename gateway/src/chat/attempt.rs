@@ -91,7 +91,9 @@ impl Outcome {
             Self::Complete(_) => Verdict::Good,
             Self::Declined => Verdict::Bad(Fault::Failed),
             Self::Broken(fault) => Verdict::Bad(*fault),
-            Self::ClientGone | Self::ClientTooSlow | Self::Busy | Self::Unreachable => Verdict::Neither,
+            Self::ClientGone | Self::ClientTooSlow | Self::Busy | Self::Draining | Self::Unreachable => {
+                Verdict::Neither
+            }
             Self::Refused(_) | Self::OutOfMoney(_) => Verdict::Neither,
         }
     }

@@ -40,7 +40,7 @@ pub async fn count_tokens(gateway: &Gateway, headers: &HeaderMap, body: &Bytes) 
         code: Some("tokenizer_not_known"),
     };
     let tokenizer = gateway.recounter.tokenizer(entry.as_str()).ok_or_else(no_tokenizer)?;
-    let _grant = caller.scopes.admit(Ask { tokens: 0, ceiling: NanoUsd::ZERO })?;
+    let _grant = caller.scopes.admit(Ask { tokens: 0, ceiling: NanoUsd::ZERO }).await?;
     let text = normalized.clone();
     let counting = gateway.recounter.count_with(move || {
         let request = ChatRequest::parse(&text).ok()?; // it was read just now
