@@ -80,6 +80,8 @@ pub enum Outcome {
     Refused(InvalidRequest),
     /// The provider accepted and failed.
     Broken(Fault),
+    /// It fell silent behind another gateway: whose failure that is, nobody here can tell.
+    Silent,
     /// What is held has been used up, and there is no more.
     OutOfMoney(ApiError),
 }
@@ -91,10 +93,8 @@ impl Outcome {
             Self::Complete(_) => Verdict::Good,
             Self::Declined => Verdict::Bad(Fault::Failed),
             Self::Broken(fault) => Verdict::Bad(*fault),
-            Self::ClientGone | Self::ClientTooSlow | Self::Busy | Self::Draining | Self::Unreachable => {
-                Verdict::Neither
-            }
-            Self::Refused(_) | Self::OutOfMoney(_) => Verdict::Neither,
+            Self::Busy | Self::Draining | Self::Unreachable | Self::Silent => Verdict::Neither,
+            Self::ClientGone | Self::ClientTooSlow | Self::Refused(_) | Self::OutOfMoney(_) => Verdict::Neither,
         }
     }
 
@@ -105,7 +105,7 @@ impl Outcome {
             Self::ClientGone => Some("client_gone"),
             Self::ClientTooSlow => Some("client_too_slow"),
             Self::Busy | Self::Draining | Self::Declined | Self::Refused(_) => Some("declined"),
-            Self::Broken(_) => Some("provider_failed"),
+            Self::Broken(_) | Self::Silent => Some("provider_failed"),
             Self::Unreachable => Some("gateway_lost"),
             Self::OutOfMoney(_) => Some("credit_exhausted"),
         }
@@ -194,7 +194,7 @@ impl Trying<'_> {
             Err(_) => {
                 self.pace().learn(self.job.body.len(), patience.first_token);
                 warn!(provider = %ticket.provider, job = %ticket.job, "provider did not accept in time");
-                Err(Outcome::Declined)
+                Err(if seat.is_direct() { Outcome::Declined } else { Outcome::Silent })
             }
         }
     }
@@ -254,10 +254,15 @@ impl Trying<'_> {
                 Err(_) if until < patient_until => vouching.keep_up(stream, ticket, notes.meter.tokens()),
                 // This process itself did not run: what came meanwhile is yet to be read.
                 Err(_) if patient_until.elapsed() > MOST_LATE => heard_at = Instant::now(),
-                Err(_) if has_begun => return Err(broken(ticket, Fault::Stalled, &"no token for too long")),
                 Err(_) => {
-                    self.pace().learn(job.body.len(), patience.first_token);
-                    return Err(broken(ticket, Fault::Failed, &"no first token in time"));
+                    let outcome = match has_begun {
+                        true => broken(ticket, Fault::Stalled, &"no token for too long"),
+                        false => broken(ticket, Fault::Failed, &"no first token in time"),
+                    };
+                    if !has_begun {
+                        self.pace().learn(job.body.len(), patience.first_token);
+                    }
+                    return Err(if stream.is_direct() { outcome } else { Outcome::Silent });
                 }
             }
         }

@@ -108,7 +108,7 @@ impl Course {
                     self.tried.pop(); // once there is room again, it may serve
                 }
                 Outcome::Draining => {}
-                Outcome::Declined | Outcome::Broken(_) => {
+                Outcome::Declined | Outcome::Broken(_) | Outcome::Silent => {
                     self.only_busy = false;
                     if !health.may_retry() {
                         warn!(job = %job.job, "not tried again: too many have failed lately");

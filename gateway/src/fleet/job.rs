@@ -137,6 +137,11 @@ impl JobStream {
         }
     }
 
+    /// Whether it comes from the provider itself, not through another gateway.
+    pub fn is_direct(&self) -> bool {
+        self.origin == Origin::Tunnel
+    }
+
     /// Whether a further frame has arrived already.
     pub fn has_ready(&self) -> bool {
         !self.ready.is_empty()

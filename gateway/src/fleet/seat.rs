@@ -68,6 +68,11 @@ impl Seat {
             .then(|| Taken { trial: Some(self.fuse.begin()), seat: self.clone() })
     }
 
+    /// Whether jobs go to the provider itself, not through another gateway.
+    pub fn is_direct(&self) -> bool {
+        matches!(self.ways.iter().find(|way| way.is_open()), Some(Way::Tunnel(_)))
+    }
+
     /// Whether it works, as far as is known: who fails too often is left alone for a while.
     pub fn is_well(&self) -> bool {
         self.fuse.admits()

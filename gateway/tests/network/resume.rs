@@ -525,3 +525,45 @@ async fn a_continuation_is_topped_up_and_ends_where_the_credit_does() {
     network.balance_becomes(&poor.account, left).await;
     network.finish().await;
 }
+
+#[tokio::test]
+async fn nor_in_json_of_a_schema() {
+    let schema = json!({
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "minLength": 8, "maxLength": 40},
+            "bags": {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": 999}, "minItems": 3, "maxItems": 5},
+            "kind": {"enum": ["rice", "maize"]},
+        },
+        "required": ["name", "bags", "kind"],
+        "additionalProperties": false,
+    });
+    let form = json!({"type": "json_schema", "json_schema": {"name": "barn", "strict": true, "schema": schema}});
+    let more = json!({"temperature": 1, "seed": 4, "max_tokens": 64, "response_format": form});
+    dies_everywhere("Tell me about rice.", more, |tokens| {
+        let last = tokens.saturating_sub(2)..tokens;
+        cuts().into_iter().filter(|cut| *cut < tokens).chain(last).collect()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nor_in_a_tool_call() {
+    let parameters = json!({
+        "type": "object",
+        "properties": {
+            "barn": {"type": "string", "minLength": 8, "maxLength": 30},
+            "bags": {"type": "integer", "minimum": 1, "maximum": 99999},
+        },
+        "required": ["barn", "bags"],
+        "additionalProperties": false,
+    });
+    let tools =
+        json!([{"type": "function", "function": {"name": "count_bags", "strict": true, "parameters": parameters}}]);
+    let more = json!({"temperature": 1, "seed": 9, "max_tokens": 64, "tools": tools, "tool_choice": "required"});
+    dies_everywhere("How many bags are in the barn?", more, |tokens| {
+        let last = tokens.saturating_sub(2)..tokens;
+        cuts().into_iter().filter(|cut| *cut < tokens).chain(last).collect()
+    })
+    .await;
+}
