@@ -17,6 +17,7 @@ mod kills_under_load;
 mod limits;
 mod outages;
 mod recount;
+mod redis_forms;
 mod refused;
 mod replicas;
 mod resume;
