@@ -85,7 +85,10 @@ impl Link {
     pub async fn be_seen(&self, catch_up: Duration) {
         match self.counters.seen(true).await {
             Ok(share) => {
-                self.share.store(u64::from(share.rank) << 32 | u64::from(share.replicas), Ordering::Release);
+                // Counters that were away may not have seen the others yet: until they have, shares stay as they were.
+                if self.is_reachable() || catch_up.is_zero() {
+                    self.share.store(u64::from(share.rank) << 32 | u64::from(share.replicas), Ordering::Release);
+                }
                 if !self.is_reachable() {
                     let from_us = clock::unix_micros() + catch_up.as_micros() as i64;
                     self.shared_from_us.store(from_us, Ordering::Release);
