@@ -105,6 +105,8 @@ def whole(rng):
     made = obj(rng, 3)
     if rng.random() < 0.2:
         made["properties"]["tree"] = {"$ref": "#/$defs/tree"}
+        if "maxProperties" in made:  # which goes with required properties only
+            made["required"], made["maxProperties"] = [*made["required"], "tree"], made["maxProperties"] + 1
         children = {"type": "array", "items": {"$ref": "#/$defs/tree"}, "maxItems": 1}
         made["$defs"] = {"tree": {"type": "object", "properties": {"n": number(rng), "c": children}, "required": ["n"], "additionalProperties": False}}
     return made
