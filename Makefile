@@ -3,7 +3,7 @@
 
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/lumbung/target
 
-.PHONY: help demo test test-full lint fmt measure spec setup
+.PHONY: help demo test test-full lint fmt measure simulate bench spec setup
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -28,6 +28,12 @@ measure: ## what a request costs the gateway: CPU, memory, size
 	@scripts/setup build
 	@cargo build --locked --release --workspace --bins
 	@$(CARGO_TARGET_DIR)/release/lumbung-loadtest measure
+
+simulate: ## choosing a provider, on a virtual clock, beside simpler ways: the table in gateway/ROUTING.md
+	@cargo test --locked --release -p lumbung-gateway --test routing -- --ignored --exact --nocapture table::write
+
+bench: ## how long it takes to choose a provider, among ten and a hundred thousand
+	@cargo test --locked --release -p lumbung-gateway --test routing -- --ignored --nocapture bench::
 
 spec: ## write openapi/openapi.json and openapi/PARAMETERS.md from the types and the code
 	@LUMBUNG_WRITE_SPEC=1 cargo test --locked -p lumbung-openapi --test spec --test parameters

@@ -142,6 +142,7 @@ async fn assemble(
         queue_length: config.queue_length,
         newcomers_need_tokenizer: config.newcomers_need_tokenizer,
         poll_every: Duration::from_millis(config.poll_ms),
+        second: config.second,
     };
     let gateway = Gateway {
         replica,

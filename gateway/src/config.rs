@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, ValueEnum};
+use lumbung_openapi::money::NanoUsd;
 
 /// How logs are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -120,6 +121,10 @@ pub struct ServeConfig {
     /// How long a provider may pause between tokens; then another goes on with the answer.
     #[arg(long, env = "LUMBUNG_STALL_TIMEOUT", default_value = "10s", value_parser = duration)]
     pub stall_timeout: Duration,
+    /// US dollars that a second of a client's time counts for when providers are compared by price and speed, where the
+    /// client does not say what matters to it. Nobody is charged by it.
+    #[arg(long = "second-usd", env = "LUMBUNG_SECOND_USD", default_value = "0.00002", value_parser = amount)]
+    pub second: NanoUsd,
     /// Seconds that running answers are given when the gateway stops.
     #[arg(long, env = "LUMBUNG_DRAIN_SECS", default_value_t = 30)]
     pub drain_secs: u64,
@@ -177,6 +182,12 @@ impl ServeConfig {
         }
         ["127.0.0.1", "localhost"].map(|host| format!("http://{host}:{}", bound.port())).into()
     }
+}
+
+/// An amount of dollars, zero or more.
+fn amount(text: &str) -> Result<NanoUsd, String> {
+    let amount: NanoUsd = text.parse().map_err(|error| format!("{error}"))?;
+    if amount < NanoUsd::ZERO { Err("must not be below zero".into()) } else { Ok(amount) }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod embeddings;
 mod format;
 pub mod json;
 mod message;
+pub mod routing;
 mod sampling;
 mod tools;
 
@@ -19,13 +20,13 @@ use serde_json::value::RawValue;
 
 use crate::error::InvalidRequest;
 use crate::modality::{Modalities, Modality};
-use crate::money::NanoUsd;
 use crate::parameter::{Parameter, ParameterSet};
 pub use completions::{MAX_ANSWERS, Prompt, RawPrompts};
 pub use embeddings::{EmbeddingWish, Encoding, MAX_INPUTS};
 pub use format::{ResponseFormat, SCHEMA_PARAM};
 use json::{Members, Value};
 pub use message::{Message, Role, ToolCall};
+use routing::Routing;
 pub use sampling::{MAX_STOPS, Sampling};
 use sampling::{parse_logprobs, parse_stop};
 pub use tools::{MAX_TOOLS, Tool, ToolChoice, Tools};
@@ -70,8 +71,10 @@ pub struct ChatRequest<'a> {
     pub reasoning_effort: Option<ReasoningEffort>,
     /// How the model's chat template is filled in.
     pub template: TemplateOptions<'a>,
-    /// What the client pays at most.
-    pub max_price: MaxPrice,
+    /// Who may serve it.
+    pub routing: Routing,
+    /// The models to fall back on, as the client wrote them.
+    pub fallbacks: Vec<Cow<'a, str>>,
     /// The parameters that this request uses, by which providers are chosen.
     pub parameters: ParameterSet,
     /// The first content of each kind that is not text.
@@ -166,15 +169,6 @@ impl<'a> TemplateOptions<'a> {
     }
 }
 
-/// OpenRouter's `provider.max_price`: what a provider may ask at most, in dollars per million tokens.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct MaxPrice {
-    /// For prompt tokens.
-    pub prompt: Option<NanoUsd>,
-    /// For completion tokens.
-    pub completion: Option<NanoUsd>,
-}
-
 impl<'a> ChatRequest<'a> {
     /// Reads a body of `POST /v1/chat/completions`. The error names the first parameter at fault.
     pub fn parse(body: &'a [u8]) -> Result<Self, InvalidRequest> {
@@ -208,7 +202,11 @@ impl<'a> ChatRequest<'a> {
         request.stop = parse_stop(members.get("stop"))?;
         used.when(Parameter::Stop, !request.stop.is_empty());
         parse_labels(members)?;
-        request.max_price = parse_max_price(members.get("provider"))?;
+        request.routing = Routing::parse(members.get("provider"))?;
+        request.fallbacks = routing::parse_models(members.get("models"))?;
+        if members.get("model").is_none() && !request.fallbacks.is_empty() {
+            request.fallbacks.remove(0); // it stands for `model`
+        }
         Ok(request)
     }
 
@@ -230,7 +228,8 @@ impl<'a> ChatRequest<'a> {
             response_format: ResponseFormat::Text,
             reasoning_effort: None,
             template: TemplateOptions::default(),
-            max_price: MaxPrice::default(),
+            routing: Routing::default(),
+            fallbacks: Vec::new(),
             parameters: ParameterSet::default(),
             media: Vec::new(),
         }
@@ -287,7 +286,11 @@ impl Used {
 }
 
 fn parse_model<'a>(members: &Members<'a>) -> Result<Cow<'a, str>, InvalidRequest> {
-    let model = members.required("model")?.string("model")?;
+    let first = |models: Vec<Cow<'a, str>>| models.into_iter().next().ok_or_else(|| InvalidRequest::missing("model"));
+    let model = match members.get("model") {
+        Some(model) => model.string("model")?,
+        None => routing::parse_models(members.get("models")).and_then(first)?,
+    };
     match model.is_empty() || model.len() > 256 {
         true => Err(InvalidRequest::value("model", "'model' must be the name of a model.")),
         false => Ok(model),
@@ -387,16 +390,6 @@ fn parse_labels(members: &Members<'_>) -> Result<(), InvalidRequest> {
         value.string(&format!("metadata.{name}"))?;
     }
     Ok(())
-}
-
-/// Of OpenRouter's `provider` only the price cap is read here; its other members pass through.
-fn parse_max_price(provider: Option<Value<'_>>) -> Result<MaxPrice, InvalidRequest> {
-    let Some(provider) = provider else { return Ok(MaxPrice::default()) };
-    let Some(prices) = provider.object("provider")?.get("max_price") else { return Ok(MaxPrice::default()) };
-    let prices = prices.object("provider.max_price")?;
-    let price =
-        |name: &str| prices.get(name).map(|value| value.dollars(&format!("provider.max_price.{name}"))).transpose();
-    Ok(MaxPrice { prompt: price("prompt")?, completion: price("completion")? })
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ pub mod chat;
 pub mod earnings;
 pub mod endpoint;
 pub mod error;
+pub mod explain;
 pub mod frame;
 pub mod jws;
 pub mod merkle;

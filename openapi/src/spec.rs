@@ -25,6 +25,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::earnings::{EARNINGS_PATH, EarningsStatement, PAYOUT_DETAILS_PATH, PayoutDetailsSet, SIGNED_SCHEME};
 use crate::error::ErrorBody;
+use crate::explain::{EXPLAIN_HEADER, Explanation};
 use crate::provider::{CHALLENGE_PATH, Challenge, JOIN_SCHEME, RECEIPTS_PATH, TUNNEL_PATH, TUNNEL_PROTOCOL};
 use crate::receipt::{JobReceipt, ReceiptBatch, ReceiptVerdicts};
 use crate::reply::{ChatCompletion, ChatCompletionChunk, Model, ModelList};
@@ -76,8 +77,14 @@ fn create_chat_completion() -> OperationBuilder {
         .content(JSON, ContentBuilder::new().schema(Some(reference::<ChatCompletion>())).build())
         .content("text/event-stream", ContentBuilder::new().schema(Some(reference::<ChatCompletionChunk>())).build());
     let answer = rates(with_header(answer, "x-generation-id", Type::String, "The answer's id."));
+    let answer = with_header(answer, EXPLAIN_HEADER, Type::String, "Where it was asked for: an `Explanation` as JSON.");
     operation("createChatCompletion", "Chat with a model", "OpenAI")
         .security(key())
+        .parameter(
+            header_parameter(EXPLAIN_HEADER, "1")
+                .required(Required::False)
+                .description(Some("`1`: say, in a header of the answer, why this provider was chosen.")),
+        )
         .request_body(Some(body::<ChatCompletionRequest>()))
         .response("200", with_request_id(answer))
         .response(
@@ -88,7 +95,7 @@ fn create_chat_completion() -> OperationBuilder {
         )
         .response("401", error("`invalid_api_key`, `api_key_expired`"))
         .response("403", error("`model_not_allowed`, or `insufficient_permissions`: a management key."))
-        .response("404", error("`model_not_found`, or `no_provider_within_price`: nobody asks as little as `provider.max_price`."))
+        .response("404", error("`model_not_found`; `no_provider_within_price`: nobody asks as little as `provider.max_price`; `no_allowed_provider`: another wish in `provider` leaves nobody; `param` names it."))
         .response("408", not_again(error("The body did not come, or the answer was not read, in time.")))
         .response("413", error("`request_too_large`"))
         .response(
@@ -257,6 +264,7 @@ fn components() -> ComponentsBuilder {
     collect::<ChatCompletionRequest>(&mut schemas);
     collect::<ChatCompletion>(&mut schemas);
     collect::<ChatCompletionChunk>(&mut schemas);
+    collect::<Explanation>(&mut schemas);
     collect::<ModelList>(&mut schemas);
     collect::<JobReceipt>(&mut schemas);
     collect::<EarningsStatement>(&mut schemas);

@@ -3,14 +3,17 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use lumbung_openapi::chat::routing::{Routing, Sort, split_suffix};
 use lumbung_openapi::chat::{ChatRequest, Prompt};
 use lumbung_openapi::endpoint::Endpoint;
+use lumbung_openapi::explain::EXPLAIN_HEADER;
 use lumbung_openapi::merkle::Hash;
-use lumbung_openapi::money::TokenPrice;
+use lumbung_openapi::money::{NanoUsd, TokenPrice};
 use lumbung_openapi::parameter::ParameterSet;
 
 use super::allowance::{Hold, HoldError};
 use super::authenticate::Caller;
+use super::choose::Why;
 use super::error::ApiError;
 use super::limits::Grant;
 use super::settle::SettlePermit;
@@ -18,8 +21,13 @@ use super::{BOOKS_PATIENCE, Gateway, Incoming, clock};
 use crate::domain::ids::JobId;
 use crate::domain::limits::Ask;
 use crate::domain::provider::Standing;
-use crate::fleet::ModelSeats;
+use crate::domain::routing::cost::Work;
+use crate::domain::routing::dice::Dice;
+use crate::domain::routing::prefix::Prefix;
+use crate::domain::routing::roster::Errand;
+use crate::domain::routing::wishes;
 use crate::fleet::seat::Seat;
+use crate::fleet::{ModelSeats, Snapshot};
 use crate::store::StoreError;
 
 /// Tokens that a chat template may add to what the client wrote, beyond one per byte of the body.
@@ -27,6 +35,10 @@ const TEMPLATE_TOKENS: u32 = 256;
 /// Bytes of a request that count as one token against a rate: OpenAI's own rule of thumb for English text ("one token is
 /// about four characters"). The rate is corrected once the answer is over.
 const BYTES_PER_TOKEN: u64 = 4;
+
+/// Completion tokens of a choice that are reckoned with when providers are compared: limits are mostly set far higher than
+/// answers are long.
+const LIKELY_COMPLETION_TOKENS: u32 = 512;
 
 /// A request that will be served if a provider can be found.
 pub struct Admitted {
@@ -36,7 +48,7 @@ pub struct Admitted {
     pub request_id: String,
     /// Who asks.
     pub caller: Arc<Caller>,
-    /// What is asked.
+    /// What is asked, of the model that is tried now.
     pub wish: Wish,
     /// The client's body, as it came.
     pub body: Bytes,
@@ -44,9 +56,11 @@ pub struct Admitted {
     pub normalized: Bytes,
     /// Its hash, which binds the ticket to it.
     pub body_sha256: Hash,
-    /// The model and who served it when the request came.
+    /// The model that is tried now, and who served it when the request came.
     pub model: Arc<ModelSeats>,
-    /// Money for the most it may cost; for the first part of that, where the client has named no limit.
+    /// Those to fall back on, the next one last.
+    pub fallbacks: Vec<Target>,
+    /// Money for the most it may cost with any of the models; for the first part of that, where the client has named no limit.
     pub hold: Hold,
     /// What it takes of the key's and the account's limits.
     pub grant: Grant,
@@ -56,6 +70,8 @@ pub struct Admitted {
     pub job: JobId,
     /// When it came, Unix microseconds.
     pub received_micros: i64,
+    /// Where it is noted why a provider was chosen, if the client asks.
+    pub why: Option<Arc<Why>>,
 }
 
 impl Admitted {
@@ -65,13 +81,22 @@ impl Admitted {
         format!("{}{}", self.endpoint.id_prefix(), job.trim_start_matches("job_"))
     }
 
+    /// Turns to the next model, if there is one.
+    pub fn fall_back(&mut self) -> bool {
+        let next = self.fallbacks.pop();
+        next.map(|(wish, model)| (self.wish, self.model) = (wish, model)).is_some()
+    }
+
     /// The creation time that the client sees, Unix seconds.
     pub fn created_secs(&self) -> u64 {
         self.received_micros as u64 / 1_000_000
     }
 }
 
-/// What the gateway needs to know of a request after parsing.
+/// A model of a request, and what is asked of it.
+pub type Target = (Wish, Arc<ModelSeats>);
+
+/// What the gateway needs to know of a request after parsing, for one of its models.
 #[derive(Clone, Debug)]
 pub struct Wish {
     /// The model's name as the client wrote it.
@@ -97,17 +122,48 @@ pub struct Wish {
     pub max_price: TokenPrice,
     /// Whether providers on probation may serve.
     pub allow_probation: bool,
+    /// What the client says about providers.
+    pub routing: Routing,
+    /// What is asked, as far as it makes one provider cost more than another.
+    pub work: Work,
+    /// How the prompt begins.
+    pub prefix: Prefix,
 }
 
 impl Wish {
-    /// Whether a provider's price and standing are what the client and its account accept.
+    /// Whether a provider is what the client and its account accept.
     pub fn accepts(&self, seat: &Seat) -> bool {
-        seat.ask.is_within(&self.max_price) && (self.allow_probation || seat.standing != Standing::Newcomer)
+        seat.ask.is_within(&self.max_price)
+            && (self.allow_probation || seat.standing != Standing::Newcomer)
+            && wishes::allows(&self.routing, seat)
+    }
+
+    /// The most that it may cost by what is held for at first; `None` where 64 bits do not hold it.
+    pub fn ceiling(&self) -> Option<NanoUsd> {
+        self.max_price.cost(self.max_prompt_tokens, self.held_completion_tokens)
+    }
+
+    /// What a provider is chosen for.
+    pub fn errand<'a>(&'a self, gateway: &Gateway, now_us: i64) -> Errand<'a> {
+        let Self { work, prefix, routing, .. } = self;
+        Errand { work: *work, prefix: *prefix, routing, second: gateway.fleet.second(), now_us }
+    }
+
+    /// Whether another provider than the first may be asked.
+    pub fn allows_another(&self) -> bool {
+        self.routing.allow_fallbacks || !self.routing.order.is_empty()
     }
 
     /// Why nobody among `seats` serves this.
     pub fn nobody(&self, seats: &[Arc<Seat>]) -> ApiError {
-        let known = |seat: &&Arc<Seat>| self.allow_probation || seat.standing != Standing::Newcomer;
+        if let Some(wish) =
+            wishes::nobody(&self.routing, seats.iter().map(|seat| &**seat)).filter(|_| !seats.is_empty())
+        {
+            return ApiError::NobodyAllowed { model: self.public_model.clone(), wish: wish.param() };
+        }
+        let known = |seat: &&Arc<Seat>| {
+            (self.allow_probation || seat.standing != Standing::Newcomer) && wishes::allows(&self.routing, &***seat)
+        };
         match (seats.iter().any(|seat| known(&seat)), seats.is_empty()) {
             (_, true) => ApiError::NoProvider(self.public_model.clone()),
             (false, _) => ApiError::OnlyNewcomers(self.public_model.clone()),
@@ -121,7 +177,7 @@ impl Wish {
 
 /// Admits a request, or says why not. No database stands in the way of an ordinary one.
 pub async fn admit(gateway: &Gateway, caller: Arc<Caller>, request: Incoming) -> Result<Admitted, ApiError> {
-    let Incoming { endpoint, request_id, body, .. } = request;
+    let Incoming { endpoint, request_id, body, headers } = request;
     if !gateway.is_admitting() {
         return Err(gateway.why_not_admitting());
     }
@@ -131,19 +187,11 @@ pub async fn admit(gateway: &Gateway, caller: Arc<Caller>, request: Incoming) ->
     let normalized = endpoint.normalize(&body)?;
     // Whichever is longer: no prompt has more tokens than the text that it is made of has bytes.
     let body_len = body.len().max(normalized.len());
-    let (wish, model) = understand(gateway, &caller, endpoint, &normalized, body_len)?;
-    let ceiling = wish.max_price.cost(wish.max_prompt_tokens, wish.held_completion_tokens);
-    let ceiling = ceiling.ok_or(ApiError::InsufficientQuota)?; // more than 64 bits of nano-dollars
+    let mut targets = understand(gateway, &caller, endpoint, &normalized, body_len)?;
     let permit = gateway.settler.permit().ok_or(ApiError::Overloaded)?;
-    let grant = caller.scopes.admit(Ask { tokens: wish.likely_tokens, ceiling }).await?;
-    let holding = tokio::time::timeout(BOOKS_PATIENCE, gateway.allowances.hold(&caller.allowance, ceiling));
-    let hold = holding.await.unwrap_or(Err(HoldError::Store(StoreError::Silent))).map_err(|error| match error {
-        HoldError::InsufficientCredit => ApiError::InsufficientQuota,
-        HoldError::Store(error) => {
-            tracing::error!(%error, "reservation failed");
-            ApiError::BooksUnavailable
-        }
-    })?;
+    let (grant, hold) = reserve(gateway, &caller, &mut targets).await?;
+    targets.reverse();
+    let (wish, model) = targets.pop().ok_or(ApiError::InsufficientQuota)?;
     let body_sha256 = Hash::of(&body);
     let received_micros = clock::unix_micros();
     Ok(Admitted {
@@ -155,36 +203,122 @@ pub async fn admit(gateway: &Gateway, caller: Arc<Caller>, request: Incoming) ->
         normalized,
         body_sha256,
         model,
+        fallbacks: targets,
         hold,
         grant,
         permit,
         job: JobId::fresh(),
         received_micros,
+        why: (headers.get(EXPLAIN_HEADER).is_some_and(|asked| asked == "1")).then(Arc::default),
     })
 }
 
+/// Takes what the request may come to, with whichever of its models, from limits and credit. Where that is too much, the
+/// dearest models are given up.
+async fn reserve(gateway: &Gateway, caller: &Caller, targets: &mut Vec<Target>) -> Result<(Grant, Hold), ApiError> {
+    loop {
+        let ceiling = targets.iter().map(|(wish, _)| wish.ceiling()).max().flatten();
+        let reserved = match ceiling {
+            Some(ceiling) => reserve_at_most(gateway, caller, targets, ceiling).await,
+            None => Err(ApiError::InsufficientQuota), // more than 64 bits of nano-dollars
+        };
+        match reserved {
+            Err(ApiError::InsufficientQuota | ApiError::Limited(_))
+                if targets.iter().any(|(wish, _)| wish.ceiling() != ceiling) =>
+            {
+                targets.retain(|(wish, _)| wish.ceiling() != ceiling);
+            }
+            reserved => return reserved,
+        }
+    }
+}
+
+async fn reserve_at_most(
+    gateway: &Gateway,
+    caller: &Caller,
+    targets: &[Target],
+    ceiling: NanoUsd,
+) -> Result<(Grant, Hold), ApiError> {
+    let tokens = targets.iter().map(|(wish, _)| wish.likely_tokens).max().unwrap_or(0);
+    let grant = caller.scopes.admit(Ask { tokens, ceiling }).await?;
+    let holding = tokio::time::timeout(BOOKS_PATIENCE, gateway.allowances.hold(&caller.allowance, ceiling));
+    let hold = holding.await.unwrap_or(Err(HoldError::Store(StoreError::Silent))).map_err(|error| match error {
+        HoldError::InsufficientCredit => ApiError::InsufficientQuota,
+        HoldError::Store(error) => {
+            tracing::error!(%error, "reservation failed");
+            ApiError::BooksUnavailable
+        }
+    })?;
+    Ok((grant, hold))
+}
+
+/// The models that can serve the request, the first choice first; why the first one cannot, if none can.
 fn understand(
     gateway: &Gateway,
     caller: &Caller,
     endpoint: Endpoint,
     normalized: &Bytes,
     body_len: usize,
-) -> Result<(Wish, Arc<ModelSeats>), ApiError> {
+) -> Result<Vec<Target>, ApiError> {
     let request = endpoint.parse(normalized)?;
+    if let Some(promise) = request.routing.promise {
+        return Err(ApiError::NobodyPromises(promise));
+    }
     let snapshot = gateway.fleet.snapshot();
-    let model =
-        snapshot.model(&request.model).ok_or_else(|| ApiError::UnknownModel(request.model.clone().into_owned()))?;
+    let prefix = Prefix::of(&request.messages);
+    let names = std::iter::once(&request.model).chain(&request.fallbacks);
+    let asked = Asked { endpoint, request: &request, prefix, body_len };
+    let (mut targets, mut first_error) = (Vec::<Target>::with_capacity(1), None);
+    for name in names {
+        match target(gateway, caller, &snapshot, &asked, name) {
+            Ok((_, model)) if targets.iter().any(|(_, known)| Arc::ptr_eq(known, &model)) => {}
+            Ok(target) => targets.push(target),
+            Err(error) => drop(first_error.get_or_insert(error)),
+        }
+    }
+    if request.routing.across_models && targets.len() > 1 {
+        let now_us = clock::unix_micros();
+        targets.sort_by_cached_key(|(wish, model)| {
+            let errand = wish.errand(gateway, now_us);
+            let best = model.seats.choose(&errand, &mut Dice::new(prefix.hash), |seat| wish.accepts(seat), |_| {});
+            Cheapest(best.map_or(f64::INFINITY, |best| best.cost.total))
+        });
+    }
+    match first_error {
+        Some(error) if targets.is_empty() => Err(error),
+        _ => Ok(targets),
+    }
+}
+
+/// A request, before it is known which of its models can serve it.
+struct Asked<'a> {
+    endpoint: Endpoint,
+    request: &'a ChatRequest<'a>,
+    prefix: Prefix,
+    body_len: usize,
+}
+
+/// What the request asks of one of its models, if that is there, allowed, and can do it.
+fn target(
+    gateway: &Gateway,
+    caller: &Caller,
+    snapshot: &Snapshot,
+    asked: &Asked<'_>,
+    name: &str,
+) -> Result<Target, ApiError> {
+    let Asked { endpoint, request, prefix, body_len } = *asked;
+    let (model, name, sort) = find_model(snapshot, name)?;
     let scopes = [&caller.scopes.account.limits, &caller.scopes.key.limits];
     if !scopes.iter().all(|limits| limits.allows(&model.entry.id)) {
-        return Err(ApiError::ModelNotAllowed(request.model.into_owned()));
+        return Err(ApiError::ModelNotAllowed(name.to_owned()));
     }
     if model.seats.is_empty() {
-        return Err(ApiError::NoProvider(request.model.into_owned()));
+        return Err(ApiError::NoProvider(name.to_owned()));
     }
     if let Some(not_taken) = request.not_taken(&model.entry.input_modalities) {
         return Err(endpoint.named(not_taken).into());
     }
-    if let Some(unsupported) = endpoint.unsupported(&request, model.supported) {
+    if let Some(unsupported) = endpoint.unsupported(request, model.supported) {
         return Err(unsupported.into());
     }
     let context = model.entry.context_length;
@@ -194,11 +328,14 @@ fn understand(
         Some(_) => per_choice,
         None => per_choice.min(gateway.default_hold_tokens),
     };
-    let max_prompt_tokens = longest_prompt(&request, body_len, context);
+    let max_prompt_tokens = longest_prompt(request, body_len, context);
     let held_completion_tokens = request.completion_tokens(held_per_choice);
-    let (reference, cap) = (model.entry.reference, request.max_price);
+    let likely_prompt_tokens = likely_prompt(request, body_len);
+    let (reference, cap) = (model.entry.reference, request.routing.max_price);
+    let mut routing = request.routing.clone();
+    routing.sort = sort.or(routing.sort);
     let wish = Wish {
-        likely_tokens: likely_prompt(&request, body_len) + u64::from(held_completion_tokens),
+        likely_tokens: likely_prompt_tokens + u64::from(held_completion_tokens),
         max_price: TokenPrice {
             prompt: cap.prompt.map_or(reference.prompt, |cap| cap.min(reference.prompt)),
             completion: cap.completion.map_or(reference.completion, |cap| cap.min(reference.completion)),
@@ -211,7 +348,14 @@ fn understand(
         prompts: request.prompt_count(),
         max_completion_tokens: request.completion_tokens(per_choice),
         held_completion_tokens,
-        public_model: request.model.into_owned(),
+        work: Work {
+            prompt_tokens: u32::try_from(likely_prompt_tokens).unwrap_or(u32::MAX).min(max_prompt_tokens),
+            prefix_tokens: prefix.tokens,
+            completion_tokens: request.completion_tokens(per_choice.min(LIKELY_COMPLETION_TOKENS)),
+        },
+        prefix,
+        routing,
+        public_model: name.to_owned(),
     };
     match model.seats.iter().any(|seat| wish.accepts(seat)) {
         true => Ok((wish, model.clone())),
@@ -241,4 +385,35 @@ fn likely_prompt(request: &ChatRequest<'_>, body_len: usize) -> u64 {
     });
     // Token ids are known; text is guessed at.
     ids.sum::<Option<u64>>().filter(|known| *known > 0).unwrap_or(body_len as u64 / BYTES_PER_TOKEN)
+}
+
+/// A model by name. A suffix that the catalogue does not know as part of a name says what matters most.
+fn find_model<'s, 'n>(
+    snapshot: &'s Snapshot,
+    name: &'n str,
+) -> Result<(&'s Arc<ModelSeats>, &'n str, Option<Sort>), ApiError> {
+    let plain = snapshot.model(name).map(|model| (model, name, None));
+    let found = plain.or_else(|| {
+        let (name, sort) = split_suffix(name);
+        snapshot.model(name).map(|model| (model, name, sort))
+    });
+    found.ok_or_else(|| ApiError::UnknownModel(name.to_owned()))
+}
+
+/// Orders by a cost, the lowest first.
+#[derive(PartialEq)]
+struct Cheapest(f64);
+
+impl Eq for Cheapest {}
+
+impl PartialOrd for Cheapest {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Cheapest {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.total_cmp(&other.0)
+    }
 }

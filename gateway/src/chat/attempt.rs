@@ -24,6 +24,7 @@ use super::vouching::Vouching;
 use super::{Gateway, Patience};
 use crate::domain::breaker::{Fault, Verdict};
 use crate::domain::pace::Pace;
+use crate::domain::routing::Candidate;
 use crate::domain::settlement::Tokens;
 use crate::fleet::job::{JobError, JobStream, OpenError};
 use crate::fleet::seat::Seat;
@@ -135,9 +136,10 @@ struct Notes {
 impl Trying<'_> {
     /// One provider's try. `hearing` has what earlier attempts said, if the answer will be counted again.
     pub async fn run(mut self, routed: Routed, hearing: Option<Hearing>) -> (Attempt, Outcome) {
-        let Routed { mut seat, mut ticket, ticket_text } = routed;
+        let Routed { mut seat, unread, mut ticket, ticket_text } = routed;
         let (asked_at, patience) = (Instant::now(), self.patience(&ticket));
-        let mut notes = Notes { meter: Meter::start(self.job.received_micros), hearing, body: None, ended: false };
+        let meter = Meter::start(self.job.received_micros, unread);
+        let mut notes = Notes { meter, hearing, body: None, ended: false };
         let outcome = match self.open(&seat, &ticket, &ticket_text, patience).await {
             Ok(mut stream) => {
                 self.delivered.go_on_with(&seat);
@@ -154,6 +156,7 @@ impl Trying<'_> {
         seat.judge(outcome.verdict());
         let Notes { meter, hearing, .. } = notes;
         self.delivered.spend(&ticket, meter.prompt(&ticket).prompt_tokens, meter.tokens());
+        self.learn(&seat, &ticket, &meter, &outcome);
         let broke_off = outcome.broke_off();
         (Attempt { ticket, ticket_text, meter, broke_off, charged: true, hearing, recount: None }, outcome)
     }
@@ -173,6 +176,17 @@ impl Trying<'_> {
 
     fn pace(&self) -> &Pace {
         &self.job.model.health.pace
+    }
+
+    /// What this says of the provider. An answer that another began says nothing of speed, because it is replayed first.
+    fn learn(&self, seat: &Seat, ticket: &Ticket, meter: &Meter, outcome: &Outcome) {
+        match outcome {
+            Outcome::Broken(_) => seat.vitals.failed(),
+            Outcome::Complete(_) | Outcome::ClientGone if ticket.first_token == 0 => {
+                seat.vitals.learn(&meter.sample(ticket, seat.crowd()), &self.job.model.seats.prior);
+            }
+            _ => {}
+        }
     }
 
     /// Hands the job to the provider, and waits until it accepts.

@@ -1,8 +1,9 @@
-//! Which provider serves: the cheapest that can, the idler of two that cost the same; newcomers when nobody else can.
+//! Which provider serves: `domain/routing` says who, and this takes the slot; where there is none, waits in line for one.
 
-use std::cmp::Ordering;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use lumbung_openapi::explain::Explanation;
 use lumbung_openapi::ticket::Ticket;
 use tokio::time::Instant;
 
@@ -11,23 +12,44 @@ use super::delivered::Delivered;
 use super::error::ApiError;
 use super::{Gateway, clock};
 use crate::domain::ids::ProviderId;
-use crate::domain::provider::Standing;
-use crate::fleet::ModelSeats;
+use crate::domain::routing::dice::Dice;
+use crate::domain::routing::explain::Notes;
+use crate::domain::routing::roster::Roster;
+use crate::domain::routing::vitals::Unread;
 use crate::fleet::seat::{Seat, Taken};
 
 /// How long a request waits for a slot.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// A provider must begin within this, or the ticket is void.
 const START_WITHIN_SECS: u64 = 60;
+/// How often a slot may be lost to a quicker request before it counts as taken.
+const MOST_RACES: u32 = 16;
 
 /// A request with a provider: a slot of it, and the ticket that it will be paid by.
 pub struct Routed {
     /// The slot.
     pub seat: Taken,
+    /// The prompt, which others wait behind until it has been read.
+    pub unread: Unread,
     /// The ticket.
     pub ticket: Ticket,
     /// The ticket as it travels.
     pub ticket_text: String,
+}
+
+/// Where it is noted why a provider was chosen, for a client that asks.
+#[derive(Default)]
+pub struct Why(Mutex<Option<Explanation>>);
+
+impl Why {
+    /// The latest choice, if one was made.
+    pub fn tell(&self) -> Option<Explanation> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, explanation: Explanation) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(explanation);
+    }
 }
 
 /// Finds a provider for the next attempt, waiting in line if every slot is taken. `tried` have failed this job already;
@@ -40,6 +62,7 @@ pub async fn choose(
     delivered: &Delivered,
 ) -> Result<Routed, ApiError> {
     let deadline = Instant::now() + LONGEST_WAIT;
+    let mut dice = Dice::new(job.job.entropy() ^ u64::from(attempt));
     let mut woken = false;
     loop {
         let snapshot = gateway.fleet.snapshot().clone();
@@ -48,14 +71,14 @@ pub async fn choose(
         let is_well = |seat: &Seat| seat.is_well() && can_serve(seat);
         // Whoever comes while others wait goes to the end of the line.
         let may_take = woken || model.queue.is_empty();
-        if may_take && let Some(seat) = take_best(model, &job.wish, is_well) {
+        if may_take && let Some(seat) = take_best(gateway, job, attempt, &model.seats, &mut dice, is_well) {
             return Ok(route(gateway, job, attempt, seat, delivered));
         }
         // Those that are left alone because they fail are still better than nobody.
         let nobody_is_well = !model.seats.iter().any(|seat| is_well(seat));
         if may_take
             && nobody_is_well
-            && let Some(seat) = take_best(model, &job.wish, can_serve)
+            && let Some(seat) = take_best(gateway, job, attempt, &model.seats, &mut dice, can_serve)
         {
             return Ok(route(gateway, job, attempt, seat, delivered));
         }
@@ -63,9 +86,13 @@ pub async fn choose(
         if !model.seats.iter().any(|seat| is_eligible(seat)) {
             return Err(if tried.is_empty() { job.wish.nobody(&model.seats) } else { ApiError::ProviderFailed });
         }
+        // Another model is better than a place in the line for this one.
+        if !job.fallbacks.is_empty() && !delivered.has_any() {
+            return Err(ApiError::AllBusy);
+        }
         let turn = model.queue.join(woken).map_err(|_| ApiError::AllBusy)?;
         // A slot may have come free between looking and joining: then nobody would wake us.
-        if model.seats.iter().any(|seat| seat.running() < seat.slots && is_eligible(seat)) {
+        if model.seats.has_room(is_eligible) {
             model.queue.wake_one();
         }
         match tokio::time::timeout_at(deadline, turn).await {
@@ -87,25 +114,28 @@ fn can_serve(seat: &Seat, wish: &Wish, tried: &[ProviderId], delivered: &Deliver
         && delivered.suits(seat)
 }
 
-/// Takes a slot of the best eligible seat that has one.
-fn take_best(model: &ModelSeats, wish: &Wish, is_eligible: impl Fn(&Seat) -> bool) -> Option<Taken> {
-    loop {
-        let free = model.seats.iter().filter(|seat| seat.running() < seat.slots && is_eligible(seat));
-        let best = free.min_by(|a, b| compare(a, b, wish))?;
-        if let Some(taken) = best.take() {
-            return Some(taken);
+/// Takes a slot of the best seat that has one.
+fn take_best(
+    gateway: &Gateway,
+    job: &Admitted,
+    attempt: u32,
+    seats: &Roster<Seat>,
+    dice: &mut Dice,
+    eligible: impl Fn(&Seat) -> bool,
+) -> Option<Taken> {
+    let wish = &job.wish;
+    let errand = wish.errand(gateway, clock::unix_micros());
+    for _ in 0..MOST_RACES {
+        let mut notes = job.why.as_ref().map(|_| Notes::default());
+        let seen = |considered: &_| notes.iter_mut().for_each(|notes: &mut Notes| notes.take(considered));
+        let chosen = seats.choose(&errand, dice, &eligible, seen)?;
+        let Some(taken) = seats[chosen.at].take() else { continue }; // another request was quicker: look again
+        if let (Some(why), Some(notes)) = (&job.why, notes) {
+            why.note(notes.explain(seats, &errand, &wish.public_model, attempt));
         }
-        // Another request was quicker: look again.
+        return Some(taken);
     }
-}
-
-/// Trusted before newcomers, then by what the request may cost there, then by how busy it is.
-fn compare(a: &Seat, b: &Seat, wish: &Wish) -> Ordering {
-    let newcomer = |seat: &Seat| seat.standing == Standing::Newcomer;
-    let cost = |seat: &Seat| seat.ask.cost(wish.max_prompt_tokens, wish.max_completion_tokens);
-    // running_a / slots_a against running_b / slots_b, without dividing
-    let load = |x: &Seat, y: &Seat| u64::from(x.running()) * u64::from(y.slots);
-    newcomer(a).cmp(&newcomer(b)).then_with(|| cost(a).cmp(&cost(b))).then_with(|| load(a, b).cmp(&load(b, a)))
+    None
 }
 
 fn route(gateway: &Gateway, job: &Admitted, attempt: u32, seat: Taken, delivered: &Delivered) -> Routed {
@@ -144,5 +174,6 @@ fn route(gateway: &Gateway, job: &Admitted, attempt: u32, seat: Taken, delivered
         claim_by: now + gateway.claim_window.as_secs(),
     };
     let ticket_text = gateway.keys.sign_ticket(&ticket);
-    Routed { seat, ticket, ticket_text }
+    let unread = Unread::send(&seat.vitals, wish.prefix);
+    Routed { seat, unread, ticket, ticket_text }
 }

@@ -43,6 +43,17 @@ pub enum ApiError {
     /// The model's providers ask for more than the client's `provider.max_price`.
     #[error("above the price cap")]
     AbovePriceCap(String),
+    /// A wish about providers leaves none of the model's.
+    #[error("nobody allowed")]
+    NobodyAllowed {
+        /// The model.
+        model: String,
+        /// The request's member.
+        wish: &'static str,
+    },
+    /// The client wants providers to have promised something, and none has.
+    #[error("nobody promises")]
+    NobodyPromises(&'static str),
     /// The account cannot pay for what the request may cost.
     #[error("insufficient credit")]
     InsufficientQuota,
@@ -90,6 +101,8 @@ impl ApiError {
             Self::Limited(limited) => limited.code(),
             Self::OnlyNewcomers(_) => "only_newcomers",
             Self::AbovePriceCap(_) => "above_price_cap",
+            Self::NobodyAllowed { .. } => "nobody_allowed",
+            Self::NobodyPromises(_) => "nobody_promises",
             Self::InsufficientQuota => "insufficient_quota",
             Self::CreditExhausted => "credit_exhausted",
             Self::NoProvider(_) => "no_provider",
@@ -111,7 +124,11 @@ impl ApiError {
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTooSlow | Self::ClientTooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::UnknownModel(_) | Self::NotFound(_) | Self::AbovePriceCap(_) => StatusCode::NOT_FOUND,
+            Self::UnknownModel(_)
+            | Self::NotFound(_)
+            | Self::AbovePriceCap(_)
+            | Self::NobodyAllowed { .. }
+            | Self::NobodyPromises(_) => StatusCode::NOT_FOUND,
             Self::InsufficientQuota | Self::CreditExhausted | Self::Limited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::NoProvider(_)
             | Self::OnlyNewcomers(_)
@@ -140,6 +157,20 @@ impl ApiError {
             Self::InsufficientQuota | Self::CreditExhausted | Self::BodyTooSlow | Self::ClientTooSlow => true,
             _ => false,
         }
+    }
+
+    /// Whether another model may do where this one cannot.
+    pub fn is_of_the_model(&self) -> bool {
+        matches!(
+            self,
+            Self::Invalid(_)
+                | Self::NoProvider(_)
+                | Self::OnlyNewcomers(_)
+                | Self::AbovePriceCap(_)
+                | Self::NobodyAllowed { .. }
+                | Self::AllBusy
+                | Self::ProviderFailed
+        )
     }
 
     /// OpenAI's error object.
@@ -171,6 +202,18 @@ impl ApiError {
                 "invalid_request_error",
                 Some("provider.max_price"),
                 Some("no_provider_within_price"),
+            ),
+            Self::NobodyAllowed { model, wish } => (
+                format!("No provider of the model '{model}' is one that '{wish}' allows.").into(),
+                "invalid_request_error",
+                Some(*wish),
+                Some("no_allowed_provider"),
+            ),
+            Self::NobodyPromises(promise) => (
+                format!("No provider promises what '{promise}' asks for, so none may serve this request.").into(),
+                "invalid_request_error",
+                Some(*promise),
+                Some("no_allowed_provider"),
             ),
             Self::InvalidKey => (
                 "Incorrect API key provided. Send the key as 'Authorization: Bearer <key>'.".into(),

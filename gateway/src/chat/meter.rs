@@ -7,6 +7,7 @@ use lumbung_openapi::ticket::Ticket;
 use sha2::{Digest, Sha256};
 
 use super::clock;
+use crate::domain::routing::vitals::{Sample, Unread};
 use crate::domain::settlement::Counted;
 
 /// Counts one attempt, frame by frame.
@@ -24,6 +25,12 @@ pub struct Meter {
     started_us: i64,
     /// When the first token arrived, Unix microseconds.
     pub first_token_us: Option<i64>,
+    /// How many came with it.
+    first_tokens: u32,
+    /// When the last one arrived.
+    last_token_us: i64,
+    /// The prompt, until then.
+    unread: Unread,
 }
 
 /// A provider whose frames cannot be.
@@ -42,7 +49,7 @@ pub enum MeterError {
 
 impl Meter {
     /// From the moment that the provider is asked. The client asked at `received_us`, Unix microseconds.
-    pub fn start(received_us: i64) -> Self {
+    pub fn start(received_us: i64, unread: Unread) -> Self {
         Self {
             prompt: PromptCount::default(),
             tokens: 0,
@@ -54,6 +61,9 @@ impl Meter {
             received_us,
             started_us: clock::unix_micros(),
             first_token_us: None,
+            first_tokens: 0,
+            last_token_us: 0,
+            unread,
         }
     }
 
@@ -92,7 +102,11 @@ impl Meter {
         }
         self.has_ids |= !frame.ids.is_empty();
         if new > 0 {
-            self.first_token_us.get_or_insert_with(clock::unix_micros);
+            self.last_token_us = clock::unix_micros();
+            if self.first_token_us.is_none() {
+                (self.first_token_us, self.first_tokens) = (Some(self.last_token_us), new);
+                self.unread.end();
+            }
         }
         self.tokens = frame.tokens;
         self.hash.update(&frame.payload);
@@ -133,6 +147,22 @@ impl Meter {
         serde_json::from_str(self.receipt.as_deref()?).ok()
     }
 
+    /// How fast it was, with such a share of the provider's slots taken.
+    pub fn sample(&self, ticket: &Ticket, crowd: f64) -> Sample {
+        let prompt = self.prompt(ticket);
+        let secs = |from: i64, to: i64| to.saturating_sub(from).max(0) as f64 / 1e6;
+        Sample {
+            prompt_tokens: prompt.prompt_tokens,
+            cached_tokens: prompt.cached_tokens,
+            expected_cached: self.unread.expected_cached,
+            first_token_secs: self.first_token_us.map(|first| secs(self.started_us, first)),
+            ahead: self.unread.ahead,
+            later_tokens: self.tokens.saturating_sub(self.first_tokens),
+            later_secs: self.first_token_us.map_or(0.0, |first| secs(first, self.last_token_us)),
+            crowd,
+        }
+    }
+
     /// The count at the end, and the claims' text. `finish_reason` says why there is none from the model.
     pub fn finish(self, ticket: &Ticket, finish_reason: Option<&str>) -> (Counted, Option<String>) {
         let prompt = self.prompt(ticket);
@@ -167,10 +197,14 @@ mod tests {
         }
     }
 
+    fn unread() -> Unread {
+        Unread::send(&std::sync::Arc::default(), Default::default())
+    }
+
     #[test]
     fn what_arrives_is_counted_and_hashed() {
         let (ticket, _) = ticket();
-        let mut meter = Meter::start(0);
+        let mut meter = Meter::start(0, unread());
         let prompt = Frame {
             payload: Bytes::copy_from_slice(&PromptCount { prompt_tokens: 7, cached_tokens: 2 }.to_bytes()),
             ..frame(FrameKind::Prompt, 0, 0, "")
@@ -195,7 +229,7 @@ mod tests {
     fn counts_that_cannot_be_are_refused() {
         let (ticket, _) = ticket();
         let count = |frames: &[Frame]| {
-            let mut meter = Meter::start(0);
+            let mut meter = Meter::start(0, unread());
             frames.iter().try_for_each(|frame| meter.count(frame, &ticket))
         };
         let delta = |tokens, ids| frame(FrameKind::Delta, tokens, ids, "x");

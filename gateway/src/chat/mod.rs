@@ -46,6 +46,7 @@ use crate::store::lease::LeaseGuard;
 use admit::{Admitted, admit};
 use allowance::Allowances;
 use authenticate::Keyring;
+use choose::Why;
 use client::{Answer, Client};
 use error::ApiError;
 use limits::Gauges;
@@ -137,6 +138,8 @@ pub struct Served {
     pub rates: Rates,
     /// The job's public id; none for what was not admitted.
     pub id: Option<String>,
+    /// Why this provider, if the client asks.
+    pub why: Option<Arc<Why>>,
 }
 
 /// Serves one request. The answer begins when a provider has begun it; the rest follows in the background,
@@ -144,25 +147,25 @@ pub struct Served {
 pub async fn serve(gateway: &Arc<Gateway>, request: Incoming) -> Served {
     let caller = match gateway.keyring.authenticate(&request.headers).await {
         Ok(caller) => caller,
-        Err(error) => return Served { answer: Err(error), rates: Rates::default(), id: None },
+        Err(error) => return Served { answer: Err(error), rates: Rates::default(), id: None, why: None },
     };
     let scopes = caller.scopes.clone();
-    let (answer, id) = match admit(gateway, caller, request).await {
+    let (answer, id, why) = match admit(gateway, caller, request).await {
         Ok(job) => {
-            let id = job.public_id();
+            let (id, why) = (job.public_id(), job.why.clone());
             let (client, waiting) = Client::new(job.endpoint == Endpoint::Responses);
             tokio::spawn(run(gateway.clone(), job, client));
-            (waiting.await.unwrap_or(Err(ApiError::ProviderFailed)), Some(id))
+            (waiting.await.unwrap_or(Err(ApiError::ProviderFailed)), Some(id), why)
         }
-        Err(error) => (Err(error), None),
+        Err(error) => (Err(error), None, None),
     };
-    Served { answer, rates: scopes.rates(), id }
+    Served { answer, rates: scopes.rates(), id, why }
 }
 
-async fn run(gateway: Arc<Gateway>, job: Admitted, mut client: Client) {
+async fn run(gateway: Arc<Gateway>, mut job: Admitted, mut client: Client) {
     let (id, created, endpoint, body) = (job.public_id(), job.created_secs(), job.endpoint, job.body.clone());
+    let mut relayed = relay(&gateway, &mut job, &mut client).await;
     let (model, stream, include_usage) = (job.wish.public_model.clone(), job.wish.stream, job.wish.include_usage);
-    let mut relayed = relay(&gateway, &job, &mut client).await;
     recount(&gateway, &job, &mut relayed).await;
     // Settled before the tail is sent: whoever has seen the end can ask for the receipt.
     let (ending, totals) = settle(job, relayed);

@@ -40,10 +40,19 @@ pub enum Ending {
     Failed(ApiError),
 }
 
-/// Has the request answered: chooses, relays, and chooses again while that can help.
-pub async fn relay(gateway: &Gateway, job: &Admitted, client: &mut Client) -> Relayed {
+/// Has the request answered: chooses, relays, and chooses again while that can help; by another model, if the request names
+/// one and this one cannot.
+pub async fn relay(gateway: &Gateway, job: &mut Admitted, client: &mut Client) -> Relayed {
     let mut course = Course { only_busy: true, ..Course::default() };
-    let ending = course.run(gateway, job, client).await;
+    let ending = loop {
+        let ending = course.run(gateway, job, client).await;
+        let may_fall_back = matches!(&ending, Ending::Failed(error) if error.is_of_the_model());
+        let is_over = client.has_begun() || course.attempts.len() >= MAX_ATTEMPTS as usize;
+        if !may_fall_back || is_over || !job.fall_back() {
+            break ending;
+        }
+        course.turn_to_another_model();
+    };
     // An answer that broke off is paid for as far as it got: the client has it, or left while it was being made. Where it
     // has nothing and an error or an answer from the beginning comes instead, it pays nothing.
     let is_paid = !matches!(ending, Ending::Failed(_)) || client.has_begun();
@@ -70,8 +79,9 @@ impl Course {
     async fn run(&mut self, gateway: &Gateway, job: &Admitted, client: &mut Client) -> Ending {
         let health = &job.model.health;
         health.retries.earn();
-        let mut fruitless = 0;
-        while fruitless < MAX_FRUITLESS && self.attempts.len() < MAX_ATTEMPTS as usize {
+        let (mut fruitless, mut asked) = (0, 0);
+        let most = if job.wish.allows_another() { MAX_ATTEMPTS } else { 1 };
+        while fruitless < MAX_FRUITLESS && asked < most && self.attempts.len() < MAX_ATTEMPTS as usize {
             let number = self.attempts.len() as u32 + 1;
             let routed = tokio::select! {
                 routed = choose(gateway, job, number, &self.tried, &self.delivered) => routed,
@@ -102,6 +112,7 @@ impl Course {
                 Outcome::Busy | Outcome::Unreachable => fruitless, // nobody has failed
                 _ => fruitless + 1,
             };
+            asked += u32::from(!matches!(outcome, Outcome::Busy | Outcome::Unreachable));
             match outcome {
                 Outcome::Busy => {
                     seat.was_busy();
@@ -140,5 +151,12 @@ impl Course {
     fn begin_anew(&mut self) {
         self.begun_at = self.attempts.len();
         self.delivered = Delivered::default();
+    }
+
+    /// The next attempt is at the whole answer, by whoever serves another model.
+    fn turn_to_another_model(&mut self) {
+        self.begin_anew();
+        self.tried.clear();
+        self.only_busy = true;
     }
 }

@@ -106,6 +106,13 @@ id!(
     /// Something that they are told.
     EventId, "evt");
 
+impl JobId {
+    /// A number that nobody can foresee and that is the same for the same job.
+    pub fn entropy(&self) -> u64 {
+        self.0.0 as u64
+    }
+}
+
 /// A provider: the RFC 7638 thumbprint of its Ed25519 key (SHA-256, base64url, 43 characters).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct ProviderId(String);

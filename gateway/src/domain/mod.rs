@@ -15,6 +15,7 @@ pub mod provider;
 pub mod refusal;
 pub mod retries;
 pub mod role;
+pub mod routing;
 pub mod settlement;
 pub mod timestamp;
 pub mod tokenizer;

@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
+use lumbung_openapi::money::NanoUsd;
 use lumbung_openapi::parameter::ParameterSet;
 use lumbung_openapi::provider::{ModelOffer, Offer};
 
+use super::clock;
 use super::health::ModelHealth;
+use super::known::Known;
 use super::load::Load;
 use super::others::Untold;
 use super::peer::Peer;
@@ -19,6 +22,8 @@ use super::{FleetLimits, ModelSeats, Snapshot};
 use crate::domain::catalogue::CatalogueModel;
 use crate::domain::ids::{ProviderId, ReplicaId};
 use crate::domain::provider::Standing;
+use crate::domain::routing::roster::Roster;
+use crate::domain::routing::vitals::Vitals;
 
 /// The most slots that one seat may claim.
 const MAX_SLOTS: u32 = 4096;
@@ -32,6 +37,8 @@ pub(super) struct Members {
     /// What other gateways tell.
     pub(super) peers: HashMap<ReplicaId, PeerFleet>,
     loads: HashMap<ProviderId, HashMap<String, Arc<Load>>>,
+    /// What has been measured of everyone.
+    pub(super) known: Known,
     /// By the catalogue's id.
     models: HashMap<String, ModelMembers>,
     /// With which models a provider has a seat.
@@ -73,6 +80,8 @@ struct ModelMembers {
     health: Arc<ModelHealth>,
     /// Whether newcomers may serve it.
     takes_newcomers: bool,
+    /// What a second of a client's time counts for.
+    second: NanoUsd,
     seats: BTreeMap<ProviderId, Arc<Seat>>,
 }
 
@@ -84,6 +93,7 @@ impl Members {
             tunnels: BTreeMap::new(),
             peers: HashMap::new(),
             loads: HashMap::new(),
+            known: Known::default(),
             models: HashMap::new(),
             seated: HashMap::new(),
             dirty: HashSet::new(),
@@ -110,8 +120,8 @@ impl Members {
             let (queue, health) = known.unwrap_or_else(fresh);
             // Newcomers' counts are checked by the model's tokenizer.
             let takes_newcomers = entry.tokenizer.is_some() || !limits.newcomers_need_tokenizer;
-            let (entry, seats) = (entry.clone(), BTreeMap::new());
-            self.models.insert(id, ModelMembers { entry, queue, health, takes_newcomers, seats });
+            let (entry, seats, second) = (entry.clone(), BTreeMap::new(), limits.second);
+            self.models.insert(id, ModelMembers { entry, queue, health, takes_newcomers, second, seats });
         }
         before.values().for_each(|model| model.queue.wake_all());
         self.seated.clear();
@@ -149,14 +159,19 @@ impl Members {
             self.seat(provider, &mut touched);
         }
         for model in touched.iter().filter_map(|id| self.models.get(id)) {
-            let seats = model.to_seats();
-            for name in std::iter::once(model.entry.id.as_str()).chain(model.entry.aliases.iter().map(String::as_str)) {
-                models.insert(name.to_owned(), seats.clone());
-            }
+            model.publish(&mut models);
             model.health.tidy();
             model.queue.wake_all();
         }
         self.published_at = Instant::now();
+        Snapshot { models }
+    }
+
+    /// The snapshot with everyone weighed anew. Nobody has come or gone, so whoever waits goes on waiting.
+    pub(super) fn weigh(&mut self) -> Snapshot {
+        let mut models = HashMap::new();
+        self.models.values().for_each(|model| model.publish(&mut models));
+        self.known.tidy(clock::unix_micros());
         Snapshot { models }
     }
 
@@ -168,13 +183,16 @@ impl Members {
             }
             touched.insert(id);
         }
+        let now_us = clock::unix_micros();
         let Some((offer, ways)) = self.find(&provider) else {
+            self.known.left(&provider, now_us);
             let is_idle = |loads: &HashMap<String, Arc<Load>>| loads.values().all(|load| load.own() == 0);
             if self.loads.get(&provider).is_some_and(is_idle) {
                 self.loads.remove(&provider);
             }
             return;
         };
+        self.known.came(&provider, now_us);
         let standing = self.standings.get(&provider).copied().unwrap_or(Standing::Newcomer);
         let mut seats = Vec::new();
         for offered in &offer.models {
@@ -184,9 +202,10 @@ impl Members {
                 && seats.iter().all(|(id, _)| *id != offered.model)
             {
                 let load = self.load(&provider, &offered.model);
+                let vitals = self.known.vitals(&provider, &offered.model, now_us);
                 let model = &self.models[&offered.model];
                 let ways = ways.clone();
-                let seat = make_seat(model, &provider, standing, offered, ways, load);
+                let seat = make_seat(model, &provider, standing, offered, ways, (load, vitals));
                 seats.push((offered.model.clone(), seat));
             }
         }
@@ -235,17 +254,27 @@ impl Members {
             self.load(&key.0, &key.1).set_others(jobs);
         }
         if let Some(model) = self.models.get(&key.1) {
+            model.seats.get(&key.0).into_iter().for_each(|seat| seat.look());
             model.queue.wake_one();
         }
     }
 }
 
 impl ModelMembers {
+    /// Puts the model into a snapshot, under each of its names.
+    fn publish(&self, models: &mut HashMap<String, Arc<ModelSeats>>) {
+        let seats = self.to_seats();
+        for name in std::iter::once(self.entry.id.as_str()).chain(self.entry.aliases.iter().map(String::as_str)) {
+            models.insert(name.to_owned(), seats.clone());
+        }
+    }
+
     fn to_seats(&self) -> Arc<ModelSeats> {
         let seats: Vec<Arc<Seat>> = self.seats.values().cloned().collect();
         let mut supported = ParameterSet::default();
         seats.iter().flat_map(|seat| seat.supported.iter()).for_each(|parameter| supported.insert(parameter));
         let (entry, queue, health) = (self.entry.clone(), self.queue.clone(), self.health.clone());
+        let seats = Roster::new(seats, self.second);
         Arc::new(ModelSeats { entry, seats, queue, health, supported })
     }
 }
@@ -263,7 +292,7 @@ fn make_seat(
     standing: Standing,
     offer: &ModelOffer,
     ways: Vec<Way>,
-    load: Arc<Load>,
+    (load, vitals): (Arc<Load>, Arc<Vitals>),
 ) -> Seat {
     Seat {
         provider: provider.clone(),
@@ -276,6 +305,7 @@ fn make_seat(
         context_length: offer.context_length.min(model.entry.context_length),
         supported: ParameterSet::from_names(offer.supported_parameters.iter().map(String::as_str)),
         slots: offer.slots.min(MAX_SLOTS),
+        vitals,
         load,
         queue: model.queue.clone(),
         fuse: model.health.fuse(provider),

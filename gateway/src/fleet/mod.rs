@@ -7,6 +7,7 @@ pub mod clock;
 pub mod health;
 pub mod job;
 pub mod join;
+mod known;
 mod load;
 mod members;
 pub mod others;
@@ -20,9 +21,10 @@ mod way;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use lumbung_openapi::money::NanoUsd;
 use lumbung_openapi::parameter::ParameterSet;
 use lumbung_openapi::provider::Offer;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -32,6 +34,7 @@ use tracing::{info, warn};
 use crate::domain::catalogue::CatalogueModel;
 use crate::domain::ids::ProviderId;
 use crate::domain::provider::Standing;
+use crate::domain::routing::roster::Roster;
 use health::ModelHealth;
 use members::{Member, Members};
 use others::Links;
@@ -58,6 +61,8 @@ pub struct FleetLimits {
     pub newcomers_need_tokenizer: bool,
     /// How often each tunnel is asked for its offer. A provider that has frozen is out within two of these.
     pub poll_every: Duration,
+    /// What a second of a client's time counts for beside a price, where the client does not say otherwise.
+    pub second: NanoUsd,
 }
 
 /// Everyone who has joined here, or another gateway that shares the fleet.
@@ -88,7 +93,7 @@ pub struct ModelSeats {
     /// The catalogue's entry.
     pub entry: Arc<CatalogueModel>,
     /// Who serves it now.
-    pub seats: Vec<Arc<Seat>>,
+    pub seats: Roster<Seat>,
     /// Who waits for a slot.
     pub queue: Arc<WaitQueue>,
     /// How its providers do.
@@ -132,6 +137,11 @@ impl Fleet {
         self.snapshot.load()
     }
 
+    /// What a second of a client's time counts for beside a price.
+    pub fn second(&self) -> NanoUsd {
+        self.limits.second
+    }
+
     /// Whether another tunnel fits.
     pub fn has_room(&self) -> bool {
         self.lock().tunnels.len() < self.limits.max_tunnels
@@ -173,9 +183,11 @@ impl Fleet {
     async fn poll(&self, tunnel: &Arc<Tunnel>, standing: Standing) -> String {
         let (mut misses, patience) = (0, self.limits.poll_every.mul_f32(0.4));
         loop {
+            let asked_at = Instant::now();
             match tunnel.fetch_offer(self.replicas.load(Ordering::Relaxed), patience).await {
                 Ok(offer) => {
                     misses = 0;
+                    self.lock().known.round_trip(&tunnel.provider, asked_at.elapsed().as_secs_f64());
                     self.update(tunnel, standing, offer);
                     tokio::time::sleep(self.limits.poll_every).await;
                 }
@@ -249,6 +261,13 @@ impl Fleet {
             tokio::time::sleep(TOGETHER).await;
             self.publish(&mut self.lock());
         }
+    }
+
+    /// Weighs everyone anew, by what has been measured since the fleet last changed.
+    pub fn weigh(&self) {
+        let mut members = self.lock();
+        let snapshot = members.weigh();
+        self.snapshot.store(Arc::new(snapshot));
     }
 
     fn publish(&self, members: &mut Members) {

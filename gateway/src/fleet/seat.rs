@@ -16,6 +16,8 @@ use super::way::Way;
 use crate::domain::breaker::{Trial, Verdict};
 use crate::domain::ids::ProviderId;
 use crate::domain::provider::Standing;
+use crate::domain::routing::Candidate;
+use crate::domain::routing::vitals::Vitals;
 
 /// How long a provider counts as full after it said so; other gateways' figures take less to arrive.
 const BUSY_FOR: Duration = Duration::from_millis(250);
@@ -53,6 +55,8 @@ pub struct Seat {
     pub supported: ParameterSet,
     /// Jobs at a time.
     pub slots: u32,
+    /// How fast and reliable it is; outlives tunnels and offers.
+    pub vitals: Arc<Vitals>,
     /// Jobs now; outlives the offer that this seat was made from.
     pub(super) load: Arc<Load>,
     /// Who waits for a slot of this model.
@@ -64,8 +68,17 @@ pub struct Seat {
 impl Seat {
     /// Takes a slot, if one is free and the provider takes jobs.
     pub fn take(self: &Arc<Self>) -> Option<Taken> {
-        (self.is_open() && self.load.take(self.slots))
-            .then(|| Taken { trial: Some(self.fuse.begin()), seat: self.clone() })
+        if !self.is_open() || !self.load.take(self.slots) {
+            return None;
+        }
+        self.vitals.count(1);
+        self.look();
+        Some(Taken { trial: Some(self.fuse.begin()), seat: self.clone() })
+    }
+
+    /// Notes whether a slot is free, for those who look for one.
+    pub(super) fn look(&self) {
+        self.vitals.look(|| self.running());
     }
 
     /// Whether jobs go to the provider itself, not through another gateway.
@@ -125,12 +138,44 @@ impl Seat {
     /// nothing is sent there, and requests wait in line.
     pub fn was_busy(self: &Arc<Self>) {
         self.load.set_full(true);
+        self.look();
         let seat = self.clone();
         tokio::spawn(async move {
             tokio::time::sleep(BUSY_FOR).await;
             seat.load.set_full(false);
+            seat.look();
             seat.queue.wake_one();
         });
+    }
+}
+
+impl Candidate for Seat {
+    fn provider(&self) -> &ProviderId {
+        &self.provider
+    }
+
+    fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    fn ask(&self) -> TokenPrice {
+        self.ask
+    }
+
+    fn quantization(&self) -> &str {
+        &self.quantization
+    }
+
+    fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    fn running(&self) -> u32 {
+        Self::running(self)
+    }
+
+    fn vitals(&self) -> &Vitals {
+        &self.vitals
     }
 }
 
@@ -160,6 +205,8 @@ impl Drop for Taken {
     fn drop(&mut self) {
         self.judge(Verdict::Neither);
         self.seat.load.give_back();
+        self.seat.vitals.count(-1);
+        self.seat.look();
         self.seat.queue.wake_one();
     }
 }

@@ -10,6 +10,7 @@ use axum::{Json, Router};
 use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use lumbung_openapi::endpoint::Endpoint;
+use lumbung_openapi::explain::EXPLAIN_HEADER;
 use lumbung_openapi::messages::TokenCount;
 
 use super::error::in_shape;
@@ -48,6 +49,12 @@ async fn answer(endpoint: Endpoint, State(shared): State<Arc<Shared>>, request: 
     rates::write(&served.rates, headers);
     if let Some(Ok(id)) = served.id.map(HeaderValue::try_from) {
         headers.insert(GENERATION_ID, id);
+    }
+    if let Some(explanation) = served.why.and_then(|why| why.tell())
+        && let Ok(json) = serde_json::to_string(&explanation)
+        && let Ok(value) = HeaderValue::try_from(json)
+    {
+        headers.insert(EXPLAIN_HEADER, value);
     }
     response
 }

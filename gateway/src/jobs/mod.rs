@@ -26,6 +26,8 @@ const FOLLOW_EVERY: Duration = Duration::from_millis(500);
 const FOLLOW_PATIENCE: Duration = Duration::from_secs(5);
 /// How often what other replicas have spent of budgets is read.
 const READ_SPENT_EVERY: Duration = Duration::from_secs(3);
+/// How often providers are weighed anew, by what has been measured of them.
+const WEIGH_EVERY: Duration = Duration::from_secs(5);
 /// How often unused allowances and unclaimed money are looked for.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
 
@@ -46,6 +48,7 @@ pub fn start(
             tokenizers::follow(&gateway, &store),
             tidy(&gateway, &store),
             read_spent(&gateway),
+            weigh(&gateway),
             gateway.gauges.keep(),
             answer_recalls(&gateway, bus.as_deref()),
             fleet::share(&gateway, registry.as_deref()),
@@ -121,6 +124,14 @@ async fn read_spent(gateway: &Gateway) {
         if let Err(error) = gateway.gauges.follow().await {
             warn!(%error, "what other replicas have spent is not known");
         }
+    }
+}
+
+async fn weigh(gateway: &Gateway) {
+    let mut tick = ticks(WEIGH_EVERY);
+    loop {
+        tick.tick().await;
+        gateway.fleet.weigh();
     }
 }
 

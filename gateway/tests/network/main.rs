@@ -21,6 +21,7 @@ mod redis_forms;
 mod refused;
 mod replicas;
 mod resume;
+mod routing;
 mod sdk;
 mod shared_books;
 mod shared_limits;

@@ -173,6 +173,40 @@ def test_an_endpoint_that_is_not_offered_says_so_in_the_same_shape(client):
     assert isinstance(caught.value.body, dict) and caught.value.body["message"]
 
 
+def test_wishes_about_providers_are_passed_beside_the_request(client):
+    for provider in (
+        {"sort": "throughput", "order": ["nobody"], "data_collection": "allow"},
+        {"sort": {"by": "latency", "partition": "none"}, "max_price": {"prompt": 100}, "preferred_min_throughput": {"p50": 1}},
+    ):
+        reply = client.chat.completions.create(**ask(QUESTIONS[0]["question"]), extra_body={"provider": provider})
+        assert reply.choices[0].message.content == QUESTIONS[0]["answer"]
+    for provider, param in (({"only": ["nobody"]}, "provider.only"), ({"zdr": True}, "provider.zdr")):
+        with pytest.raises(openai.NotFoundError) as caught:
+            client.chat.completions.create(**ask("Hello!"), extra_body={"provider": provider})
+        assert (caught.value.param, caught.value.code) == (param, "no_allowed_provider")
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(**ask("Hello!"), extra_body={"provider": {"sort": "beauty"}})
+    assert (caught.value.param, caught.value.code) == ("provider.sort", "invalid_value")
+
+
+def test_models_to_fall_back_on_and_suffixes(client):
+    entry = QUESTIONS[0]
+    for model in ("nobody/nothing", f"{MODEL}:nitro", f"{MODEL}:floor"):
+        request = {**ask(entry["question"]), "model": model, "extra_body": {"models": [MODEL]}}
+        reply = client.chat.completions.create(**request)
+        assert (reply.model, reply.choices[0].message.content) == (MODEL, entry["answer"])
+        chunks = list(client.chat.completions.create(**request, stream=True, stream_options={"include_usage": True}))
+        assert {chunk.model for chunk in chunks} == {MODEL}
+
+
+def test_a_choice_is_explained(client):
+    raw = client.chat.completions.with_raw_response.create(**ask("Hello!"), extra_headers={"X-Lumbung-Explain": "1"})
+    why = json.loads(raw.headers["x-lumbung-explain"])
+    assert (why["model"], why["attempt"], why["by"]) == (MODEL, 1, "balance")
+    assert why["candidates"][0]["slots"] > 0
+    assert "x-lumbung-explain" not in client.chat.completions.with_raw_response.create(**ask("Hello!")).headers
+
+
 @poor
 def test_out_of_credit_is_not_tried_again():
     asked = []

@@ -10,7 +10,8 @@ use utoipa::ToSchema;
 /// cannot honour are refused by name, never ignored. Null is the same as absent.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct ChatCompletionRequest {
-    /// A model's id, from `GET /v1/models`.
+    /// A model's id, from `GET /v1/models`. Behind it, `:floor` asks for the lowest price and `:nitro` for the most tokens per
+    /// second (`provider.sort`). Where `models` is there, it may be left out.
     #[schema(example = "lumbung/padi", min_length = 1, max_length = 256)]
     pub model: String,
     /// The conversation so far.
@@ -95,6 +96,10 @@ pub struct ChatCompletionRequest {
     pub chat_template_kwargs: Option<serde_json::Value>,
     /// OpenRouter's: which providers may serve. Members other than these are passed on.
     pub provider: Option<ProviderPreferences>,
+    /// OpenRouter's: models to fall back on, in order, where `model` is unknown, not served, busy, or fails before it answers. The
+    /// answer's `model` says which it was; its price is what is paid.
+    #[schema(max_items = 8)]
+    pub models: Option<Vec<String>>,
     /// A label; changes nothing about the answer.
     pub user: Option<String>,
     /// A label; changes nothing about the answer.
@@ -109,11 +114,45 @@ pub struct ChatCompletionRequest {
     pub metadata: Option<BTreeMap<String, String>>,
 }
 
-/// Which providers may serve.
+/// Which providers may serve. A wish that leaves nobody is an error that names it (404, `no_allowed_provider`).
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct ProviderPreferences {
+    /// Provider ids, to be tried first and in this order.
+    #[schema(max_items = 64)]
+    pub order: Option<Vec<String>>,
+    /// Provider ids: nobody else may serve.
+    #[schema(max_items = 64)]
+    pub only: Option<Vec<String>>,
+    /// Provider ids: they may not serve.
+    #[schema(max_items = 64)]
+    pub ignore: Option<Vec<String>>,
+    /// Whether, where `order` is exhausted, others may serve; without `order`, whether another than the first choice may. True
+    /// if absent.
+    pub allow_fallbacks: Option<bool>,
+    /// Whether providers must honour every parameter of the request: here they always must.
+    pub require_parameters: Option<bool>,
+    /// `price`, `throughput` or `latency`, or an object; without it, price and time are weighed against each other.
+    #[schema(value_type = Option<Value>, example = "throughput")]
+    pub sort: Option<serde_json::Value>,
     /// Providers that ask for more are not chosen, and no more is reserved.
     pub max_price: Option<MaxPrices>,
+    /// `int4`, `int8`, `fp4`, `mxfp4`, `nvfp4`, `fp6`, `fp8`, `mxfp8`, `fp16`, `bf16`, `fp32`, `unknown`: as the providers say
+    /// themselves.
+    #[schema(max_items = 64)]
+    pub quantizations: Option<Vec<String>>,
+    /// Tokens per second, a number (for half of a provider's jobs) or an object with `p50`, `p75`, `p90`, `p99`. Providers that do
+    /// not reach it come last.
+    #[schema(value_type = Option<Value>, example = 50)]
+    pub preferred_min_throughput: Option<serde_json::Value>,
+    /// Seconds to the first token, like `preferred_min_throughput`. Providers that take longer come last.
+    #[schema(value_type = Option<Value>, example = 2)]
+    pub preferred_max_latency: Option<serde_json::Value>,
+    /// `allow`, or `deny`: only providers that keep nothing. None has promised that, so `deny` is refused.
+    pub data_collection: Option<String>,
+    /// Only providers that retain nothing. None has promised that, so `true` is refused.
+    pub zdr: Option<bool>,
+    /// Only models whose answers may be used for training. The catalogue does not know, so `true` is refused.
+    pub enforce_distillable_text: Option<bool>,
 }
 
 /// What may be asked at most: US dollars per million tokens, as numbers or as decimal strings.
@@ -125,6 +164,15 @@ pub struct MaxPrices {
     /// For completion tokens.
     #[schema(value_type = Option<Value>, example = "2")]
     pub completion: Option<serde_json::Value>,
+    /// For a request. Nobody here charges by request, so any cap is kept.
+    #[schema(value_type = Option<Value>)]
+    pub request: Option<serde_json::Value>,
+    /// For an image. Nobody here charges by image, so any cap is kept.
+    #[schema(value_type = Option<Value>)]
+    pub image: Option<serde_json::Value>,
+    /// For audio. Nobody here charges by its length, so any cap is kept.
+    #[schema(value_type = Option<Value>)]
+    pub audio: Option<serde_json::Value>,
 }
 
 /// Only with `stream`.

@@ -25,6 +25,8 @@ pub struct Streamed {
     pub events: usize,
     /// Text, tool calls and reason to end, choice by choice.
     choices: Vec<Choice>,
+    /// The models that chunks name, each once.
+    pub models: Vec<String>,
 }
 
 /// One choice of a stream, put together.
@@ -144,6 +146,9 @@ impl Streamed {
         assert!(self.id.is_empty() || self.id == chunk.id, "one id in a stream");
         self.id = chunk.id;
         self.events += 1;
+        if !self.models.contains(&chunk.model) {
+            self.models.push(chunk.model);
+        }
         for choice in chunk.choices {
             let index = choice.index as usize;
             self.choices.resize(self.choices.len().max(index + 1), Choice::default());
