@@ -22,6 +22,9 @@ die() {
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
+# have_server PROGRAM: the same for those that Debian keeps where only root's PATH looks.
+have_server() { PATH=$PATH:/usr/sbin:/sbin have "$1"; }
+
 # need_packages PACKAGE...: installs Debian packages, or says which are missing and stops.
 need_packages() {
   [ $# -gt 0 ] || return 0

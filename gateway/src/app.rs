@@ -3,7 +3,6 @@
 mod sharing;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -16,15 +15,18 @@ use crate::admin::courier::Courier;
 use crate::admin::issuer::Issuer;
 use crate::chat::allowance::Allowances;
 use crate::chat::authenticate::Keyring;
+use crate::chat::life::Life;
 use crate::chat::limits::Gauges;
 use crate::chat::recount::Recounter;
 use crate::chat::settle::Settler;
 use crate::chat::{Gateway, Patience};
 use crate::config::{BooksConfig, ServeConfig};
 use crate::domain::ids::ReplicaId;
+use crate::fleet::gate::Gate;
 use crate::fleet::join::Doorman;
 use crate::fleet::receipts::ReceiptDesk;
 use crate::fleet::{Fleet, FleetLimits};
+use crate::http::guard::Guard;
 use crate::http::{self, Shared};
 use crate::jobs;
 use crate::store::Store;
@@ -55,19 +57,14 @@ pub async fn run(books: &BooksConfig, config: &ServeConfig, stop: CancellationTo
     let background = jobs::start(gateway.clone(), store.clone(), bus, registry, courier, config.lease(), stop.clone());
     info!(%bound, %replica, "gateway listens");
     let drain = Duration::from_secs(config.drain_secs);
-    let draining = {
-        let (gateway, stop) = (gateway.clone(), stop.clone());
-        tokio::spawn(async move {
-            stop.cancelled().await;
-            gateway.draining.store(true, Ordering::Release);
-        })
-    };
+    let closing = CancellationToken::new();
+    let leaving = tokio::spawn(leave(gateway.clone(), stop, closing.clone(), config.drain_notice()));
     let passing = port.map(|port| {
-        let (gateway, stop) = (gateway.clone(), stop.clone());
-        tokio::spawn(async move { port.serve(&gateway.fleet, stop).await })
+        let (gateway, closing) = (gateway.clone(), closing.clone());
+        tokio::spawn(async move { port.serve(&gateway.fleet, closing).await })
     });
-    http::server::serve(listener, http::router(shared), config.max_connections, stop, drain).await;
-    draining.await?;
+    http::server::serve(listener, http::router(shared), config.max_connections, closing, drain).await;
+    leaving.await?;
     if let Some(passing) = passing
         && tokio::time::timeout(drain, passing).await.is_err()
     {
@@ -90,6 +87,18 @@ pub async fn run(books: &BooksConfig, config: &ServeConfig, stop: CancellationTo
     }
     info!("gateway stopped");
     Ok(())
+}
+
+/// Once told to stop, has everyone go elsewhere who can, then lets nothing new in (`closing`).
+async fn leave(gateway: Arc<Gateway>, stop: CancellationToken, closing: CancellationToken, notice: Duration) {
+    stop.cancelled().await;
+    gateway.life.leave();
+    gateway.fleet.leave();
+    info!(notice_secs = notice.as_secs(), "stopping: health says so, and providers are told to dial another gateway");
+    tokio::time::sleep(notice).await;
+    gateway.life.drain();
+    closing.cancel();
+    info!("stopping: nothing new is taken, what runs is finished");
 }
 
 /// Takes a lease. Where it must be the only one, waits for a dead predecessor's to run out, which a living one's does not.
@@ -138,7 +147,6 @@ async fn assemble(
     let gauges = Arc::new(Gauges::new(store.clone(), replica, counters.zip(bus)));
     gauges.join().await;
     let limits = FleetLimits {
-        max_tunnels: config.max_tunnels,
         queue_length: config.queue_length,
         newcomers_need_tokenizer: config.newcomers_need_tokenizer,
         poll_every: Duration::from_millis(config.poll_ms),
@@ -163,13 +171,15 @@ async fn assemble(
             first_token_floor: config.first_token_floor,
             stall: config.stall_timeout,
         },
-        draining: AtomicBool::new(false),
+        life: Life::default(),
     };
     jobs::reload(&gateway, store, None).await.context("cannot read the catalogue")?;
     jobs::tokenizers::reload(&gateway, store, None).await.context("cannot read the models' tokenizers")?;
     let shared = Shared {
         gateway: Arc::new(gateway),
         doorman: Doorman::new(keys.clone(), store.clone(), origins),
+        gate: Arc::new(Gate::new(config.gate_limits())),
+        guard: Guard::new(config.trusted_proxies.clone(), config.wrong_keys_per_minute),
         desk: ReceiptDesk::new(store.clone(), keys.clone()),
         store: store.clone(),
         admin: Desk::new(store.clone(), keys.clone(), issuer(config)?),

@@ -7,6 +7,9 @@ use std::time::Duration;
 use clap::{ArgAction, Args, ValueEnum};
 use lumbung_openapi::money::NanoUsd;
 
+use crate::domain::address::AddressRange;
+use crate::fleet::gate::GateLimits;
+
 /// How logs are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -108,6 +111,26 @@ pub struct ServeConfig {
     /// The authority of all gateways' certificates, as a PEM file.
     #[arg(long, env = "LUMBUNG_INTERNAL_TLS_CA", requires = "internal_tls_cert")]
     pub internal_tls_ca: Option<PathBuf>,
+    /// The part of them that providers on probation may have, in percent. A trusted provider always finds room: where all are
+    /// taken, a newcomer's makes way.
+    #[arg(long, env = "LUMBUNG_NEWCOMER_TUNNELS_PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub newcomer_tunnels_percent: u8,
+    /// Tunnels of providers on probation from one address at a time.
+    #[arg(long, env = "LUMBUNG_NEWCOMER_TUNNELS_PER_ADDRESS", default_value_t = 64)]
+    pub newcomer_tunnels_per_address: usize,
+    /// Joins of providers on probation per minute, all together.
+    #[arg(long, env = "LUMBUNG_NEWCOMER_JOINS_PER_MINUTE", default_value_t = 1200, value_parser = clap::value_parser!(u32).range(1..))]
+    pub newcomer_joins_per_minute: u32,
+    /// Requests of the join protocol (two for a tunnel) per minute from one address; an IPv6 network of 64 bits counts as one.
+    #[arg(long, env = "LUMBUNG_JOINS_PER_MINUTE", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..))]
+    pub joins_per_minute: u32,
+    /// Requests with a key or signature that is not good, per minute from one address; then only known keys pass.
+    #[arg(long, env = "LUMBUNG_WRONG_KEYS_PER_MINUTE", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..))]
+    pub wrong_keys_per_minute: u32,
+    /// Addresses or ranges (10.0.0.0/8) of proxies whose X-Forwarded-For is believed. Without any, limits per address see
+    /// the proxy's own.
+    #[arg(long, env = "LUMBUNG_TRUSTED_PROXIES", value_delimiter = ',')]
+    pub trusted_proxies: Vec<AddressRange>,
     /// Requests that wait for a slot, per model.
     #[arg(long, env = "LUMBUNG_QUEUE_LENGTH", default_value_t = 256)]
     pub queue_length: usize,
@@ -125,6 +148,10 @@ pub struct ServeConfig {
     /// client does not say what matters to it. Nobody is charged by it.
     #[arg(long = "second-usd", env = "LUMBUNG_SECOND_USD", default_value = "0.00002", value_parser = amount)]
     pub second: NanoUsd,
+    /// Seconds between being told to stop and taking no more requests, in which health says so, for proxies to go elsewhere.
+    /// Without it: 3 where other gateways share the work (REDIS_URL), else none.
+    #[arg(long, env = "LUMBUNG_DRAIN_NOTICE_SECS")]
+    pub drain_notice_secs: Option<u64>,
     /// Seconds that running answers are given when the gateway stops.
     #[arg(long, env = "LUMBUNG_DRAIN_SECS", default_value_t = 30)]
     pub drain_secs: u64,
@@ -173,6 +200,23 @@ impl ServeConfig {
     /// The lease's length.
     pub fn lease(&self) -> Duration {
         Duration::from_secs(self.lease_secs)
+    }
+
+    /// How long proxies have to go elsewhere.
+    pub fn drain_notice(&self) -> Duration {
+        let alone = self.redis_url.is_none();
+        Duration::from_secs(self.drain_notice_secs.unwrap_or(if alone { 0 } else { 3 }))
+    }
+
+    /// Limits of joins and tunnels.
+    pub fn gate_limits(&self) -> GateLimits {
+        GateLimits {
+            joins_per_minute: self.joins_per_minute,
+            newcomer_joins_per_minute: self.newcomer_joins_per_minute,
+            max_tunnels: self.max_tunnels,
+            newcomer_tunnels: self.max_tunnels * usize::from(self.newcomer_tunnels_percent) / 100,
+            newcomer_tunnels_per_address: self.newcomer_tunnels_per_address,
+        }
     }
 
     /// Origins under which providers reach this gateway, which listens at `bound`.

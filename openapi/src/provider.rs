@@ -15,6 +15,9 @@ pub const TUNNEL_PATH: &str = "/provider/v1/tunnel";
 pub const RECEIPTS_PATH: &str = "/provider/v1/receipts";
 /// On the tunnel: what the provider offers now ([`Offer`]). The gateway asks every few seconds.
 pub const OFFER_PATH: &str = "/offer";
+/// On the tunnel: this gateway is about to stop (POST, no body). The provider dials again at once, to find another, and keeps
+/// this tunnel until the gateway closes it: what runs on it ends there.
+pub const MOVE_PATH: &str = "/move";
 /// The authorization scheme of a tunnel request, followed by the signed [`JoinClaims`].
 pub const JOIN_SCHEME: &str = "LumbungJoin";
 /// `typ` of a signed join.

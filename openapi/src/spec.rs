@@ -58,6 +58,7 @@ pub fn document() -> OpenApi {
         .path("/.well-known/jwks.json", PathItem::new(HttpMethod::Get, get_keys()))
         .path("/health/live", PathItem::new(HttpMethod::Get, is_live()))
         .path("/health/ready", PathItem::new(HttpMethod::Get, is_ready()))
+        .path("/health/balance", PathItem::new(HttpMethod::Get, is_to_be_balanced()))
         .path("/docs", PathItem::new(HttpMethod::Get, get_docs()))
         .path("/openapi.json", PathItem::new(HttpMethod::Get, get_document()));
     OpenApiBuilder::new().info(info).paths(paths).components(Some(components().build())).build()
@@ -229,6 +230,13 @@ fn is_ready() -> OperationBuilder {
     operation("isReady", "Whether requests are served", "Operations")
         .response("200", text("Yes."))
         .response("503", text("Not now: the gateway stops, or has no lease on the books."))
+}
+
+fn is_to_be_balanced() -> OperationBuilder {
+    operation("isToBeBalanced", "Whether a balancer should send requests here", "Operations")
+        .response("200", text("Yes."))
+        .response("404", text("Nothing new: the gateway finishes what it has, and stops."))
+        .response("503", text("No: the gateway has no lease on the books."))
 }
 
 fn get_docs() -> OperationBuilder {

@@ -7,12 +7,15 @@ use std::time::{Duration, Instant};
 use axum::extract::State;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use lumbung_openapi::endpoint::Endpoint;
-use lumbung_openapi::provider::{OFFER_PATH, Offer, REPLICAS_HEADER};
+use lumbung_openapi::provider::{MOVE_PATH, OFFER_PATH, Offer, REPLICAS_HEADER};
+use reqwest::Upgraded;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
@@ -41,25 +44,25 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Keeps one tunnel up until `stop`, of `most` that lead to different gateways where they can: this is the one with that
 /// `number`. Jobs that still run then are cut off.
 pub async fn keep_up(node: Arc<Node>, identity: Arc<Identity>, number: usize, most: usize, stop: CancellationToken) {
-    let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+    let (mut backoff, mut left) = (Backoff::new(FIRST_WAIT, LONGEST_WAIT), JoinSet::new());
     let (mut turn, mut duplicates) = (number, 0);
     loop {
         let dialling = tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => break,
             dialling = node.room_for_tunnel(most) => dialling,
         };
         let address = node.gateway.address_in_turn(turn);
         turn += 1;
         let wait = tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => break,
             joined = join(&node.gateway, address, &identity.key) => match joined {
                 Ok(joined) => match node.connect(&joined.replica) {
                     Some(connected) => {
                         drop(dialling);
                         let up_since = Instant::now();
                         duplicates = 0;
-                        serve(&node, joined, connected, &stop).await;
-                        if up_since.elapsed() >= GOOD_TUNNEL {
+                        let moves = serve_here(&node, joined, connected, &stop, &mut left).await;
+                        if moves || up_since.elapsed() >= GOOD_TUNNEL {
                             backoff.reset();
                         }
                         backoff.next_wait()
@@ -77,10 +80,40 @@ pub async fn keep_up(node: Arc<Node>, identity: Arc<Identity>, number: usize, mo
             },
         };
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => break,
             () = tokio::time::sleep(wait) => {}
         }
     }
+    left.join_all().await;
+}
+
+/// Serves a tunnel until it ends, or until its gateway says that it is about to stop: then what runs on it goes on in
+/// `left`, another gateway can be dialled, and this returns `true`.
+async fn serve_here(
+    node: &Arc<Node>,
+    joined: Joined,
+    connected: Connected,
+    stop: &CancellationToken,
+    left: &mut JoinSet<()>,
+) -> bool {
+    let Joined { io, replica } = joined;
+    let moving = CancellationToken::new();
+    while left.try_join_next().is_some() {}
+    let serving = serve(node.clone(), io, replica.clone(), moving.clone(), stop.clone());
+    let (ended, has_ended) = oneshot::channel::<()>();
+    left.spawn(async move {
+        serving.await;
+        drop(ended);
+    });
+    let moves = tokio::select! {
+        _ = has_ended => false,
+        () = moving.cancelled() => true,
+    };
+    if moves {
+        tracing::info!(replica, "this gateway is about to stop: dialling another");
+    }
+    drop(connected);
+    moves
 }
 
 /// Behind a proxy, the next dial may lead to another gateway; after some it seems that there is none.
@@ -112,10 +145,9 @@ fn wait_after(error: &JoinError, backoff: &mut Backoff) -> Duration {
 }
 
 /// Serves a tunnel until it ends, or until `stop`.
-async fn serve(node: &Arc<Node>, joined: Joined, connected: Connected, stop: &CancellationToken) {
-    let Joined { io, replica } = joined;
+async fn serve(node: Arc<Node>, io: Upgraded, replica: String, moving: CancellationToken, stop: CancellationToken) {
     tracing::info!(replica, "tunnel is up");
-    let service = TowerToHyperService::new(router(node.clone()));
+    let service = TowerToHyperService::new(router(node.clone(), moving));
     let ended = drive(io, async |io| {
         let connection = http2_server().serve_connection(TokioIo::new(io), service);
         let mut connection = pin!(connection);
@@ -132,21 +164,24 @@ async fn serve(node: &Arc<Node>, joined: Joined, connected: Connected, stop: &Ca
         }
     })
     .await;
-    drop(connected);
     match ended {
         Ok(()) => tracing::info!(replica, "tunnel closed"),
         Err(error) => tracing::warn!(replica, "tunnel broke: {}", causes(&error)),
     }
 }
 
-/// What a tunnel serves: the gateway's poll, and jobs at the path that the client used.
-fn router(node: Arc<Node>) -> Router {
+/// What a tunnel serves: the gateway's poll and its word that it is about to stop (`moving`), and jobs at the path that the client used.
+fn router(node: Arc<Node>, moving: CancellationToken) -> Router {
     async fn offer(State(node): State<Arc<Node>>, headers: HeaderMap) -> Json<Offer> {
         let replicas = headers.get(REPLICAS_HEADER).and_then(|count| count.to_str().ok()?.parse().ok());
         node.count_replicas(replicas.unwrap_or(1));
         Json(node.offer())
     }
-    let router = Router::new().route(OFFER_PATH, get(offer));
+    let move_on = async move || {
+        moving.cancel();
+        StatusCode::NO_CONTENT
+    };
+    let router = Router::new().route(OFFER_PATH, get(offer)).route(MOVE_PATH, post(move_on));
     let route = |router: Router<Arc<Node>>, endpoint: Endpoint| {
         router.route(endpoint.path(), post(move |node, request| job::serve(endpoint, node, request)))
     };

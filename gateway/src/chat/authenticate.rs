@@ -81,6 +81,12 @@ impl Keyring {
         Ok(caller)
     }
 
+    /// Whether this key was good when it was last looked up, however long ago: no proof that it still is.
+    pub fn remembers(&self, headers: &HeaderMap) -> bool {
+        let hash = bearer(headers).map(|key| <[u8; 32]>::from(Sha256::digest(key)));
+        hash.and_then(|hash| self.cache.get(&hash)).is_some_and(|known| known.caller.is_some())
+    }
+
     async fn identify(&self, headers: &HeaderMap) -> Result<Arc<Caller>, ApiError> {
         let hash = bearer(headers).map(|key| <[u8; 32]>::from(Sha256::digest(key))).ok_or(ApiError::InvalidKey)?;
         let epoch = self.epoch.load(Ordering::Acquire);

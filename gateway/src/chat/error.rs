@@ -66,7 +66,16 @@ pub enum ApiError {
     /// Every slot is taken, and so is every place in the queue, or the wait was too long.
     #[error("all slots taken")]
     AllBusy,
-    /// This gateway holds as many jobs as it may, or is about to stop.
+    /// This gateway is about to stop.
+    #[error("draining")]
+    Draining,
+    /// The client's address has shown too many keys that are not good.
+    #[error("too many wrong keys")]
+    TooManyWrongKeys {
+        /// When it may show another, in microseconds.
+        wait_us: u64,
+    },
+    /// This gateway holds as many jobs as it may, or has no lease on its books.
     #[error("overloaded")]
     Overloaded,
     /// The books cannot be reached.
@@ -107,6 +116,8 @@ impl ApiError {
             Self::CreditExhausted => "credit_exhausted",
             Self::NoProvider(_) => "no_provider",
             Self::AllBusy => "all_busy",
+            Self::Draining => "draining",
+            Self::TooManyWrongKeys { .. } => "too_many_wrong_keys",
             Self::Overloaded => "overloaded",
             Self::BooksUnavailable => "books_unavailable",
             Self::ProviderFailed => "provider_failed",
@@ -129,10 +140,13 @@ impl ApiError {
             | Self::AbovePriceCap(_)
             | Self::NobodyAllowed { .. }
             | Self::NobodyPromises(_) => StatusCode::NOT_FOUND,
-            Self::InsufficientQuota | Self::CreditExhausted | Self::Limited(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::InsufficientQuota | Self::CreditExhausted | Self::Limited(_) | Self::TooManyWrongKeys { .. } => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Self::NoProvider(_)
             | Self::OnlyNewcomers(_)
             | Self::AllBusy
+            | Self::Draining
             | Self::Overloaded
             | Self::BooksUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::ProviderFailed => StatusCode::BAD_GATEWAY,
@@ -144,6 +158,8 @@ impl ApiError {
     pub fn retry_after_ms(&self) -> Option<u64> {
         match self {
             Self::Limited(limited) => limited.retry_after_ms(),
+            Self::TooManyWrongKeys { wait_us } => Some(wait_us.div_ceil(1000).max(1)),
+            Self::Draining => Some(500), // another gateway answers by then
             Self::NoProvider(_) | Self::OnlyNewcomers(_) => Some(5000),
             Self::AllBusy | Self::Overloaded | Self::BooksUnavailable | Self::ProviderFailed => Some(1000),
             _ => None,
@@ -252,6 +268,13 @@ impl ApiError {
             Self::AllBusy => {
                 ("Every provider of this model is busy. Please try again shortly.".into(), "server_error", None, Some("all_busy"))
             }
+            Self::Draining => ("This gateway is about to stop. Please ask again: another one answers.".into(), "server_error", None, Some("draining")),
+            Self::TooManyWrongKeys { .. } => (
+                "Too many requests from this address had no valid API key. Please try again shortly, with a valid one.".into(),
+                "requests",
+                None,
+                Some("too_many_wrong_keys"),
+            ),
             Self::Overloaded => ("This gateway is at its limit. Please try again shortly.".into(), "server_error", None, Some("overloaded")),
             Self::BooksUnavailable => {
                 ("This gateway cannot reach its books. Please try again shortly.".into(), "server_error", None, Some("books_unavailable"))

@@ -18,6 +18,7 @@ pub mod count;
 pub mod delivered;
 pub mod error;
 pub mod funding;
+pub mod life;
 pub mod limits;
 pub mod meter;
 pub mod recount;
@@ -28,7 +29,6 @@ pub mod transcript;
 pub mod vouching;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -49,6 +49,7 @@ use authenticate::Keyring;
 use choose::Why;
 use client::{Answer, Client};
 use error::ApiError;
+use life::Life;
 use limits::Gauges;
 use recount::{Recounter, recount};
 use relay::{Ending, relay};
@@ -88,8 +89,8 @@ pub struct Gateway {
     pub holdback: Duration,
     /// How long providers may take.
     pub patience: Patience,
-    /// Set once, when the gateway stops.
-    pub draining: AtomicBool,
+    /// How far this gateway is on its way out.
+    pub life: Life,
 }
 
 /// How long a provider may take.
@@ -106,13 +107,18 @@ pub struct Patience {
 impl Gateway {
     /// Whether new jobs are taken: not when stopping, and not without a lease.
     pub fn is_admitting(&self) -> bool {
-        !self.draining.load(Ordering::Acquire) && self.lease.is_valid()
+        !self.life.is_draining() && self.lease.is_valid()
+    }
+
+    /// Whether proxies and providers should come here: not from the moment on at which it is told to stop.
+    pub fn is_ready(&self) -> bool {
+        !self.life.is_leaving() && self.lease.is_valid()
     }
 
     /// What a new job is told meanwhile: without the books nobody knows whether this replica may still spend.
     fn why_not_admitting(&self) -> ApiError {
-        match self.draining.load(Ordering::Acquire) {
-            true => ApiError::Overloaded,
+        match self.life.is_draining() {
+            true => ApiError::Draining,
             false => ApiError::BooksUnavailable,
         }
     }

@@ -64,6 +64,11 @@ impl Doorman {
         Self { keys, store, origins }
     }
 
+    /// Who an answer says it is from. Nothing is verified yet.
+    pub fn claimed(token: &str) -> Result<ProviderId, JoinError> {
+        Ok(ProviderId::from(jws::embedded_key(token)?))
+    }
+
     /// A fresh challenge; nothing is kept of it.
     pub fn challenge(&self, now_secs: u64) -> Challenge {
         challenge(&self.keys, now_secs)

@@ -133,6 +133,11 @@ impl Members {
         }
     }
 
+    /// How far a provider is trusted, as far as it is known here.
+    pub fn standing(&self, provider: &ProviderId) -> Standing {
+        self.standings.get(provider).copied().unwrap_or(Standing::Newcomer)
+    }
+
     /// The standing of a provider that joined since the store was read.
     pub(super) fn note_standing(&mut self, provider: &ProviderId, standing: Standing) {
         self.standings.entry(provider.clone()).or_insert(standing);

@@ -4,6 +4,7 @@
 //! does, here or at another gateway that shares the fleet.
 
 pub mod clock;
+pub mod gate;
 pub mod health;
 pub mod job;
 pub mod join;
@@ -19,6 +20,7 @@ pub mod tunnel;
 mod way;
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -29,12 +31,14 @@ use lumbung_openapi::parameter::ParameterSet;
 use lumbung_openapi::provider::Offer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::domain::catalogue::CatalogueModel;
 use crate::domain::ids::ProviderId;
 use crate::domain::provider::Standing;
 use crate::domain::routing::roster::Roster;
+use gate::Place;
 use health::ModelHealth;
 use members::{Member, Members};
 use others::Links;
@@ -49,12 +53,12 @@ const MISSES: u32 = 2;
 const MAX_MODELS_PER_OFFER: usize = 64;
 /// Changes that come within so long of each other make one snapshot.
 const TOGETHER: Duration = Duration::from_millis(25);
+/// Over how long providers are told to dial another gateway, in milliseconds.
+const MOVES_WITHIN_MS: u64 = 500;
 
 /// Limits of the fleet.
 #[derive(Clone, Debug)]
 pub struct FleetLimits {
-    /// Tunnels at a time.
-    pub max_tunnels: usize,
     /// Requests that wait for a slot, per model.
     pub queue_length: usize,
     /// Whether newcomers may serve only models that have a tokenizer, by which their counts are checked.
@@ -79,6 +83,8 @@ pub struct Fleet {
     unpublished: Notify,
     /// Others have not been told yet of something.
     own_changed: Notify,
+    /// Cancelled when providers must go elsewhere.
+    leaving: CancellationToken,
 }
 
 /// The fleet as requests see it.
@@ -129,6 +135,7 @@ impl Fleet {
             replicas: AtomicUsize::new(1),
             unpublished: Notify::new(),
             own_changed: Notify::new(),
+            leaving: CancellationToken::new(),
         }
     }
 
@@ -142,9 +149,14 @@ impl Fleet {
         self.limits.second
     }
 
-    /// Whether another tunnel fits.
-    pub fn has_room(&self) -> bool {
-        self.lock().tunnels.len() < self.limits.max_tunnels
+    /// How far a provider is trusted, as far as it is known here.
+    pub fn standing(&self, provider: &ProviderId) -> Standing {
+        self.lock().standing(provider)
+    }
+
+    /// Tells every provider to dial another gateway. Their tunnels stay, for what runs on them.
+    pub fn leave(&self) {
+        self.leaving.cancel();
     }
 
     /// This gateway's own tunnels, for other gateways.
@@ -159,8 +171,8 @@ impl Fleet {
         self.publish(&mut members);
     }
 
-    /// Serves a provider's end of an upgraded connection until the tunnel ends.
-    pub async fn run_tunnel<IO>(&self, provider: ProviderId, standing: Standing, io: IO)
+    /// Serves a provider's end of an upgraded connection until the tunnel ends, or its place is needed.
+    pub async fn run_tunnel<IO>(&self, provider: ProviderId, standing: Standing, place: Place, io: IO)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -172,10 +184,24 @@ impl Fleet {
         let reason = tokio::select! {
             ended = connection => ended.err().map_or_else(|| "closed by the provider".to_owned(), |error| error.to_string()),
             reason = polled => reason,
+            () = place.taken_back() => "makes way for a trusted provider".to_owned(),
+            never = self.send_away(&tunnel) => match never {},
         };
         tunnel.close();
         self.forget(&tunnel);
         info!(%provider, reason, "tunnel ended");
+    }
+
+    /// Once this gateway leaves, asks the provider to dial another. Not all of them at the same moment.
+    async fn send_away(&self, tunnel: &Tunnel) -> Infallible {
+        self.leaving.cancelled().await;
+        // A provider's id is a hash: its first bytes are spread evenly.
+        let spread = tunnel.provider.as_str().bytes().take(4).fold(0, |sum: u32, byte| sum * 64 + u32::from(byte % 64));
+        tokio::time::sleep(Duration::from_millis(u64::from(spread) % MOVES_WITHIN_MS)).await;
+        if let Err(error) = tunnel.ask_to_move(self.limits.poll_every).await {
+            warn!(provider = %tunnel.provider, %error, "provider not told to dial another gateway");
+        }
+        std::future::pending().await
     }
 
     /// Asks for offers until the provider misses too many; returns why it ended. After a miss it is asked again at once, and

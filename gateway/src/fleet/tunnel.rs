@@ -11,7 +11,7 @@ use bytes::Bytes;
 use h2::SendStream;
 use h2::client::{ResponseFuture, SendRequest};
 use http::{Method, Request, StatusCode};
-use lumbung_openapi::provider::{OFFER_PATH, Offer, REPLICAS_HEADER};
+use lumbung_openapi::provider::{MOVE_PATH, OFFER_PATH, Offer, REPLICAS_HEADER};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::job::{JobStream, OpenError, Origin};
@@ -88,6 +88,16 @@ impl Tunnel {
         let body =
             collect(response.into_body(), MAX_OFFER).await?.ok_or_else(|| OfferError::Malformed("too large".into()))?;
         serde_json::from_slice(&body).map_err(|error| OfferError::Malformed(error.to_string()))
+    }
+
+    /// Asks the provider to dial another gateway, and to keep this tunnel for what runs on it.
+    pub async fn ask_to_move(&self, timeout: Duration) -> Result<(), OfferError> {
+        let ask = async {
+            let mut sender = self.sender.clone().ready().await?;
+            let (response, _) = sender.send_request(request(Method::POST, MOVE_PATH), true)?;
+            response.await.map(drop)
+        };
+        Ok(tokio::time::timeout(timeout, ask).await.map_err(|_| OfferError::Timeout)??)
     }
 
     /// Sends a job in frames: its ticket, the client's body, and what earlier attempts have delivered. Returns when the

@@ -16,11 +16,21 @@ pub async fn live() -> &'static str {
     "alive\n"
 }
 
-/// Ready: it takes jobs. Not while it stops, nor without its lease on the books.
+/// Ready: requests and providers may come. Not once it was told to stop, nor without its lease on the books.
 pub async fn ready(State(shared): State<Arc<Shared>>) -> Response {
-    match shared.gateway.is_admitting() {
-        true => "ready\n".into_response(),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response(),
+    match (shared.gateway.is_ready(), shared.gateway.life.is_leaving()) {
+        (true, _) => "ready\n".into_response(),
+        (false, true) => (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response(),
+        (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response(),
+    }
+}
+
+/// The same for a balancer that tells a server which finishes what it has (404, haproxy's `disable-on-404`) from one that
+/// is out of order and whose connections are to be cut.
+pub async fn balance(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.gateway.life.is_leaving() {
+        true => (StatusCode::NOT_FOUND, "draining\n").into_response(),
+        false => ready(State(shared)).await,
     }
 }
 

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{MatchedPath, Request};
+use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::header::RETRY_AFTER;
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::header::{CONNECTION, RETRY_AFTER};
+use http::{HeaderName, HeaderValue, StatusCode, Version};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use lumbung_openapi::error::{ErrorBody, ErrorObject};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -19,6 +19,7 @@ use tower_http::cors::CorsLayer;
 
 use super::chat::GENERATION_ID;
 use super::error::ErrorKind;
+use super::guard::{Refused, guard};
 use super::{Shared, rates};
 use crate::chat::error::ApiError;
 
@@ -35,7 +36,7 @@ pub struct RequestId(pub String);
 pub struct JobLogged;
 
 /// Wraps the route table.
-pub fn wrap(routes: Router<Arc<Shared>>) -> Router<Arc<Shared>> {
+pub fn wrap(routes: Router<Arc<Shared>>, shared: &Arc<Shared>) -> Router<Arc<Shared>> {
     // Keys are sent as a header, never as a cookie, so any origin may call.
     let told = [
         REQUEST_ID,
@@ -46,7 +47,11 @@ pub fn wrap(routes: Router<Arc<Shared>>) -> Router<Arc<Shared>> {
     ];
     let told: Vec<HeaderName> = told.into_iter().chain(rates::names()).collect();
     let cors = CorsLayer::permissive().expose_headers(told).max_age(Duration::from_secs(3600));
-    routes.layer(CatchPanicLayer::custom(panicked)).layer(cors).layer(middleware::from_fn(identify))
+    routes
+        .layer(middleware::from_fn_with_state(shared.clone(), guard))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(cors)
+        .layer(middleware::from_fn_with_state(shared.clone(), identify))
 }
 
 /// Reads a whole body, within its limits of size and time.
@@ -59,14 +64,15 @@ pub async fn read_body(body: Body, limit: usize) -> Result<Bytes, ApiError> {
     }
 }
 
-async fn identify(mut request: Request, next: Next) -> Response {
+async fn identify(State(shared): State<Arc<Shared>>, mut request: Request, next: Next) -> Response {
     let began = Instant::now();
     let id = format!("req_{}", ulid::Ulid::generate());
     request.extensions_mut().insert(RequestId(id.clone()));
-    let method = request.method().clone();
+    let (method, version) = (request.method().clone(), request.version());
     let route = request.extensions().get::<MatchedPath>().cloned();
     let mut response = next.run(request).await;
-    if response.extensions().get::<JobLogged>().is_none() {
+    let extensions = response.extensions();
+    if extensions.get::<JobLogged>().is_none() && extensions.get::<Refused>().is_none() {
         tracing::info!(
             target: "access",
             request = id,
@@ -76,6 +82,13 @@ async fn identify(mut request: Request, next: Next) -> Response {
             error = response.extensions().get::<ErrorKind>().map(|kind| kind.0),
             duration_ms = began.elapsed().as_secs_f64() * 1000.0,
         );
+    }
+    // Whoever keeps connections for later finds them closed one by one, and none with a request on its way.
+    if shared.gateway.life.is_leaving()
+        && version <= Version::HTTP_11
+        && response.status() != StatusCode::SWITCHING_PROTOCOLS
+    {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     if let Ok(value) = HeaderValue::try_from(id) {
         response.headers_mut().insert(REQUEST_ID, value);

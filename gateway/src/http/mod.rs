@@ -6,6 +6,7 @@ mod chat;
 mod docs;
 mod earnings;
 mod error;
+pub mod guard;
 mod health;
 mod layers;
 mod models;
@@ -24,9 +25,11 @@ use lumbung_openapi::provider::{CHALLENGE_PATH, RECEIPTS_PATH, TUNNEL_PATH};
 use crate::admin::Desk;
 use crate::admin::courier::Courier;
 use crate::chat::Gateway;
+use crate::fleet::gate::Gate;
 use crate::fleet::join::Doorman;
 use crate::fleet::receipts::ReceiptDesk;
 use crate::store::Store;
+use guard::Guard;
 
 /// What handlers share.
 pub struct Shared {
@@ -34,6 +37,10 @@ pub struct Shared {
     pub gateway: Arc<Gateway>,
     /// Who lets providers in.
     pub doorman: Doorman,
+    /// How many of them, and how fast.
+    pub gate: Arc<Gate>,
+    /// Whom it lets wait.
+    pub guard: Guard,
     /// Who takes their receipts.
     pub desk: ReceiptDesk,
     /// The books.
@@ -67,9 +74,10 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/docs", get(docs::page))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
+        .route("/health/balance", get(health::balance))
         .merge(account::routes())
         .merge(admin::routes(&shared))
         .fallback(health::not_found)
         .method_not_allowed_fallback(health::method_not_allowed);
-    layers::wrap(routes).with_state(shared)
+    layers::wrap(routes, &shared).with_state(shared)
 }

@@ -17,34 +17,59 @@ use super::Shared;
 use super::layers::read_body;
 use crate::chat::clock;
 use crate::chat::error::ApiError;
+use crate::domain::address::ClientAddress;
 use crate::domain::ids::ProviderId;
 use crate::domain::provider::Standing;
-use crate::fleet::join::JoinError;
+use crate::fleet::gate::{Crowded, Place};
+use crate::fleet::join::{Doorman, JoinError};
 
 /// A fresh challenge.
-pub async fn challenge(State(shared): State<Arc<Shared>>) -> Json<Challenge> {
-    Json(shared.doorman.challenge(clock::unix_secs()))
+pub async fn challenge(State(shared): State<Arc<Shared>>, request: Request) -> Result<Json<Challenge>, Response> {
+    knock(&shared, &request).map_err(|crowded| shared.guard.note(TunnelRefusal::Crowded(crowded).into_response()))?;
+    Ok(Json(shared.doorman.challenge(clock::unix_secs())))
 }
+
+/// Somebody speaks the join protocol; where from.
+fn knock(shared: &Shared, request: &Request) -> Result<ClientAddress, Crowded> {
+    let address = shared.guard.client(request.headers(), request.extensions());
+    shared.gate.knock(address, clock::unix_micros().unsigned_abs())?;
+    Ok(address)
+}
+
+/// When a provider may ask again that found no room, in microseconds.
+const FULL_WAIT_US: u64 = 5_000_000;
 
 /// Why a provider does not get its tunnel.
 enum TunnelRefusal {
     NotATunnel,
     Join(JoinError),
     Banned,
-    Full,
+    Crowded(Crowded),
+    Draining,
     BooksUnavailable,
+}
+
+/// Who gets a tunnel, and where it is counted.
+struct Welcome {
+    provider: ProviderId,
+    standing: Standing,
+    place: Place,
 }
 
 /// Turns the connection round: after the 101 this gateway is the HTTP/2 client on it.
 pub async fn tunnel(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    match admit(&shared, request.headers()).await {
-        Ok((provider, standing)) => {
+    let admitted = match knock(&shared, &request) {
+        Ok(address) => admit(&shared, request.headers(), address).await,
+        Err(crowded) => Err(TunnelRefusal::Crowded(crowded)),
+    };
+    match admitted {
+        Ok(Welcome { provider, standing, place }) => {
             info!(%provider, ?standing, "provider joins");
             let upgrade = hyper::upgrade::on(request);
             let gateway = shared.gateway.clone();
             tokio::spawn(async move {
                 match upgrade.await {
-                    Ok(io) => gateway.fleet.run_tunnel(provider, standing, TokioIo::new(io)).await,
+                    Ok(io) => gateway.fleet.run_tunnel(provider, standing, place, TokioIo::new(io)).await,
                     Err(error) => warn!(%provider, %error, "the connection did not turn into a tunnel"),
                 }
             });
@@ -57,20 +82,25 @@ pub async fn tunnel(State(shared): State<Arc<Shared>>, request: Request) -> Resp
             }
             response
         }
+        Err(refusal @ TunnelRefusal::Crowded(_)) => shared.guard.note(refusal.into_response()),
         Err(refusal) => refusal.into_response(),
     }
 }
 
-async fn admit(shared: &Shared, headers: &HeaderMap) -> Result<(ProviderId, Standing), TunnelRefusal> {
+/// Lets a provider in. What costs little comes first: where too many come, their signatures are not looked at.
+async fn admit(shared: &Shared, headers: &HeaderMap, address: ClientAddress) -> Result<Welcome, TunnelRefusal> {
     let wants_tunnel = headers.get(UPGRADE).is_some_and(|value| value == TUNNEL_PROTOCOL);
     let join = headers
         .get(AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.strip_prefix(JOIN_SCHEME));
     let (true, Some(join)) = (wants_tunnel, join) else { return Err(TunnelRefusal::NotATunnel) };
-    if !shared.gateway.fleet.has_room() || !shared.gateway.is_admitting() {
-        return Err(TunnelRefusal::Full);
+    if !shared.gateway.is_ready() {
+        return Err(TunnelRefusal::Draining);
     }
+    let claimed = Doorman::claimed(join.trim()).map_err(TunnelRefusal::Join)?;
+    let standing = shared.gateway.fleet.standing(&claimed);
+    shared.gate.expect(address, standing, clock::unix_micros().unsigned_abs()).map_err(TunnelRefusal::Crowded)?;
     let admitted = shared.doorman.admit::<JoinClaims>(join.trim(), clock::unix_secs()).await;
     let (provider, _) = admitted.map_err(TunnelRefusal::Join)?;
     let standing = shared.store.register_provider(&provider).await.map_err(|error| {
@@ -79,7 +109,10 @@ async fn admit(shared: &Shared, headers: &HeaderMap) -> Result<(ProviderId, Stan
     })?;
     match standing {
         Standing::Banned => Err(TunnelRefusal::Banned),
-        standing => Ok((provider, standing)),
+        standing => {
+            let place = shared.gate.claim(address, standing).map_err(TunnelRefusal::Crowded)?;
+            Ok(Welcome { provider, standing, place })
+        }
     }
 }
 
@@ -114,16 +147,33 @@ impl IntoResponse for TunnelRefusal {
             ),
             Self::Join(error) => refuse_answer("join_refused", &error),
             Self::Banned => refuse(StatusCode::FORBIDDEN, "provider_banned", "the operator has banned this provider"),
-            Self::Full => refuse(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "fleet_full",
-                "this gateway takes no more tunnels at this moment",
-            ),
+            Self::Crowded(crowded) => refuse_crowded(crowded),
+            Self::Draining => {
+                let mut response = refuse(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "draining",
+                    "this gateway takes no tunnels now, for it is about to stop, or has no lease on its books: dial again",
+                );
+                response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+                response
+            }
             Self::BooksUnavailable => ApiError::BooksUnavailable.into_response(),
         };
         wait_if_unavailable(&mut response);
         response
     }
+}
+
+fn refuse_crowded(crowded: Crowded) -> Response {
+    let (status, code, wait_us) = match crowded {
+        Crowded::Address { wait_us } => (StatusCode::TOO_MANY_REQUESTS, "too_many_joins", wait_us),
+        Crowded::Newcomers { wait_us } => (StatusCode::SERVICE_UNAVAILABLE, "too_many_newcomers", wait_us),
+        Crowded::AddressFull => (StatusCode::TOO_MANY_REQUESTS, "too_many_tunnels", FULL_WAIT_US),
+        Crowded::NewcomersFull | Crowded::Full => (StatusCode::SERVICE_UNAVAILABLE, "fleet_full", FULL_WAIT_US),
+    };
+    let mut response = refuse(status, code, &crowded.to_string());
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait_us.div_ceil(1_000_000).max(1)));
+    response
 }
 
 /// Why a signed answer to a challenge is not accepted.

@@ -1,8 +1,14 @@
 //! Accepting connections: no delay on small writes, limits on headers and on how many there are, and a clean stop.
 
+use std::convert::Infallible;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use axum::response::Response;
+use axum::routing::future::RouteFuture;
+use http::Request;
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -11,8 +17,32 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::guard::Peer;
+
 /// How long a client may take to send the head of a request.
 const HEAD_WITHIN: Duration = Duration::from_secs(15);
+
+/// What a connection serves: the routes, each request with its peer's address.
+#[derive(Clone)]
+struct FromPeer {
+    router: Router,
+    peer: Peer,
+}
+
+impl tower::Service<Request<Incoming>> for FromPeer {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = RouteFuture<Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(())) // as the router itself
+    }
+
+    fn call(&mut self, mut request: Request<Incoming>) -> RouteFuture<Infallible> {
+        request.extensions_mut().insert(self.peer);
+        self.router.call(request)
+    }
+}
 
 /// Serves until told to stop, then lets what is running end within `drain`.
 pub async fn serve(
@@ -31,7 +61,7 @@ pub async fn serve(
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => break,
         };
-        let (socket, _) = match accepted {
+        let (socket, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file descriptors, say: others close meanwhile.
@@ -48,7 +78,7 @@ pub async fn serve(
             debug!(%error, "no TCP_NODELAY");
             continue;
         }
-        let service = TowerToHyperService::new(router.clone());
+        let service = TowerToHyperService::new(FromPeer { router: router.clone(), peer: Peer(peer.ip()) });
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(socket), service).into_owned();
         let watched = graceful.watch(connection);
         tokio::spawn(async move {

@@ -3,7 +3,6 @@
 //! No request waits for any of this. When Redis is gone, everyone goes on from what was heard last, and all of it is told and
 //! read again when it is back.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -49,7 +48,7 @@ async fn tell(gateway: &Gateway, registry: &Registry) {
             _ = beat.tick() => true,
             () = gateway.fleet.changed() => false,
         };
-        if gateway.draining.load(Ordering::Acquire) {
+        if gateway.life.is_draining() {
             break;
         }
         if !is_beat {

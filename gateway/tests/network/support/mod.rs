@@ -2,9 +2,11 @@
 
 pub mod client;
 pub mod load;
+pub mod namespace;
 pub mod postgres;
 pub mod process;
 pub mod provider;
+pub mod proxy;
 pub mod redis;
 
 use std::path::PathBuf;
@@ -178,7 +180,7 @@ impl Network {
         self.serves_at(&self.base, model).await;
     }
 
-    async fn serves_at(&self, base: &str, model: &str) {
+    pub async fn serves_at(&self, base: &str, model: &str) {
         let url = format!("{base}/v1/models");
         wait_until(&format!("{model} is served"), Duration::from_secs(20), async || {
             let Ok(response) = reqwest::get(&url).await else { return false };
@@ -236,8 +238,13 @@ impl Network {
 
     /// Starts it again, on the same port and the same books.
     pub async fn restart_gateway(&mut self) {
-        self.gateway = self.run.gateway(&self.base, self.folder.path());
+        self.start_gateway_again();
         self.ready().await;
+    }
+
+    /// The same, without waiting for it.
+    pub fn start_gateway_again(&mut self) {
+        self.gateway = self.run.gateway(&self.base, self.folder.path());
     }
 
     /// Recomputes every balance from the entries; panics with the differences.
@@ -272,7 +279,12 @@ impl Run {
             .env_remove("DATABASE_URL")
             .env_remove("REDIS_URL")
             .env("LUMBUNG_DATA_DIR", folder)
-            .env("LUMBUNG_LEASE_SECS", "5");
+            .env("LUMBUNG_LEASE_SECS", "5")
+            // Everybody here comes from one address.
+            .env("LUMBUNG_JOINS_PER_MINUTE", "1000000")
+            .env("LUMBUNG_WRONG_KEYS_PER_MINUTE", "1000000")
+            // Nobody here asks for a gateway's health before going there.
+            .env("LUMBUNG_DRAIN_NOTICE_SECS", "0");
         command.env("RUST_LOG", std::env::var("LUMBUNG_TEST_LOG").unwrap_or_else(|_| "info".into()));
         let servers = [("DATABASE_URL", &self.database_url), ("REDIS_URL", &self.redis_url)];
         command.envs(servers.into_iter().filter_map(|(name, url)| Some((name, url.as_deref()?))));

@@ -99,7 +99,7 @@ fn run(command: &mut Command) {
     assert!(status.success(), "{command:?} ended with {status}");
 }
 
-fn is_root() -> bool {
+pub fn is_root() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let uids = status.lines().find(|line| line.starts_with("Uid:"));
     uids.is_some_and(|line| line.split_whitespace().nth(2) == Some("0"))

@@ -51,6 +51,11 @@ impl Process {
         status.lines().any(|line| line.starts_with("State:") && line.contains('T'))
     }
 
+    /// Whether it has ended, in whatever order.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_some()
+    }
+
     /// Waits for an orderly end.
     pub async fn stops(&mut self, within: Duration) {
         let name = self.name;
@@ -78,8 +83,8 @@ impl Process {
             .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
             .filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
             .collect();
-        let tables =
-            ["tcp", "tcp6", "udp", "udp6"].map(|table| (table, std::fs::read_to_string(format!("/proc/net/{table}"))));
+        let tables = ["tcp", "tcp6", "udp", "udp6"]
+            .map(|table| (table, std::fs::read_to_string(format!("/proc/{}/net/{table}", self.id()))));
         let mut listening = Vec::new();
         for (table, text) in tables {
             for line in text.unwrap_or_default().lines().skip(1) {
@@ -109,7 +114,12 @@ impl Drop for Process {
 
 /// A port that was free a moment ago.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    free_port_at("127.0.0.1")
+}
+
+/// The same, at another address of this machine.
+pub fn free_port_at(ip: &str) -> u16 {
+    let listener = TcpListener::bind(format!("{ip}:0")).expect("a free port");
     listener.local_addr().expect("an address").port()
 }
 

@@ -1,6 +1,6 @@
 //! Real providers, with a scripted engine or the bundled model.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ pub struct ProviderSetup {
     ask: (String, String),
     /// Gateways beside the first.
     gateways: Vec<String>,
+    entrance: Vec<String>,
 }
 
 /// A running provider.
@@ -28,20 +29,37 @@ pub struct Provider {
     pub folder: Option<tempfile::TempDir>,
     flags: Vec<String>,
     base: String,
+    entrance: Vec<String>,
 }
 
 impl ProviderSetup {
     /// Answers from a script, in as many slots as anyone could want.
     pub fn scripted(script: Value) -> Self {
         let flags = ["--engine", "scripted", "--slots", "1024"].map(str::to_owned).into();
-        Self { model: MODEL.into(), flags, script: Some(script), folder: None, ask: ask(), gateways: Vec::new() }
+        Self {
+            model: MODEL.into(),
+            flags,
+            script: Some(script),
+            folder: None,
+            ask: ask(),
+            gateways: Vec::new(),
+            entrance: Vec::new(),
+        }
     }
 
     /// Answers with the bundled model.
     pub fn bundled(model: &str) -> Self {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../provider-runtime/models/padi");
         let flags = vec!["--engine".into(), "mistral".into(), "--model".into(), folder.display().to_string()];
-        Self { model: model.into(), flags, script: None, folder: None, ask: ask(), gateways: Vec::new() }
+        Self {
+            model: model.into(),
+            flags,
+            script: None,
+            folder: None,
+            ask: ask(),
+            gateways: Vec::new(),
+            entrance: Vec::new(),
+        }
     }
 
     /// With one more flag.
@@ -63,8 +81,22 @@ impl ProviderSetup {
     }
 
     pub fn slots(mut self, slots: u32) -> Self {
-        let at = self.flags.iter().position(|flag| flag == "--slots").expect("a scripted provider's slots");
-        self.flags[at + 1] = slots.to_string();
+        match self.flags.iter().position(|flag| flag == "--slots") {
+            Some(at) => self.flags[at + 1] = slots.to_string(),
+            None => self.flags.extend(["--slots".into(), slots.to_string()]),
+        }
+        self
+    }
+
+    /// Trusts this authority (a PEM file), too.
+    pub fn trusting(mut self, authority: &Path) -> Self {
+        self.flags.extend(["--gateway-ca".into(), authority.display().to_string()]);
+        self
+    }
+
+    /// Runs where this command lets it in.
+    pub fn inside(mut self, entrance: [String; 4]) -> Self {
+        self.entrance = entrance.into();
         self
     }
 
@@ -91,13 +123,14 @@ impl ProviderSetup {
             flags.extend(["--script".to_owned(), path.display().to_string()]);
         }
         let base = &std::iter::once(base.to_owned()).chain(self.gateways).collect::<Vec<_>>().join(",");
-        let process = start(&flags, base, folder.path());
-        Provider { model: self.model, process, folder: Some(folder), flags, base: base.to_owned() }
+        let process = start(&self.entrance, &flags, base, folder.path());
+        let (base, entrance) = (base.to_owned(), self.entrance);
+        Provider { model: self.model, process, folder: Some(folder), flags, base, entrance }
     }
 }
 
 impl Provider {
-    fn path(&self) -> &std::path::Path {
+    fn path(&self) -> &Path {
         self.folder.as_ref().expect("a running provider has its folder").path()
     }
 
@@ -130,7 +163,7 @@ impl Provider {
     pub fn restart(&mut self) {
         self.process.kill();
         let _ = std::fs::remove_file(self.path().join("status.json"));
-        self.process = start(&self.flags, &self.base, self.path());
+        self.process = start(&self.entrance, &self.flags, &self.base, self.path());
     }
 
     /// Its identity's seed, for tests that act as this provider.
@@ -140,8 +173,16 @@ impl Provider {
     }
 }
 
-fn start(flags: &[String], base: &str, folder: &std::path::Path) -> Process {
-    let mut command = Command::new(programs().join("lumbung-provider"));
+fn start(entrance: &[String], flags: &[String], base: &str, folder: &Path) -> Process {
+    let program = programs().join("lumbung-provider");
+    let mut command = match entrance.split_first() {
+        Some((first, rest)) => {
+            let mut command = Command::new(first);
+            command.args(rest).arg(program);
+            command
+        }
+        None => Command::new(program),
+    };
     command.args(["--data-dir", &folder.display().to_string()]).arg("serve").args(["--gateway", base]).args(flags);
     command.env("RUST_LOG", "info");
     Process::start("provider", command, Some(folder.join("provider.log")))
