@@ -22,7 +22,7 @@ use crate::chat::settle::Settler;
 use crate::chat::{Gateway, Patience};
 use crate::config::{BooksConfig, ServeConfig};
 use crate::domain::ids::ReplicaId;
-use crate::fleet::gate::Gate;
+use crate::fleet::gate::{Gate, GateLimits};
 use crate::fleet::join::Doorman;
 use crate::fleet::receipts::ReceiptDesk;
 use crate::fleet::{Fleet, FleetLimits};
@@ -178,7 +178,7 @@ async fn assemble(
     let shared = Shared {
         gateway: Arc::new(gateway),
         doorman: Doorman::new(keys.clone(), store.clone(), origins),
-        gate: Arc::new(Gate::new(config.gate_limits())),
+        gate: Arc::new(Gate::new(gate_limits(config))),
         guard: Guard::new(config.trusted_proxies.clone(), config.wrong_keys_per_minute),
         desk: ReceiptDesk::new(store.clone(), keys.clone()),
         store: store.clone(),
@@ -198,4 +198,15 @@ fn issuer(config: &ServeConfig) -> anyhow::Result<Option<Issuer>> {
         return Ok(None);
     };
     Ok(Some(Issuer::new(jwks, name, audience).context("cannot use --admin-jwks")?))
+}
+
+/// Limits of joins and tunnels.
+fn gate_limits(config: &ServeConfig) -> GateLimits {
+    GateLimits {
+        joins_per_minute: config.joins_per_minute,
+        newcomer_joins_per_minute: config.newcomer_joins_per_minute,
+        max_tunnels: config.max_tunnels,
+        newcomer_tunnels: config.max_tunnels * usize::from(config.newcomer_tunnels_percent) / 100,
+        newcomer_tunnels_per_address: config.newcomer_tunnels_per_address,
+    }
 }

@@ -8,7 +8,6 @@ use clap::{ArgAction, Args, ValueEnum};
 use lumbung_openapi::money::NanoUsd;
 
 use crate::domain::address::AddressRange;
-use crate::fleet::gate::GateLimits;
 
 /// How logs are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -206,17 +205,6 @@ impl ServeConfig {
     pub fn drain_notice(&self) -> Duration {
         let alone = self.redis_url.is_none();
         Duration::from_secs(self.drain_notice_secs.unwrap_or(if alone { 0 } else { 3 }))
-    }
-
-    /// Limits of joins and tunnels.
-    pub fn gate_limits(&self) -> GateLimits {
-        GateLimits {
-            joins_per_minute: self.joins_per_minute,
-            newcomer_joins_per_minute: self.newcomer_joins_per_minute,
-            max_tunnels: self.max_tunnels,
-            newcomer_tunnels: self.max_tunnels * usize::from(self.newcomer_tunnels_percent) / 100,
-            newcomer_tunnels_per_address: self.newcomer_tunnels_per_address,
-        }
     }
 
     /// Origins under which providers reach this gateway, which listens at `bound`.
