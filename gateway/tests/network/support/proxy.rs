@@ -20,7 +20,7 @@ pub enum Kind {
 /// A running proxy.
 pub struct Proxy {
     pub base: String,
-    _process: Process,
+    process: Process,
     _folder: tempfile::TempDir,
 }
 
@@ -70,7 +70,20 @@ impl Proxy {
             tokio::net::TcpStream::connect(address).await.is_ok()
         })
         .await;
-        Self { base, _process: process, _folder: folder }
+        Self { base, process, _folder: folder }
+    }
+}
+
+impl Drop for Proxy {
+    /// In order: nginx's workers outlive a master that is killed.
+    fn drop(&mut self) {
+        self.process.signal("TERM");
+        for _ in 0..100 {
+            if self.process.has_ended() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 
