@@ -5,6 +5,7 @@ mod support;
 mod account;
 mod admin;
 mod catalogue;
+mod chaos;
 mod charging;
 mod cli;
 mod disconnects;

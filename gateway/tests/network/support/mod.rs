@@ -1,6 +1,7 @@
 //! A whole network on this machine: a real gateway, real providers, a real database; started, killed and checked by tests.
 
 pub mod client;
+pub mod crowd;
 pub mod load;
 pub mod namespace;
 pub mod postgres;
@@ -66,7 +67,7 @@ struct Run {
 pub struct Replica {
     pub process: Process,
     pub base: String,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Replica {
@@ -150,7 +151,7 @@ impl Network {
         let (folder, base) = (tempfile::tempdir().expect("a folder"), format!("http://127.0.0.1:{}", free_port()));
         let process = self.run.gateway(&base, folder.path());
         is_ready(&base).await;
-        Replica { process, base, _folder: folder }
+        Replica { process, base, folder }
     }
 
     /// A provider of the scripted model; ready when this returns.
@@ -245,6 +246,11 @@ impl Network {
     /// The same, without waiting for it.
     pub fn start_gateway_again(&mut self) {
         self.gateway = self.run.gateway(&self.base, self.folder.path());
+    }
+
+    /// Starts another gateway again, on the same port and the same books.
+    pub fn start_again(&self, replica: &mut Replica) {
+        replica.process = self.run.gateway(&replica.base, replica.folder.path());
     }
 
     /// Recomputes every balance from the entries; panics with the differences.
