@@ -247,14 +247,14 @@ async fn without_redis_requests_go_on_and_afterwards_everyone_is_known() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     redis.start_again().await; // empty
-    let late = network
-        .provider_at(&other.base, ProviderSetup::scripted(json!([{"match": "*", "reply": "late"}])).ask("0.1", "0.1"))
-        .await;
-    // The new one is cheaper: this gateway answers through it as soon as it knows it, and never knows nobody meanwhile.
+    let late =
+        network.provider_at(&other.base, ProviderSetup::scripted(json!([{"match": "*", "reply": "late"}]))).await;
+    // The new one is wished for: this gateway answers through it as soon as it knows it, and never knows nobody meanwhile.
+    let wish = json!({"max_tokens": 5, "provider": {"order": [late.id()]}});
     let mut answers = 0;
     let back = tokio::time::Instant::now();
     loop {
-        let answer = client.ask("x", json!({"max_tokens": 5})).await;
+        let answer = client.ask("x", wish.clone()).await;
         let text = answer.choices[0].message.content.clone();
         if text.as_deref() == Some("late") {
             break;

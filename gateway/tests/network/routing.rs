@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use lumbung_openapi::explain::Explanation;
-use lumbung_openapi::jws::SigningKey;
 use serde_json::{Value, json};
 
 use crate::support::client::Client;
@@ -39,10 +38,6 @@ async fn ask(client: &Client, more: Value) -> Told {
     Told { status: response.status().as_u16(), body: response.json().await.expect("JSON"), explain }
 }
 
-fn id(provider: &Provider) -> String {
-    SigningKey::from_seed(&provider.seed()).public().thumbprint()
-}
-
 /// A provider that answers with its name, at so much.
 async fn named(network: &Network, name: &str, quantization: &str, prices: (&str, &str)) -> Provider {
     let script = json!({"quantization": quantization, "rules": [{"match": "*", "reply": name, "prompt_tokens": 100}]});
@@ -56,7 +51,7 @@ async fn wishes_about_providers_are_honoured_or_refused_by_name() {
     let b = named(&network, "b", "f16", ("0.20", "0.80")).await;
     let c = named(&network, "c", "int4", ("0.30", "1.20")).await;
     let client = network.client("10").await;
-    let (a, b, c) = (&id(&a), &id(&b), &id(&c));
+    let (a, b, c) = (&a.id(), &b.id(), &c.id());
     network.serves(MODEL).await;
     let all = async || ask(&client, json!({"provider": {"only": [c]}})).await.status == 200;
     crate::support::process::wait_until("all three are known", Duration::from_secs(20), all).await;
@@ -118,8 +113,8 @@ async fn wishes_about_providers_are_honoured_or_refused_by_name() {
 #[tokio::test]
 async fn a_choice_is_explained_to_whoever_asks() {
     let network = Setup::new(Books::Sqlite).start().await;
-    let _dear = named(&network, "dear", "bf16", ("0.30", "1.20")).await;
-    let _cheap = named(&network, "cheap", "bf16", ("0.10", "0.40")).await;
+    let dear = named(&network, "dear", "bf16", ("0.30", "1.20")).await;
+    let cheap = named(&network, "cheap", "bf16", ("0.10", "0.40")).await;
     let client = network.client("10").await;
     let both = async || {
         let told = ask(&client, json!({})).await;
@@ -134,11 +129,11 @@ async fn a_choice_is_explained_to_whoever_asks() {
     };
     let why = explained(json!({})).await;
     assert_eq!((&*why.model, why.attempt, why.compared, &*why.by), (MODEL, 1, 2, "balance"));
-    assert_eq!((&*why.candidates[0].provider, &*why.candidates[0].from), (&*id(&_cheap), "all"));
+    assert_eq!((&*why.candidates[0].provider, &*why.candidates[0].from), (&*cheap.id(), "all"));
     assert!(why.candidates[0].newcomer && why.candidates[0].price_usd < why.candidates[1].price_usd);
     assert!(why.candidates[0].output_secs > 0.0 && why.candidates[0].first_token_secs > 0.0);
-    let why = explained(json!({"provider": {"sort": "price", "ignore": [id(&_cheap)]}})).await;
-    assert_eq!((why.compared, &*why.by, &*why.candidates[0].provider), (1, "price", &*id(&_dear)));
+    let why = explained(json!({"provider": {"sort": "price", "ignore": [cheap.id()]}})).await;
+    assert_eq!((why.compared, &*why.by, &*why.candidates[0].provider), (1, "price", &*dear.id()));
 
     let unasked = client.post(Client::body("hello", json!({})).to_string()).await;
     assert!(!unasked.headers().contains_key("x-lumbung-explain"));
@@ -154,15 +149,15 @@ async fn without_fallbacks_one_provider_is_asked() {
     let bad = network.provider(ProviderSetup::scripted(broken).ask("0.10", "0.40")).await;
     let good = named(&network, "good", "bf16", ("0.20", "0.80")).await;
     let client = network.client("10").await;
-    let both = async || ask(&client, json!({"provider": {"only": [id(&good)]}})).await.status == 200;
+    let both = async || ask(&client, json!({"provider": {"only": [good.id()]}})).await.status == 200;
     crate::support::process::wait_until("both are known", Duration::from_secs(20), both).await;
-    let order = json!([id(&bad)]);
+    let order = json!([bad.id()]);
     assert_eq!(ask(&client, json!({"provider": {"order": order}})).await.text(), "good");
     let refused = ask(&client, json!({"provider": {"order": order, "allow_fallbacks": false}})).await;
     assert_eq!(refused.error(), (502, None, Some("provider_failed")));
     let told = ask(&client, json!({"provider": {"order": order}})).await;
     let why: Explanation = serde_json::from_str(&told.explain.expect("the header")).expect("an explanation");
-    assert_eq!((why.attempt, &*why.candidates[0].provider), (2, &*id(&good)));
+    assert_eq!((why.attempt, &*why.candidates[0].provider), (2, &*good.id()));
     network.finish().await;
 }
 

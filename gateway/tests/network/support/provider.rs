@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use lumbung_openapi::jws::SigningKey;
 use serde_json::Value;
 
 use super::process::{Process, wait_until};
@@ -164,6 +165,11 @@ impl Provider {
         self.process.kill();
         let _ = std::fs::remove_file(self.path().join("status.json"));
         self.process = start(&self.entrance, &self.flags, &self.base, self.path());
+    }
+
+    /// Its key's thumbprint, by which the network knows it.
+    pub fn id(&self) -> String {
+        SigningKey::from_seed(&self.seed()).public().thumbprint()
     }
 
     /// Its identity's seed, for tests that act as this provider.
