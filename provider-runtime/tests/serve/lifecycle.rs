@@ -108,7 +108,8 @@ async fn refused_tunnels_are_asked_for_again_in_due_time() {
     provider.status_when("it runs", |status| status["provider"].is_string()).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let log = provider.log();
-    assert_eq!(log.matches("refuses this provider: not now").count(), 1, "once, plainly, and not every second: {log}");
+    let told = log.matches("refuses this provider: not now").count();
+    assert_eq!(told, 2, "once for each of its tunnels, plainly, and not every second: {log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
