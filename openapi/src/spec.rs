@@ -5,12 +5,12 @@
 
 mod account;
 mod admin;
+pub mod bodies;
+pub mod chat;
 mod endpoints;
 mod keys;
 mod parts;
 mod payouts;
-pub mod request;
-pub mod requests;
 mod webhook;
 
 use utoipa::openapi::content::ContentBuilder;
@@ -29,7 +29,7 @@ use crate::explain::{EXPLAIN_HEADER, Explanation};
 use crate::provider::{CHALLENGE_PATH, Challenge, JOIN_SCHEME, RECEIPTS_PATH, TUNNEL_PATH, TUNNEL_PROTOCOL};
 use crate::receipt::{JobReceipt, ReceiptBatch, ReceiptVerdicts};
 use crate::reply::{ChatCompletion, ChatCompletionChunk, Model, ModelList};
-use request::ChatCompletionRequest;
+use chat::ChatCompletionRequest;
 
 const JSON: &str = "application/json";
 

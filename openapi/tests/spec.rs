@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use lumbung_openapi::chat::ChatRequest;
 use lumbung_openapi::parameter::Parameter;
 use lumbung_openapi::spec;
-use lumbung_openapi::spec::request::{ChatCompletionRequest, Content, RequestMessage, RequestRole};
+use lumbung_openapi::spec::chat::{ChatCompletionRequest, Content, RequestMessage, RequestRole};
 use serde_json::{Value, json};
 
 const CHECKED_IN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi.json");

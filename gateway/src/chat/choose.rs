@@ -7,9 +7,10 @@ use lumbung_openapi::explain::Explanation;
 use lumbung_openapi::ticket::Ticket;
 use tokio::time::Instant;
 
-use super::admit::{Admitted, Wish};
+use super::admit::Admitted;
 use super::delivered::Delivered;
 use super::error::ApiError;
+use super::wish::Wish;
 use super::{Gateway, clock};
 use crate::domain::ids::ProviderId;
 use crate::domain::routing::dice::Dice;

@@ -27,6 +27,7 @@ pub mod settle;
 pub mod tail;
 pub mod transcript;
 pub mod vouching;
+pub mod wish;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -9,13 +9,14 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
-use sqlx::{Connection, Row};
+use sqlx::Connection;
 
 use crate::support::client::Client;
 use crate::support::crowd::{Crowd, Tally};
 use crate::support::process::{Process, free_port, wait_until};
 use crate::support::provider::{Provider, ProviderSetup};
 use crate::support::proxy::{Kind, Proxy};
+use crate::support::reckoning::{charged, number};
 use crate::support::{Books, MODEL, Network, Replica, Setup, usd};
 
 const PROVIDERS: usize = 6;
@@ -168,19 +169,9 @@ impl Town {
         })
         .await;
         self.network.check_books().await;
-        let mut charged = 0;
-        for client in clients {
-            let select = format!(
-                "SELECT CAST(COALESCE(SUM(CASE WHEN state = 'withheld' THEN fee ELSE charge END), 0) AS BIGINT) FROM attempts WHERE account = '{}'",
-                client.account
-            );
-            let cost = NanoUsd::from_nanos(number(&mut books, &select).await);
-            let left = usd(CREDIT).checked_sub(cost).expect("no more than there was");
-            assert_eq!(self.network.balance(&client.account).await, left, "what is left is what was not charged");
-            charged += cost.nanos();
-        }
-        println!("{} charged, and every charge adds up", NanoUsd::from_nanos(charged));
-        assert!(charged > 0);
+        let charged = charged(&self.network, &mut books, clients, usd(CREDIT)).await;
+        println!("{charged} charged, and every charge adds up");
+        assert!(charged > NanoUsd::ZERO);
     }
 
     async fn finish(self) {
@@ -193,11 +184,6 @@ impl Town {
 
 fn host(base: &str) -> &str {
     base.trim_start_matches("http://")
-}
-
-async fn number(books: &mut sqlx::PgConnection, select: &str) -> i64 {
-    let row = sqlx::query(sqlx::AssertSqlSafe(select.to_owned())).fetch_one(books).await.expect("one row");
-    row.try_get(0).expect("a number")
 }
 
 /// The answer that everyone gets, undisturbed.

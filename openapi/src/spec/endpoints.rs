@@ -6,7 +6,7 @@ use utoipa::openapi::path::{OperationBuilder, PathsBuilder};
 use utoipa::openapi::schema::{Object, Schema, Type};
 use utoipa::openapi::{HttpMethod, PathItem, RefOr};
 
-use super::requests::{
+use super::bodies::{
     CompletionRequest, EmbeddingList, EmbeddingRequest, MessageObject, MessageRequest, ResponseObject, ResponseRequest,
     TextCompletion,
 };

@@ -8,6 +8,7 @@ pub mod postgres;
 pub mod process;
 pub mod provider;
 pub mod proxy;
+pub mod reckoning;
 pub mod redis;
 
 use std::path::PathBuf;

@@ -1,6 +1,11 @@
-use bytes::Bytes;
+use std::time::Duration;
 
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::plan::token_ends;
 use super::*;
+use crate::engine::{CallDelta, CallHead, Event, FinishReason, History};
 
 /// Everything that a script's answer consists of.
 async fn play(script: &str, body: &str, most: u32) -> Result<Vec<Event>, EngineError> {

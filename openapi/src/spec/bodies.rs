@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::request::{ProviderPreferences, Stop, StreamOptions};
+use super::chat::{ProviderPreferences, Stop, StreamOptions};
 use crate::reply::Usage;
 
 /// Text to go on with.
