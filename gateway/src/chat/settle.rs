@@ -1,12 +1,13 @@
 //! Settling: one background writer commits what the jobs cost, in batches, never in a request's way.
 //!
-//! Every job holds a place in the writer's queue from its admission on, so that a settlement always fits; when the books
-//! are slow or gone the queue fills, and then nothing more is admitted.
+//! Every job holds a place from its admission until its cost is committed, so that a settlement always fits into the
+//! writer's queue; when the books are slow or gone the places run out, and then nothing more is admitted.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use lumbung_openapi::money::NanoUsd;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tracing::{error, info};
 
 use super::admit::Admitted;
@@ -24,16 +25,27 @@ const LINGER: Duration = Duration::from_millis(10);
 /// How long the writer waits before it tries the books again.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// The way to the writer.
+/// The way to the writer. Whatever is in its queue or in its hands has one of the places, and the queue has room for all.
 pub struct Settler {
+    places: Arc<Semaphore>,
+    capacity: usize,
     queue: mpsc::Sender<Order>,
 }
 
-/// A place in the writer's queue.
-pub type SettlePermit = mpsc::OwnedPermit<Order>;
+/// A job's place, until it is committed.
+pub struct SettlePermit {
+    place: OwnedSemaphorePermit,
+    queue: mpsc::Sender<Order>,
+}
+
+struct Order {
+    work: Work,
+    /// Given back when the work is done.
+    place: OwnedSemaphorePermit,
+}
 
 /// What the writer is asked to do.
-pub enum Order {
+enum Work {
     /// Commit a job's attempts, and write its line into the access log.
     Settle(Box<Metered>),
     /// Tell when everything before this has been committed.
@@ -82,28 +94,36 @@ impl Settler {
     /// Starts the writer. `capacity` bounds jobs in flight and settlements not yet committed, together.
     pub fn start(store: Store, keys: SigningKeys, capacity: usize) -> (Self, tokio::task::JoinHandle<()>) {
         let (queue, orders) = mpsc::channel(capacity);
-        (Self { queue }, tokio::spawn(Writer { store, keys }.run(orders)))
+        let settler = Self { places: Arc::new(Semaphore::new(capacity)), capacity, queue };
+        (settler, tokio::spawn(Writer { store, keys }.run(orders)))
     }
 
-    /// A place in the queue, unless it is full.
+    /// A place, unless all are taken.
     pub fn permit(&self) -> Option<SettlePermit> {
-        self.queue.clone().try_reserve_owned().ok()
+        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        Some(SettlePermit { place, queue: self.queue.clone() })
     }
 
     /// Waits until no job is in flight and everything has been committed, at most `within`.
     pub async fn drained(&self, within: Duration) {
-        let deadline = tokio::time::Instant::now() + within;
-        while self.queue.capacity() < self.queue.max_capacity() && tokio::time::Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        drop(tokio::time::timeout_at(deadline.max(tokio::time::Instant::now() + RETRY), self.flush()).await);
+        let everything = self.places.acquire_many(u32::try_from(self.capacity).unwrap_or(u32::MAX));
+        drop(tokio::time::timeout(within, everything).await);
     }
 
     /// Waits until everything handed over before has been committed.
     pub async fn flush(&self) -> Result<(), ApiError> {
         let (done, committed) = oneshot::channel();
-        self.queue.try_send(Order::Barrier(done)).map_err(|_| ApiError::Overloaded)?;
+        self.permit().ok_or(ApiError::Overloaded)?.order(Work::Barrier(done));
         committed.await.map_err(|_| ApiError::BooksUnavailable)
+    }
+}
+
+impl SettlePermit {
+    fn order(self, work: Work) {
+        let Self { place, queue } = self;
+        if queue.try_send(Order { work, place }).is_err() {
+            error!("the writer has ended before its last order");
+        }
     }
 }
 
@@ -144,7 +164,7 @@ pub fn settle(job: Admitted, relayed: Relayed) -> (Ending, Totals) {
     };
     hold.spend(charge);
     let unposted = grant.end(u64::from(totals.prompt_tokens) + u64::from(totals.completion_tokens), charge);
-    permit.send(Order::Settle(Box::new(Metered { settlements, unposted, access })));
+    permit.order(Work::Settle(Box::new(Metered { settlements, unposted, access })));
     (relayed.ending, totals)
 }
 
@@ -169,7 +189,7 @@ impl Writer {
     async fn run(self, mut orders: mpsc::Receiver<Order>) {
         let mut batch = Vec::with_capacity(MAX_BATCH);
         while orders.recv_many(&mut batch, MAX_BATCH).await > 0 {
-            let is_urgent = batch.iter().any(|order| matches!(order, Order::Barrier(_)));
+            let is_urgent = batch.iter().any(|order| matches!(order.work, Work::Barrier(_)));
             if batch.len() < MAX_BATCH && !is_urgent {
                 tokio::time::sleep(LINGER).await;
                 while batch.len() < MAX_BATCH
@@ -184,14 +204,16 @@ impl Writer {
 
     async fn commit(&self, orders: Vec<Order>) {
         let (mut settlements, mut unposted, mut lines, mut barriers) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for order in orders {
-            match order {
-                Order::Settle(metered) => {
+        let mut places = Vec::with_capacity(orders.len());
+        for Order { work, place } in orders {
+            places.push(place);
+            match work {
+                Work::Settle(metered) => {
                     settlements.extend(metered.settlements);
                     unposted.push(metered.unposted);
                     lines.push(metered.access);
                 }
-                Order::Barrier(done) => barriers.push(done),
+                Work::Barrier(done) => barriers.push(done),
             }
         }
         while !settlements.is_empty() {
@@ -212,6 +234,7 @@ impl Writer {
         }
         unposted.into_iter().for_each(Unposted::posted);
         lines.iter().for_each(Access::log);
+        drop(places);
         for done in barriers {
             let _ = done.send(()); // whoever asked may have gone
         }
