@@ -28,6 +28,15 @@ pub struct SpecialTokens {
     pub unk: Option<String>,
 }
 
+/// Which members of a tool a template is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ToolMembers {
+    /// Those that the request has, as transformers' own examples do, and the embedded engine.
+    Given,
+    /// Also those that it leaves out, as null, and `strict`: servers that read tools into objects first, such as vLLM.
+    All,
+}
+
 /// A compiled template.
 pub struct ChatTemplate {
     environment: Environment<'static>,
@@ -62,10 +71,15 @@ impl ChatTemplate {
     /// The prompt up to where the answer begins. Fails where the template does not take these messages; the error may
     /// quote them, so it belongs in no log.
     pub fn render(&self, request: &ChatRequest<'_>, now_secs: i64) -> Result<String, Error> {
+        self.render_with(request, ToolMembers::Given, now_secs)
+    }
+
+    /// The same, with a choice of how tools are written.
+    pub fn render_with(&self, request: &ChatRequest<'_>, members: ToolMembers, now_secs: i64) -> Result<String, Error> {
         let messages: Vec<Value> = request.messages.iter().map(|message| self.message(message)).collect();
         let tools = match request.tools.list.as_slice() {
             [] => Value::UNDEFINED,
-            tools => Json::wrap(tools.iter().map(tool_json).collect()),
+            tools => Json::wrap(tools.iter().map(|tool| tool_json(tool, members)).collect()),
         };
         let effort = request.reasoning_effort;
         let fixed = context! {
@@ -132,15 +146,21 @@ impl ChatTemplate {
 }
 
 /// OpenAI's order of members, which is that of what models were trained on.
-fn tool_json(tool: &Tool<'_>) -> serde_json::Value {
+fn tool_json(tool: &Tool<'_>, members: ToolMembers) -> serde_json::Value {
+    let description = tool.description.as_ref().map(|description| serde_json::Value::from(description.as_ref()));
+    // What is nested too deeply to be read is no schema that a model could heed.
+    let parameters = tool.parameters.as_ref().map(|raw| serde_json::from_str(raw.get()).unwrap_or_default());
     let mut function = serde_json::Map::new();
     function.insert("name".into(), tool.name.as_ref().into());
-    if let Some(description) = &tool.description {
-        function.insert("description".into(), description.as_ref().into());
+    for (name, value) in [("description", description), ("parameters", parameters)] {
+        match value {
+            Some(value) => function.insert(name.into(), value),
+            None if members == ToolMembers::All => function.insert(name.into(), serde_json::Value::Null),
+            None => None,
+        };
     }
-    if let Some(parameters) = &tool.parameters {
-        // What is nested too deeply to be read is no schema that a model could heed.
-        function.insert("parameters".into(), serde_json::from_str(parameters.get()).unwrap_or_default());
+    if tool.strict && members == ToolMembers::All {
+        function.insert("strict".into(), true.into());
     }
     json!({"type": "function", "function": function})
 }
@@ -260,6 +280,19 @@ mod tests {
         assert_eq!(render_body(as_text, body).ok().as_deref(), Some(r#"{"z":"<1>","a":[1,2]}"#));
         let names = "{% for t in tools %}{% for k, v in t.function.parameters.properties | items %}{{ k }}{{ v.type }},{% endfor %}{% endfor %}";
         assert_eq!(render_body(names, body).ok().as_deref(), Some("zstring,a,"));
+    }
+
+    #[test]
+    fn what_a_tool_leaves_out_is_written_where_that_is_asked_for() {
+        let body = br#"{"model":"m","messages":[{"role":"user","content":"hi"}],"tools":[{"type":"function","function":{"name":"f","strict":true}}]}"#;
+        let request = ChatRequest::parse(body).expect("a request");
+        let template = ChatTemplate::compile("{{ tools | tojson }}", SpecialTokens::default()).expect("a template");
+        let render = |members| template.render_with(&request, members, 0).expect("rendered");
+        assert_eq!(render(ToolMembers::Given), r#"[{"type": "function", "function": {"name": "f"}}]"#);
+        assert_eq!(
+            render(ToolMembers::All),
+            r#"[{"type": "function", "function": {"name": "f", "description": null, "parameters": null, "strict": true}}]"#
+        );
     }
 
     #[test]

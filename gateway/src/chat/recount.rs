@@ -33,18 +33,9 @@ use crate::domain::tokenizer::{ModelTokenizer, Said};
 const NEWCOMERS_WAIT: Duration = Duration::from_secs(2);
 /// How long everyone else's waits.
 const OTHERS_WAIT: Duration = Duration::from_millis(250);
-/// Members outside OpenAI's specification that change what a chat template writes.
-const TEMPLATE_MEMBERS: [&str; 9] = [
-    "add_generation_prompt",
-    "add_special_tokens",
-    "chat_template",
-    "chat_template_kwargs",
-    "continue_final_message",
-    "documents",
-    "reasoning",
-    "template",
-    "think",
-];
+/// Members outside OpenAI's specification that change what a chat template writes, in ways that are not rendered here.
+const TEMPLATE_MEMBERS: [&str; 6] =
+    ["add_special_tokens", "chat_template", "documents", "reasoning", "template", "think"];
 
 /// The tokenizers of the catalogue's models, and who is counted again.
 pub struct Recounter {
@@ -207,10 +198,10 @@ fn report(attempt: &Attempt, recount: &Recount) {
     }
 }
 
-/// Whether the prompt is text alone, rendered by the template and nothing else.
-fn is_plain(parameters: ParameterSet) -> bool {
+/// Whether the model's template alone makes the prompt.
+fn is_rendered(parameters: ParameterSet, writes_tools: bool) -> bool {
     use Parameter::*;
-    let plain = [
+    let rendered = [
         MaxTokens,
         Temperature,
         TopP,
@@ -222,12 +213,16 @@ fn is_plain(parameters: ParameterSet) -> bool {
         LogitBias,
         Logprobs,
         TopLogprobs,
+        ResponseFormat,
+        ReasoningEffort,
         Prompt,
         Echo,
         Input,
         Dimensions,
     ];
-    parameters.missing_from(plain.into_iter().collect()).is_empty()
+    let of_tools = [Tools, ToolChoice, ParallelToolCalls];
+    let of_tools = of_tools.into_iter().filter(|_| writes_tools);
+    parameters.missing_from(rendered.into_iter().chain(of_tools).collect()).is_empty()
 }
 
 /// The counting itself.
@@ -255,8 +250,9 @@ fn find(
             .into_choices()
             .and_then(|choices| choices.into_iter().map(count).try_fold(0u32, |sum, tokens| sum.checked_add(tokens?))),
     };
-    let is_plain = has_prompt && is_plain(parameters) && !changes_the_template(body);
-    let prompt = if is_plain { tokenizer.prompt_tokens(&request, clock::unix_secs() as i64) } else { None };
+    let is_rendered = is_rendered(parameters, tokenizer.writes_tools()) && !changes_the_template(body);
+    let prompt =
+        if has_prompt && is_rendered { tokenizer.prompt_tokens(&request, clock::unix_secs() as i64) } else { None };
     Found { prompt, completion }
 }
 
@@ -288,10 +284,13 @@ mod tests {
 
     #[test]
     fn prompts_that_a_template_alone_does_not_make_are_left_alone() {
-        assert!(is_plain(ParameterSet::from_names(["temperature", "max_tokens", "stop"].into_iter())));
-        assert!(!is_plain(ParameterSet::from_names(["tools"].into_iter())));
-        assert!(!is_plain(ParameterSet::from_names(["reasoning_effort"].into_iter())));
-        assert!(changes_the_template(br#"{"model":"m","chat_template_kwargs":{"enable_thinking":false}}"#));
+        let rendered =
+            |name: &str, writes_tools| is_rendered(ParameterSet::from_names(["temperature", name]), writes_tools);
+        assert!(rendered("stop", false) && rendered("reasoning_effort", false));
+        assert!(rendered("tools", true) && rendered("tool_choice", true));
+        assert!(!rendered("tools", false), "what a server makes of tools without the template is its own");
+        assert!(!rendered("image_url", true));
+        assert!(changes_the_template(br#"{"model":"m","chat_template":"{{ messages }}"}"#));
         assert!(!changes_the_template(br#"{"model":"m","messages":[]}"#));
     }
 }

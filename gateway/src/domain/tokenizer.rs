@@ -9,7 +9,7 @@ use lumbung_openapi::chat::{ChatRequest, Prompt};
 use sha2::{Digest, Sha256};
 use tokenizers::Tokenizer;
 
-use lumbung_openapi::template::{ChatTemplate, SpecialTokens};
+use lumbung_openapi::template::{ChatTemplate, SpecialTokens, ToolMembers};
 
 /// The most bytes of `tokenizer.json`, and of a template.
 pub const MAX_FILE: usize = 32 << 20;
@@ -107,8 +107,13 @@ impl ModelTokenizer {
         &self.digest
     }
 
-    /// Tokens of the prompt, template included; `None` where there is no template or it does not take these messages.
-    /// Text only: whoever asks must know that the request has no tools, images or the like.
+    /// Whether the template writes tools. Where it does not, what a server makes of them is its own.
+    pub fn writes_tools(&self) -> bool {
+        self.template.as_ref().is_some_and(|template| template.mentions("tools"))
+    }
+
+    /// The most tokens that the prompt can honestly have, template included; `None` where there is no template or it does
+    /// not take these messages. Text only: whoever asks must know that the request has no images or the like.
     pub fn prompt_tokens(&self, request: &ChatRequest<'_>, now_secs: i64) -> Option<u32> {
         if let Some(prompts) = request.raw_prompts() {
             return prompts
@@ -116,8 +121,13 @@ impl ModelTokenizer {
                 .map(|prompt| self.raw_tokens(prompt))
                 .try_fold(0, |sum: u32, one| sum.checked_add(one?));
         }
-        let prompt = self.template.as_ref()?.render(request, now_secs).ok()?;
-        self.count(&prompt).and_then(|tokens| u32::try_from(tokens).ok())
+        let tools = &request.tools.list;
+        let is_whole = tools.iter().all(|tool| tool.description.is_some() && tool.parameters.is_some() && !tool.strict);
+        let forms: &[ToolMembers] =
+            if is_whole { &[ToolMembers::Given] } else { &[ToolMembers::Given, ToolMembers::All] };
+        let template = self.template.as_ref()?;
+        let count = |members: &ToolMembers| self.count(&template.render_with(request, *members, now_secs).ok()?);
+        forms.iter().filter_map(count).max().and_then(|tokens| u32::try_from(tokens).ok())
     }
 
     /// Tokens of a prompt without a template: then the tokenizer's own beginning and end are added, as every server does.

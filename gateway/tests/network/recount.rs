@@ -37,6 +37,16 @@ fn tokenizer() -> ModelTokenizer {
     ModelTokenizer::new(&files).expect("a tokenizer")
 }
 
+/// A tool as a client describes it, whole or without what it does.
+fn tool(has_description: bool) -> Value {
+    let parameters = json!({"type": "object", "properties": {"village": {"type": "string"}}, "required": ["village"]});
+    let mut tool = json!({"type": "function", "function": {"name": "harvest", "parameters": parameters}});
+    if has_description {
+        tool["function"]["description"] = "How much rice a village has brought in".into();
+    }
+    tool
+}
+
 /// Question and answer that the bundled model knows by heart.
 pub fn questions() -> Vec<(String, String)> {
     let text = std::fs::read_to_string(padi().join("../questions.json")).expect("the questions");
@@ -149,6 +159,34 @@ async fn an_inflated_count_earns_what_the_honest_twin_earns() {
 }
 
 #[tokio::test]
+async fn a_prompt_with_tools_that_is_inflated_is_lowered_to_what_the_template_makes_of_it() {
+    let tokenizer = tokenizer();
+    let network = Setup::new(Books::Sqlite).start().await;
+    import(&network, MODEL).await;
+    let script = json!({
+        "rules": [{"match": "*", "reply": "one", "prompt_tokens": 900}],
+        "supported_parameters": ["max_tokens", "temperature", "tools", "tool_choice", "response_format", "reasoning_effort"],
+    });
+    let _provider = network.scripted(script).await;
+    let client = network.client("1").await;
+    for more in [
+        json!({"tools": [tool(true)]}),
+        json!({"tools": [tool(false)], "tool_choice": "none"}),
+        json!({"response_format": {"type": "json_object"}}),
+        json!({"reasoning_effort": "low"}),
+    ] {
+        let body = Client::body("How much?", more.clone()).to_string();
+        let prompt = tokenizer.prompt_tokens(&ChatRequest::parse(body.as_bytes()).expect("a request"), 0);
+        let prompt = prompt.expect("a count");
+        let (id, usage) = ask(&client, true, "How much?", more.clone()).await;
+        let recount = recount_of(&client, &id).await;
+        assert_eq!((recount.prompt_tokens, recount.is_lower()), (Some(prompt), true), "{more}");
+        assert_eq!(usage.prompt_tokens, prompt, "{more}");
+    }
+    network.finish().await;
+}
+
+#[tokio::test]
 async fn of_a_trusted_provider_a_sample_is_counted_again() {
     let network = Setup::new(Books::Sqlite).with_gateway_flag("--recount-bps", "2500").start().await;
     import(&network, MODEL).await;
@@ -208,6 +246,24 @@ async fn the_bundled_models_own_counts_stand() {
         jobs += 1;
     }
     assert!(jobs >= 36);
+
+    // With tools, their calls and their results. A tool whose description is left out may be written as null by others.
+    let call = json!({"id": "c1", "type": "function", "function": {"name": "harvest", "arguments": "{\"village\": \"Ubud\"}"}});
+    for has_description in [true, false] {
+        let messages = json!([
+            {"role": "user", "content": "How much?"},
+            {"role": "assistant", "content": null, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "c1", "content": "two tonnes"},
+        ]);
+        let more = json!({"model": BUNDLED, "messages": messages, "tools": [tool(has_description)], "max_tokens": 16});
+        let (id, usage) = ask(&client, has_description, "", more).await;
+        let recount = recount_of(&client, &id).await;
+        let found = recount.prompt_tokens.expect("a count");
+        assert_eq!(usage.prompt_tokens, recount.claimed_prompt_tokens, "what is honest stands");
+        let beyond = found - recount.claimed_prompt_tokens;
+        assert!(if has_description { beyond == 0 } else { (1..20).contains(&beyond) }, "{beyond}");
+        jobs += 1;
+    }
     let found = network.store.recounts(&id_of(&provider)).await.expect("figures");
     assert_eq!((found.attempts, found.counted, found.lowered), (jobs, jobs, 0));
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use lumbung_gateway::domain::ids::JobId;
 use lumbung_gateway::fleet::receipts::ReceiptDesk;
 use lumbung_gateway::store::{SettleOutcome, Settlement};
@@ -22,6 +23,8 @@ const BATCH: usize = 256;
 /// Receipts under one signature: of a provider that answers 64 requests a second.
 const SIGNED: usize = 64;
 const PROVIDERS: usize = 16;
+/// Providers that hand in at the same time: each does it when it has something, whatever the others do.
+const AT_THE_DESK: usize = 4;
 const CUSTOMERS: usize = 50;
 
 /// Jobs per second, and CPU per job of this process and the database together.
@@ -109,11 +112,13 @@ on_both! {
         let committed = Arc::new(AtomicU64::new(0));
         let count = committed.clone();
         let desk = tokio::spawn(async move {
-            while let Some(batch) = handed_in.recv().await {
+            let batches = futures_util::stream::poll_fn(|context| handed_in.poll_recv(context));
+            let take = async |batch: ReceiptBatch| {
                 let verdicts = desk.take(&batch).await.expect("the batch is ours").verdicts;
                 assert!(verdicts.iter().all(|verdict| *verdict == ReceiptVerdict::Committed), "{verdicts:?}");
                 count.fetch_add(verdicts.len() as u64, Ordering::Relaxed);
-            }
+            };
+            batches.for_each_concurrent(AT_THE_DESK, take).await;
         });
         let (over, store) = (Arc::new(AtomicBool::new(false)), books.store.clone());
         let stop = over.clone();
