@@ -207,7 +207,7 @@ impl Members {
                 && seats.iter().all(|(id, _)| *id != offered.model)
             {
                 let load = self.load(&provider, &offered.model);
-                let vitals = self.known.vitals(&provider, &offered.model, now_us);
+                let vitals = self.known.vitals(&provider, &offer.region, &offered.model, now_us);
                 let model = &self.models[&offered.model];
                 let ways = ways.clone();
                 let seat = make_seat(model, &provider, standing, offered, ways, (load, vitals));

@@ -94,6 +94,8 @@ pub struct Vitals {
     secs_per_prompt_token: Figure,
     tokens_per_sec: Figure,
     round_trip_secs: Figure,
+    /// Until then: what is usual where it is.
+    supposed_round_trip_secs: Figure,
     cached_share: Figure,
     failures: Figure,
     /// Jobs that have been learned from since it came.
@@ -167,6 +169,7 @@ impl Vitals {
             secs_per_prompt_token: Figure::unknown(),
             tokens_per_sec: Figure::unknown(),
             round_trip_secs: Figure::unknown(),
+            supposed_round_trip_secs: Figure::unknown(),
             cached_share: Figure::unknown(),
             failures: Figure::unknown(),
             jobs: AtomicU32::new(0),
@@ -198,10 +201,11 @@ impl Vitals {
             (false, true) => work.prefix_tokens,
             (false, false) => 0,
         };
+        let round_trip = self.round_trip_secs.get().or_else(|| self.supposed_round_trip_secs.get());
         Reading {
             secs_per_prompt_token: self.secs_per_prompt_token.get().unwrap_or(prior.secs_per_prompt_token),
             tokens_per_sec: self.tokens_per_sec.get().unwrap_or(prior.tokens_per_sec),
-            round_trip_secs: self.round_trip_secs.get().unwrap_or(prior.round_trip_secs),
+            round_trip_secs: round_trip.unwrap_or(prior.round_trip_secs),
             cached_tokens: f64::from(cached) * self.cached_share.get().unwrap_or(CACHED_SHARE),
             failures: self.failures.get().unwrap_or(FAILURES),
         }
@@ -266,6 +270,11 @@ impl Vitals {
         // Waiting makes a round trip longer, never shorter: what is less counts for more.
         let weight = if secs < before { 0.5 } else { 0.1 };
         self.round_trip_secs.set(before + (secs - before) * weight);
+    }
+
+    /// It takes so long there and back for others who are where it says it is; counts until it has been measured.
+    pub fn suppose_round_trip(&self, secs: f64) {
+        self.supposed_round_trip_secs.set(secs);
     }
 
     /// Whether it has read a prompt with this beginning lately.
