@@ -121,3 +121,74 @@ impl Badge {
         self.keys.verify(typ, text).ok_or(BadgeError::Signature)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+
+    async fn badge(folder: &std::path::Path, keys: Option<&SigningKeys>) -> Badge {
+        let store = Store::open(&format!("sqlite:{}", folder.join("books.db").display())).await.expect("books");
+        let keys = match keys {
+            Some(keys) => keys.clone(),
+            None => store.signing_keys().await.expect("keys"),
+        };
+        Badge::new(ReplicaId::fresh(), store, keys)
+    }
+
+    #[tokio::test]
+    async fn two_gateways_of_one_network_know_each_other_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (one, other) = (badge(folder.path(), None).await, badge(folder.path(), None).await);
+        let greeting = one.greet(other.replica, NOW);
+        let (from, welcome) = other.welcome(&greeting.text, NOW + 3).await.expect("welcome");
+        assert_eq!(from, one.replica);
+        assert_eq!(one.is_welcome(&greeting, &welcome).await, Ok(()));
+        assert_eq!(other.welcome(&greeting.text, NOW + 4).await.err(), Some(BadgeError::Replayed));
+        let later = one.greet(other.replica, NOW);
+        let answer = one.is_welcome(&later, &welcome).await;
+        assert_eq!(answer, Err(BadgeError::OtherGateway), "a welcome is an answer to one hello only");
+    }
+
+    #[tokio::test]
+    async fn a_hello_is_good_for_one_gateway_and_for_a_minute() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (one, other) = (badge(folder.path(), None).await, badge(folder.path(), None).await);
+        let elsewhere = one.greet(ReplicaId::fresh(), NOW);
+        assert_eq!(other.welcome(&elsewhere.text, NOW).await.err(), Some(BadgeError::OtherGateway));
+        for at in [NOW - FRESH_SECS - 1, NOW + FRESH_SECS + 1] {
+            let greeting = one.greet(other.replica, at);
+            assert_eq!(other.welcome(&greeting.text, NOW).await.err(), Some(BadgeError::Stale));
+        }
+        // Once it is forgotten that it was said, it is too old to be said again.
+        let greeting = one.greet(other.replica, NOW);
+        other.welcome(&greeting.text, NOW).await.expect("welcome");
+        other
+            .welcome(&one.greet(other.replica, NOW + 2 * FRESH_SECS).text, NOW + 2 * FRESH_SECS)
+            .await
+            .expect("welcome");
+        assert_eq!(other.heard.lock().expect("a lock").len(), 1);
+        assert_eq!(other.welcome(&greeting.text, NOW + 2 * FRESH_SECS).await.err(), Some(BadgeError::Stale));
+    }
+
+    #[tokio::test]
+    async fn another_networks_gateway_is_a_stranger() {
+        let (ours, theirs) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        let (one, stranger) = (badge(ours.path(), None).await, badge(theirs.path(), None).await);
+        let greeting = stranger.greet(one.replica, NOW);
+        assert_eq!(one.welcome(&greeting.text, NOW).await.err(), Some(BadgeError::Signature));
+        let greeting = one.greet(stranger.replica, NOW);
+        assert_eq!(one.is_welcome(&greeting, "eyJhbGciOiJub25lIn0.e30.").await, Err(BadgeError::Signature));
+    }
+
+    #[tokio::test]
+    async fn keys_that_were_made_meanwhile_are_read_from_the_books() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let old = badge(folder.path(), None).await;
+        let rotated = old.store.rotate_signing_keys().await.expect("new keys");
+        let new = badge(folder.path(), Some(&rotated)).await;
+        let greeting = new.greet(old.replica, NOW);
+        assert!(old.welcome(&greeting.text, NOW).await.is_ok());
+    }
+}
