@@ -24,6 +24,9 @@ const MAX_BATCH: usize = 256;
 const LINGER: Duration = Duration::from_millis(10);
 /// How long the writer waits before it tries the books again.
 const RETRY: Duration = Duration::from_millis(500);
+/// How long the books may take for a batch before the writer tries on another connection, the first time: a host that vanished
+/// says nothing for a quarter of an hour. Twice as long each time, so that books that are only slow come to an end.
+const COMMIT_WITHIN: Duration = Duration::from_secs(20);
 
 /// The way to the writer. Whatever is in its queue or in its hands has one of the places, and the queue has room for all.
 pub struct Settler {
@@ -216,9 +219,10 @@ impl Writer {
                 Work::Barrier(done) => barriers.push(done),
             }
         }
+        let mut patience = COMMIT_WITHIN;
         while !settlements.is_empty() {
-            match self.store.settle(&settlements, &self.keys).await {
-                Ok(outcomes) => {
+            match tokio::time::timeout(patience, self.store.settle(&settlements, &self.keys)).await {
+                Ok(Ok(outcomes)) => {
                     let uncovered =
                         outcomes.iter().filter(|outcome| matches!(outcome, SettleOutcome::Uncovered)).count();
                     if uncovered > 0 {
@@ -226,9 +230,14 @@ impl Writer {
                     }
                     break;
                 }
-                Err(error) => {
+                Ok(Err(error)) => {
                     error!(%error, waiting = settlements.len(), "settlement failed, trying again");
                     tokio::time::sleep(RETRY).await;
+                }
+                // Perhaps it was committed after all: then the next try finds it there.
+                Err(_) => {
+                    error!(?patience, waiting = settlements.len(), "the books do not answer, trying again");
+                    patience *= 2;
                 }
             }
         }

@@ -55,7 +55,7 @@ use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{Any, AnyConnection, AnyPool, ConnectOptions, Executor, Row, Transaction};
+use sqlx::{Any, AnyConnection, AnyPool, ConnectOptions, Connection, Executor, Row, Transaction};
 
 pub use self::redis::Redis;
 pub use accounts::{AccountRecord, Balance, CreditKind};
@@ -91,6 +91,10 @@ pub type Result<T> = std::result::Result<T, StoreError>;
 
 /// How long a statement waits for a connection, or for SQLite's lock.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A connection to Postgres that was used within this time is taken to be there.
+const FRESH: Duration = Duration::from_secs(1);
+/// How long an idle one may take to say that it is there: one whose host vanished never says anything.
+const PONG_WITHIN: Duration = Duration::from_secs(1);
 /// Connections to Postgres.
 const POSTGRES_CONNECTIONS: u32 = 16;
 /// Readers of a SQLite file, beside its one writer.
@@ -249,11 +253,18 @@ fn pool(connections: u32) -> AnyPoolOptions {
 }
 
 fn postgres_pool() -> AnyPoolOptions {
-    pool(POSTGRES_CONNECTIONS).after_connect(|connection, _| {
+    let pool = pool(POSTGRES_CONNECTIONS).after_connect(|connection, _| {
         Box::pin(async move {
             // A plan made while a table was almost empty reads all of it, and would be kept while the table grows.
             connection.execute("SET plan_cache_mode = force_custom_plan").await?;
             Ok(())
+        })
+    });
+    pool.test_before_acquire(false).before_acquire(|connection, used| {
+        Box::pin(async move {
+            // One that was in use a moment ago need not be asked whether it is there.
+            Ok(used.idle_for < FRESH
+                || tokio::time::timeout(PONG_WITHIN, connection.ping()).await.is_ok_and(|pong| pong.is_ok()))
         })
     })
 }

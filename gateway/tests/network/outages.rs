@@ -9,6 +9,8 @@ use lumbung_gateway::domain::limits::{Budgets, LimitOwner, Limits};
 use lumbung_gateway::domain::provider::Standing;
 use lumbung_openapi::money::{NanoUsd, TokenPrice};
 use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use crate::support::client::Client;
 use crate::support::load::{Outcome, offer, slowest_ms, tally};
@@ -57,6 +59,69 @@ async fn without_its_database_a_gateway_serves_up_to_a_limit_then_refuses_and_se
     network.balance_becomes(&client.account, usd("10").checked_sub(charged).expect("enough")).await;
     provider.receipts_acknowledged().await;
     network.finish().await;
+}
+
+/// A host that vanishes says nothing: connections stay open and no answer ever comes. New ones lead to its successor.
+#[tokio::test]
+async fn books_whose_connections_fall_silent_are_reached_on_new_ones_and_nothing_is_lost() {
+    let server = OwnPostgres::start().await;
+    let way = Way::to(server.port()).await;
+    let setup = Setup::on(server.url().replace(&format!(":{}/", server.port()), &format!(":{}/", way.port)));
+    let network = setup.with_gateway_flag("--lease-secs", "60").start().await;
+    let provider = network.scripted(json!([{"match": "*", "reply": "one two three", "prompt_tokens": 7}])).await;
+    let client = network.client("10").await;
+    let cost = TokenPrice { prompt: usd(ASK.0), completion: usd(ASK.1) }.cost(7, 3).expect("a small cost");
+    let mut left = usd("10");
+    for round in 0..3 {
+        if round == 1 {
+            way.falls_silent();
+        }
+        for _ in 0..5 {
+            client.ask("x", json!({"max_tokens": 3})).await;
+            left = left.checked_sub(cost).expect("enough");
+        }
+    }
+    wait_until("all is settled", Duration::from_secs(60), async || {
+        network.gateway.log().matches("outcome=\"complete\"").count() == 15
+    })
+    .await;
+    assert!(network.gateway.log().contains("the books do not answer"), "it was noticed");
+    network.balance_becomes(&client.account, left).await;
+    provider.receipts_acknowledged().await;
+    network.finish().await;
+}
+
+/// A way to a server, whose connections can fall silent.
+struct Way {
+    port: u16,
+    silences: watch::Sender<u64>,
+}
+
+impl Way {
+    async fn to(server: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let silences = watch::Sender::new(0);
+        let silence = silences.clone();
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let mut silence = silence.subscribe();
+                tokio::spawn(async move {
+                    let Ok(mut far) = TcpStream::connect(("127.0.0.1", server)).await else { return };
+                    let passing = tokio::io::copy_bidirectional(&mut near, &mut far);
+                    tokio::select! {
+                        _ = passing => {}
+                        _ = silence.changed() => std::future::pending().await, // both stay open
+                    }
+                });
+            }
+        });
+        Self { port, silences }
+    }
+
+    fn falls_silent(&self) {
+        self.silences.send_modify(|times| *times += 1);
+    }
 }
 
 /// Before, and after, something is away.
