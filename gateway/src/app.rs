@@ -1,12 +1,14 @@
 //! Wiring: opens the books, takes the lease, starts the background work, listens; and the same in reverse.
 
 mod sharing;
+pub mod threads;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -33,8 +35,13 @@ use crate::store::Store;
 use crate::store::lease::LeaseGuard;
 use sharing::Sharing;
 
-/// Runs a gateway until `stop`, then drains it.
-pub async fn run(books: &BooksConfig, config: &ServeConfig, stop: CancellationToken) -> anyhow::Result<()> {
+/// Runs a gateway until `stop`, then drains it. What no request waits for runs on `books_thread`.
+pub async fn run(
+    books: &BooksConfig,
+    config: &ServeConfig,
+    books_thread: Handle,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     if config.redis_url.is_some() && books.database_url.as_deref().is_none_or(|url| url.starts_with("sqlite:")) {
         bail!("REDIS_URL is set, so several gateways may share the books: DATABASE_URL must name a Postgres database");
     }
@@ -43,7 +50,10 @@ pub async fn run(books: &BooksConfig, config: &ServeConfig, stop: CancellationTo
     let listener =
         TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
     let bound = listener.local_addr()?;
-    let store = Store::open(&books.url()?).await.context("cannot open the books")?;
+    // Connections belong to the thread that opened them.
+    let url = books.url()?;
+    let opening = books_thread.spawn(async move { Store::open(&url).await });
+    let store = opening.await?.context("cannot open the books")?;
     let replica = ReplicaId::fresh();
     let mut sharing = Sharing::open(config, &store, replica, bound).await?;
     let port = sharing.as_mut().and_then(Sharing::take_port);
@@ -51,10 +61,12 @@ pub async fn run(books: &BooksConfig, config: &ServeConfig, stop: CancellationTo
     let registry = sharing.as_ref().map(|sharing| sharing.registry.clone());
     // Without a way to each other, two gateways could not share an account's last dollar.
     let lease = take_lease(&store, &replica, config.lease(), bus.is_none()).await?;
-    let (shared, writer) = assemble(&store, sharing, replica, lease, config, config.origins(bound)).await?;
+    let origins = config.origins(bound);
+    let (shared, writer) = assemble(&store, sharing, replica, lease, config, origins, &books_thread).await?;
     let (gateway, courier) = (shared.gateway.clone(), shared.courier.clone());
 
-    let background = jobs::start(gateway.clone(), store.clone(), bus, registry, courier, config.lease(), stop.clone());
+    let background = jobs::run(gateway.clone(), store.clone(), bus, registry, courier, config.lease(), stop.clone());
+    let background = books_thread.spawn(background);
     info!(%bound, %replica, "gateway listens");
     let drain = Duration::from_secs(config.drain_secs);
     let closing = CancellationToken::new();
@@ -136,9 +148,11 @@ async fn assemble(
     lease: LeaseGuard,
     config: &ServeConfig,
     origins: Vec<String>,
+    books_thread: &Handle,
 ) -> anyhow::Result<(Arc<Shared>, tokio::task::JoinHandle<()>)> {
     let keys = store.signing_keys().await.context("cannot read the signing keys")?;
-    let (settler, writer) = Settler::start(store.clone(), keys.clone(), config.max_jobs);
+    let (settler, writer) = Settler::new(store.clone(), keys.clone(), config.max_jobs);
+    let writer = books_thread.spawn(writer);
     let (bus, counters, links) = match sharing {
         Some(Sharing { bus, counters, links, .. }) => (Some(bus), Some(counters), Some(links)),
         None => (None, None, None),
@@ -180,7 +194,8 @@ async fn assemble(
         doorman: Doorman::new(keys.clone(), store.clone(), origins),
         gate: Arc::new(Gate::new(gate_limits(config))),
         guard: Guard::new(config.trusted_proxies.clone(), config.wrong_keys_per_minute),
-        desk: ReceiptDesk::new(store.clone(), keys.clone()),
+        desk: Arc::new(ReceiptDesk::new(store.clone(), keys.clone())),
+        books_thread: books_thread.clone(),
         store: store.clone(),
         admin: Desk::new(store.clone(), keys.clone(), issuer(config)?),
         courier: Arc::new(Courier::new(config.webhook_allow_private).context("no HTTP client for webhooks")?),

@@ -85,6 +85,9 @@ pub struct ServeConfig {
     /// Jobs in flight and not yet in the books, together; beyond it requests get 503.
     #[arg(long, env = "LUMBUNG_MAX_JOBS", default_value_t = 16_384)]
     pub max_jobs: usize,
+    /// Threads that answer requests, beside the one for the books: one for every two cores if nothing else is said.
+    #[arg(long, env = "LUMBUNG_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
     /// Connections at a time.
     #[arg(long, env = "LUMBUNG_MAX_CONNECTIONS", default_value_t = 20_000)]
     pub max_connections: usize,

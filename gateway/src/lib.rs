@@ -11,4 +11,5 @@ pub mod domain;
 pub mod fleet;
 pub mod http;
 pub mod jobs;
+pub mod lines;
 pub mod store;

@@ -1,7 +1,9 @@
 //! `lumbung-gateway`: serves, or does the operator's work on the books.
 
 use clap::{Parser, Subcommand};
+use lumbung_gateway::app::threads::Threads;
 use lumbung_gateway::config::{BooksConfig, LogFormat, ServeConfig};
+use lumbung_gateway::lines::Lines;
 use lumbung_gateway::store::Store;
 use lumbung_gateway::{app, cli};
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,19 +31,20 @@ enum Command {
     Operator(cli::Command),
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     match arguments.command {
         Command::Serve(config) => {
             start_logging(config.log);
-            let stop = CancellationToken::new();
-            tokio::spawn(stop_on_signal(stop.clone()));
-            app::run(&arguments.books, &config, stop).await
+            Threads::start(config.threads)?.run(async |books_thread| {
+                let stop = CancellationToken::new();
+                tokio::spawn(stop_on_signal(stop.clone()));
+                app::run(&arguments.books, &config, books_thread, stop).await
+            })
         }
         Command::Operator(command) => {
             let url = arguments.books.url()?;
-            cli::run(command, async || Store::open(&url).await).await
+            tokio::runtime::Runtime::new()?.block_on(cli::run(command, async || Store::open(&url).await))
         }
     }
 }
@@ -49,7 +52,7 @@ async fn main() -> anyhow::Result<()> {
 /// `RUST_LOG` chooses what is logged; the default is everything of ours that an operator should see.
 fn start_logging(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Lines);
     match format {
         LogFormat::Console => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),

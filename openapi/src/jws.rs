@@ -1,12 +1,16 @@
 //! Signed texts: compact JWS (RFC 7515) with EdDSA over Ed25519 (RFC 8037), or HMAC-SHA256 for tickets.
 //! `typ` says what a signature is for, so that none can be passed off as another kind.
 
+use std::borrow::Cow;
+
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use hmac::{Hmac, KeyInit, Mac};
 use jsonwebtoken::jwk::{
     AlgorithmParameters, CommonParameters, EllipticCurve, Jwk, OctetKeyPairParameters, OctetKeyPairType, ThumbprintHash,
 };
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sha2::Sha256;
 
 /// Why a signed text is not accepted. Says nothing that helps to forge one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -111,7 +115,10 @@ pub fn embedded_key(token: &str) -> Result<PublicKey, JwsError> {
 
 /// The key id in a signed text's header, unverified.
 pub fn key_id(token: &str) -> Result<String, JwsError> {
-    jsonwebtoken::decode_header(token).ok().and_then(|header| header.kid).ok_or(JwsError::Malformed)
+    let parts = Parts::of(token)?;
+    let header = decoded(parts.header)?;
+    let header: TextHeader<'_> = serde_json::from_slice(&header).map_err(|_| JwsError::Malformed)?;
+    header.kid.map(Cow::into_owned).ok_or(JwsError::Malformed)
 }
 
 /// The claims of a signed text, *unverified*: for whoever cannot verify (a provider reading its own ticket).
@@ -119,27 +126,79 @@ pub fn peek<T: DeserializeOwned>(token: &str) -> Result<T, JwsError> {
     jsonwebtoken::dangerous::insecure_decode_claims(token).map_err(|_| JwsError::Malformed)
 }
 
-/// A secret for HMAC-SHA256, kept by gateways that share a database.
-pub struct HmacKey {
-    encoding: EncodingKey,
-    decoding: DecodingKey,
+/// A secret for HMAC-SHA256, kept by gateways that share a database. Every job has a few texts signed with it, and verified
+/// when they come back: so the hash is keyed once, and nothing is read that tickets do not have.
+pub struct HmacKey(Hmac<Sha256>);
+
+/// What is used of a JWS header.
+#[derive(Serialize, Deserialize)]
+struct TextHeader<'a> {
+    #[serde(borrow, default)]
+    typ: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    alg: Cow<'a, str>,
+    #[serde(borrow, default)]
+    kid: Option<Cow<'a, str>>,
+}
+
+/// A compact JWS, still encoded.
+struct Parts<'a> {
+    header: &'a str,
+    claims: &'a str,
+    /// What is signed: header and claims.
+    message: &'a str,
+    signature: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    fn of(token: &'a str) -> Result<Self, JwsError> {
+        let (message, signature) = token.rsplit_once('.').ok_or(JwsError::Malformed)?;
+        let (header, claims) = message.split_once('.').ok_or(JwsError::Malformed)?;
+        Ok(Self { header, claims, message, signature })
+    }
+}
+
+fn decoded(part: &str) -> Result<Vec<u8>, JwsError> {
+    BASE64_URL_SAFE_NO_PAD.decode(part).map_err(|_| JwsError::Malformed)
 }
 
 impl HmacKey {
+    const ALGORITHM: &str = "HS256";
+
     /// From secret bytes (32 or more).
     pub fn from_secret(secret: &[u8]) -> Self {
-        Self { encoding: EncodingKey::from_secret(secret), decoding: DecodingKey::from_secret(secret) }
+        Self(Hmac::new_from_slice(secret).expect("HMAC takes keys of any length"))
     }
 
     /// Signs claims, naming the key by id.
     pub fn sign<T: Serialize>(&self, typ: &str, key_id: &str, claims: &T) -> String {
-        let header = Header { kid: Some(key_id.into()), ..header(typ, Algorithm::HS256) };
-        jsonwebtoken::encode(&header, claims, &self.encoding).expect("claims of our own types serialize")
+        let header = TextHeader { typ: Some(typ.into()), alg: Self::ALGORITHM.into(), kid: Some(key_id.into()) };
+        let header = serde_json::to_vec(&header).expect("text serializes");
+        let claims = serde_json::to_vec(claims).expect("claims of our own types serialize");
+        let mut text = String::with_capacity((header.len() + claims.len() + 40) * 4 / 3);
+        BASE64_URL_SAFE_NO_PAD.encode_string(header, &mut text);
+        text.push('.');
+        BASE64_URL_SAFE_NO_PAD.encode_string(claims, &mut text);
+        let mac = self.0.clone().chain_update(text.as_bytes()).finalize().into_bytes();
+        text.push('.');
+        BASE64_URL_SAFE_NO_PAD.encode_string(mac, &mut text);
+        text
     }
 
     /// The claims of `token`, if this secret signed it for `typ`.
     pub fn verify<T: DeserializeOwned>(&self, typ: &str, token: &str) -> Result<T, JwsError> {
-        decode(typ, token, Algorithm::HS256, &self.decoding)
+        let parts = Parts::of(token)?;
+        let header = decoded(parts.header)?;
+        let header: TextHeader<'_> = serde_json::from_slice(&header).map_err(|_| JwsError::Malformed)?;
+        let signed = self.0.clone().chain_update(parts.message.as_bytes());
+        let is_ours = header.alg == Self::ALGORITHM && signed.verify_slice(&decoded(parts.signature)?).is_ok();
+        if !is_ours {
+            return Err(JwsError::BadSignature);
+        }
+        if header.typ.as_deref() != Some(typ) {
+            return Err(JwsError::WrongType);
+        }
+        serde_json::from_slice(&decoded(parts.claims)?).map_err(|_| JwsError::Malformed)
     }
 }
 
@@ -208,5 +267,19 @@ mod tests {
         assert_eq!(other.verify::<Claims>("t", &token), Err(JwsError::BadSignature));
         let by_ed25519 = SigningKey::from_seed(&[1; 32]).sign_with_kid("t", "k1", &claims());
         assert!(key.verify::<Claims>("t", &by_ed25519).is_err());
+        for malformed in ["", ".", "..", "a.b", &token.replace('.', ""), &format!("{token}."), &format!(".{token}")] {
+            assert!(key.verify::<Claims>("t", malformed).is_err() && malformed != token, "{malformed}");
+        }
+    }
+
+    #[test]
+    fn tickets_are_texts_that_any_library_reads() {
+        let secret = [1; 32];
+        let ours = HmacKey::from_secret(&secret).sign("t", "k1", &claims());
+        let read: Claims = decode("t", &ours, Algorithm::HS256, &DecodingKey::from_secret(&secret)).expect("ours");
+        assert_eq!(read, claims());
+        let header = Header { kid: Some("k1".into()), ..header("t", Algorithm::HS256) };
+        let theirs = jsonwebtoken::encode(&header, &claims(), &EncodingKey::from_secret(&secret)).expect("a text");
+        assert_eq!(theirs, ours, "and writes in the same way");
     }
 }

@@ -8,7 +8,6 @@
 
 mod answer;
 mod backoff;
-mod batched_io;
 pub mod cli;
 mod clock;
 mod data_dir;

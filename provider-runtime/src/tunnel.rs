@@ -11,6 +11,7 @@ use http::{HeaderMap, StatusCode};
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use lumbung_link::{Patience, gather};
 use lumbung_openapi::endpoint::Endpoint;
 use lumbung_openapi::provider::{MOVE_PATH, OFFER_PATH, Offer, REPLICAS_HEADER};
 use reqwest::Upgraded;
@@ -19,7 +20,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
-use crate::batched_io::drive;
 use crate::gateway::causes;
 use crate::identity::Identity;
 use crate::job;
@@ -148,7 +148,8 @@ fn wait_after(error: &JoinError, backoff: &mut Backoff) -> Duration {
 async fn serve(node: Arc<Node>, io: Upgraded, replica: String, moving: CancellationToken, stop: CancellationToken) {
     tracing::info!(replica, "tunnel is up");
     let service = TowerToHyperService::new(router(node.clone(), moving));
-    let ended = drive(io, async |io| {
+    let (io, writer) = gather(io, Patience::OneTurn);
+    let serving = async {
         let connection = http2_server().serve_connection(TokioIo::new(io), service);
         let mut connection = pin!(connection);
         tokio::select! {
@@ -162,9 +163,8 @@ async fn serve(node: Arc<Node>, io: Upgraded, replica: String, moving: Cancellat
                 }
             },
         }
-    })
-    .await;
-    match ended {
+    };
+    match writer.drive(serving).await {
         Ok(()) => tracing::info!(replica, "tunnel closed"),
         Err(error) => tracing::warn!(replica, "tunnel broke: {}", causes(&error)),
     }

@@ -16,12 +16,13 @@ use super::error::ApiError;
 use super::limits::Unposted;
 use super::relay::{Ending, Relayed};
 use crate::domain::settlement::{Charge, Counted, Tokens};
+use crate::lines::together;
 use crate::store::{SettleOutcome, Settlement, SigningKeys, Store};
 
 /// Settlements in one transaction.
 const MAX_BATCH: usize = 256;
 /// How long the first settlement of a batch waits for company.
-const LINGER: Duration = Duration::from_millis(10);
+const LINGER: Duration = Duration::from_millis(20);
 /// How long the writer waits before it tries the books again.
 const RETRY: Duration = Duration::from_millis(500);
 /// How long the books may take for a batch before the writer tries on another connection, the first time: a host that vanished
@@ -94,11 +95,11 @@ pub struct Totals {
 }
 
 impl Settler {
-    /// Starts the writer. `capacity` bounds jobs in flight and settlements not yet committed, together.
-    pub fn start(store: Store, keys: SigningKeys, capacity: usize) -> (Self, tokio::task::JoinHandle<()>) {
+    /// And the writer, to be run. `capacity` bounds jobs in flight and settlements not yet committed, together.
+    pub fn new(store: Store, keys: SigningKeys, capacity: usize) -> (Self, impl Future<Output = ()> + Send) {
         let (queue, orders) = mpsc::channel(capacity);
         let settler = Self { places: Arc::new(Semaphore::new(capacity)), capacity, queue };
-        (settler, tokio::spawn(Writer { store, keys }.run(orders)))
+        (settler, Writer { store, keys }.run(orders))
     }
 
     /// A place, unless all are taken.
@@ -242,7 +243,7 @@ impl Writer {
             }
         }
         unposted.into_iter().for_each(Unposted::posted);
-        lines.iter().for_each(Access::log);
+        together(|| lines.iter().for_each(Access::log));
         drop(places);
         for done in barriers {
             let _ = done.send(()); // whoever asked may have gone

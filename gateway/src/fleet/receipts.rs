@@ -1,12 +1,10 @@
 //! Where receipts are handed in: one signature for a batch, then each receipt by its own ticket.
 
 use lumbung_openapi::jws::JwsError;
-use lumbung_openapi::receipt::{Receipt, ReceiptBatch, ReceiptVerdict, ReceiptVerdicts};
+use lumbung_openapi::receipt::{ReceiptBatch, ReceiptVerdict, ReceiptVerdicts};
 use tracing::warn;
 
-use crate::domain::backing::Backing;
 use crate::domain::ids::ProviderId;
-use crate::domain::refusal::Refusal;
 use crate::store::{SigningKeys, Store, StoreError};
 
 /// Receipts in one batch.
@@ -48,7 +46,8 @@ impl ReceiptDesk {
         if !batch.receipts.iter().all(|receipt| self.keys.know_those_of(receipt)) {
             self.keys.read_again(&self.store).await?;
         }
-        let backings: Vec<_> = batch.receipts.iter().map(|receipt| self.judge(&provider, receipt)).collect();
+        // What they claim is judged by that where they are committed.
+        let backings: Vec<_> = batch.receipts.iter().map(|receipt| self.keys.backing(receipt)).collect();
         let verdicts = self.store.commit_receipts(&provider, batch, &backings).await?;
         for verdict in &verdicts {
             if let ReceiptVerdict::Refused { reason } = verdict {
@@ -56,13 +55,5 @@ impl ReceiptDesk {
             }
         }
         Ok(ReceiptVerdicts { verdicts })
-    }
-
-    /// The receipt's ticket and voucher, if they are ours, for this provider, and it claims no more than the ticket allows.
-    fn judge(&self, provider: &ProviderId, receipt: &Receipt) -> Result<Backing, Refusal> {
-        let backing = self.keys.backing(receipt)?;
-        let claims = receipt.parse_claims().map_err(|_| Refusal::Malformed)?;
-        Refusal::of(&backing.ticket, provider, &claims)?;
-        Ok(backing)
     }
 }

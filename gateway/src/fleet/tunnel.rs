@@ -11,6 +11,7 @@ use bytes::Bytes;
 use h2::SendStream;
 use h2::client::{ResponseFuture, SendRequest};
 use http::{Method, Request, StatusCode};
+use lumbung_link::{Patience, gather};
 use lumbung_openapi::provider::{MOVE_PATH, OFFER_PATH, Offer, REPLICAS_HEADER};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -56,9 +57,11 @@ impl Tunnel {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        // No patience: what a job hands over must have left before its client is told of the end (`chat::attempt`).
+        let (io, writer) = gather(io, Patience::None);
         let (sender, connection) = client_builder().handshake(io).await?;
         let tunnel = Self { provider, sender, open: AtomicBool::new(true) };
-        Ok((Arc::new(tunnel), connection))
+        Ok((Arc::new(tunnel), writer.drive(connection)))
     }
 
     /// Whether jobs may still be sent.

@@ -43,7 +43,8 @@ async fn answer(endpoint: Endpoint, State(shared): State<Arc<Shared>>, request: 
     };
     let headers = if endpoint == Endpoint::Messages { with_bearer(parts.headers) } else { parts.headers };
     let incoming = Incoming { endpoint, request_id, headers, body };
-    let served = chat::serve(&shared.gateway, incoming).await;
+    // Boxed once: the layers around move what they wrap, and this is by far the largest part of it.
+    let served = Box::pin(chat::serve(&shared.gateway, incoming)).await;
     let mut response = served.answer.map_or_else(|error| in_shape(endpoint, &error), begin);
     let headers = response.headers_mut();
     rates::write(&served.rates, headers);

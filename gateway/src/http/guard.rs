@@ -2,10 +2,9 @@
 //! and signatures that are not good.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::{Extensions, HeaderMap, HeaderName, StatusCode};
@@ -64,7 +63,7 @@ impl Guard {
 }
 
 /// Lets an address wait that has shown too many keys that are not good; whoever shows one that is known passes.
-pub async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+pub async fn guard(shared: &Shared, request: Request, next: Next) -> Response {
     let client = shared.guard.client(request.headers(), request.extensions());
     let now_us = clock::unix_micros().unsigned_abs();
     if let Err(wait_us) = shared.guard.unknown.look(&client, now_us)

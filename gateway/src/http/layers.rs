@@ -1,4 +1,4 @@
-//! What every request passes through: an id, cross-origin rules, the access log of what never became a job.
+//! What every request passes through: an id, the guard, the access log of what never became a job; and cross-origin rules.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::header::{CONNECTION, RETRY_AFTER};
-use http::{HeaderName, HeaderValue, StatusCode, Version};
+use http::header::{CONNECTION, ORIGIN, RETRY_AFTER};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use lumbung_openapi::error::{ErrorBody, ErrorObject};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -37,6 +37,17 @@ pub struct JobLogged;
 
 /// Wraps the route table.
 pub fn wrap(routes: Router<Arc<Shared>>, shared: &Arc<Shared>) -> Router<Arc<Shared>> {
+    // As one layer: each of its own would box every request's service and future once more.
+    routes.layer((middleware::from_fn_with_state(shared.clone(), identify), CatchPanicLayer::custom(panicked)))
+}
+
+/// Whether a request may come from a script in a browser, which asks [`for_browsers`].
+pub fn is_of_a_browser<B>(request: &http::Request<B>) -> bool {
+    request.method() == Method::OPTIONS || request.headers().contains_key(ORIGIN)
+}
+
+/// The same routes for scripts in browsers. Nobody else needs a dozen more headers on every answer.
+pub fn for_browsers(routes: Router) -> Router {
     // Keys are sent as a header, never as a cookie, so any origin may call.
     let told = [
         REQUEST_ID,
@@ -47,11 +58,7 @@ pub fn wrap(routes: Router<Arc<Shared>>, shared: &Arc<Shared>) -> Router<Arc<Sha
     ];
     let told: Vec<HeaderName> = told.into_iter().chain(rates::names()).collect();
     let cors = CorsLayer::permissive().expose_headers(told).max_age(Duration::from_secs(3600));
-    routes
-        .layer(middleware::from_fn_with_state(shared.clone(), guard))
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(cors)
-        .layer(middleware::from_fn_with_state(shared.clone(), identify))
+    routes.layer(cors)
 }
 
 /// Reads a whole body, within its limits of size and time.
@@ -70,7 +77,7 @@ async fn identify(State(shared): State<Arc<Shared>>, mut request: Request, next:
     request.extensions_mut().insert(RequestId(id.clone()));
     let (method, version) = (request.method().clone(), request.version());
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let mut response = next.run(request).await;
+    let mut response = guard(&shared, request, next).await;
     let extensions = response.extensions();
     if extensions.get::<JobLogged>().is_none() && extensions.get::<Refused>().is_none() {
         tracing::info!(

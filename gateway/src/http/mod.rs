@@ -42,7 +42,9 @@ pub struct Shared {
     /// Whom it lets wait.
     pub guard: Guard,
     /// Who takes their receipts.
-    pub desk: ReceiptDesk,
+    pub desk: Arc<ReceiptDesk>,
+    /// Where: a batch takes a while, and no answer waits for it.
+    pub books_thread: tokio::runtime::Handle,
     /// The books.
     pub store: Store,
     /// Whom it takes for an operator.

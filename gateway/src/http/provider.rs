@@ -22,6 +22,7 @@ use crate::domain::ids::ProviderId;
 use crate::domain::provider::Standing;
 use crate::fleet::gate::{Crowded, Place};
 use crate::fleet::join::{Doorman, JoinError};
+use crate::fleet::receipts::{DeskError, ReceiptDesk};
 
 /// A fresh challenge.
 pub async fn challenge(State(shared): State<Arc<Shared>>, request: Request) -> Result<Json<Challenge>, Response> {
@@ -119,17 +120,27 @@ async fn admit(shared: &Shared, headers: &HeaderMap, address: ClientAddress) -> 
 /// Takes signed receipts, and says what became of each.
 pub async fn receipts(State(shared): State<Arc<Shared>>, request: Request) -> Result<Json<ReceiptVerdicts>, Response> {
     let body = read_body(request.into_body(), shared.max_body).await.map_err(IntoResponse::into_response)?;
-    let batch: ReceiptBatch = serde_json::from_slice(&body).map_err(|error| {
+    let desk = shared.desk.clone();
+    let taking = shared.books_thread.spawn(async move { take_receipts(&desk, &body).await });
+    match taking.await.map_err(tokio::task::JoinError::try_into_panic) {
+        Ok(taken) => taken,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        Err(Err(_)) => Err(ApiError::BooksUnavailable.into_response()), // the gateway is shutting down
+    }
+}
+
+async fn take_receipts(desk: &ReceiptDesk, body: &[u8]) -> Result<Json<ReceiptVerdicts>, Response> {
+    let batch: ReceiptBatch = serde_json::from_slice(body).map_err(|error| {
         refuse(StatusCode::BAD_REQUEST, "malformed_batch", &format!("not a batch of receipts: {error}"))
     })?;
-    let verdicts = shared.desk.take(&batch).await.map_err(|error| match error {
-        crate::fleet::receipts::DeskError::Signature(error) => {
+    let verdicts = desk.take(&batch).await.map_err(|error| match error {
+        DeskError::Signature(error) => {
             refuse(StatusCode::UNAUTHORIZED, "bad_signature", &format!("the batch is not signed properly: {error}"))
         }
-        crate::fleet::receipts::DeskError::TooMany(limit) => {
+        DeskError::TooMany(limit) => {
             refuse(StatusCode::BAD_REQUEST, "too_many_receipts", &format!("at most {limit} receipts in one batch"))
         }
-        crate::fleet::receipts::DeskError::Store(error) => {
+        DeskError::Store(error) => {
             tracing::error!(%error, "receipts not taken");
             ApiError::BooksUnavailable.into_response()
         }

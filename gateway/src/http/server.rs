@@ -1,6 +1,7 @@
 //! Accepting connections: no delay on small writes, limits on headers and on how many there are, and a clean stop.
 
 use std::convert::Infallible;
+use std::net::Ipv4Addr;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::guard::Peer;
+use super::layers::{for_browsers, is_of_a_browser};
 
 /// How long a client may take to send the head of a request.
 const HEAD_WITHIN: Duration = Duration::from_secs(15);
@@ -26,6 +28,7 @@ const HEAD_WITHIN: Duration = Duration::from_secs(15);
 #[derive(Clone)]
 struct FromPeer {
     router: Router,
+    for_browsers: Router,
     peer: Peer,
 }
 
@@ -40,7 +43,10 @@ impl tower::Service<Request<Incoming>> for FromPeer {
 
     fn call(&mut self, mut request: Request<Incoming>) -> RouteFuture<Infallible> {
         request.extensions_mut().insert(self.peer);
-        self.router.call(request)
+        match is_of_a_browser(&request) {
+            true => self.for_browsers.call(request),
+            false => self.router.call(request),
+        }
     }
 }
 
@@ -56,6 +62,8 @@ pub async fn serve(
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(30));
     let graceful = GracefulShutdown::new();
+    let served =
+        FromPeer { for_browsers: for_browsers(router.clone()), router, peer: Peer(Ipv4Addr::UNSPECIFIED.into()) };
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -78,7 +86,8 @@ pub async fn serve(
             debug!(%error, "no TCP_NODELAY");
             continue;
         }
-        let service = TowerToHyperService::new(FromPeer { router: router.clone(), peer: Peer(peer.ip()) });
+        let service = FromPeer { peer: Peer(peer.ip()), ..served.clone() };
+        let service = TowerToHyperService::new(service);
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(socket), service).into_owned();
         let watched = graceful.watch(connection);
         tokio::spawn(async move {

@@ -9,7 +9,6 @@ pub mod tokenizers;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -31,8 +30,8 @@ const WEIGH_EVERY: Duration = Duration::from_secs(5);
 /// How often unused allowances and unclaimed money are looked for.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
 
-/// Starts all of it; it ends when the handle is aborted. `stop` is cancelled when this gateway cannot go on.
-pub fn start(
+/// Does all of it, until it is dropped. `stop` is cancelled when this gateway cannot go on.
+pub async fn run(
     gateway: Arc<Gateway>,
     store: Store,
     bus: Option<Arc<Bus>>,
@@ -40,23 +39,21 @@ pub fn start(
     courier: Arc<Courier>,
     lease: Duration,
     stop: CancellationToken,
-) -> JoinHandle<()> {
-    tokio::spawn(async move {
-        tokio::join!(
-            keep_lease(&gateway, lease, &stop),
-            follow(&gateway, &store),
-            tokenizers::follow(&gateway, &store),
-            tidy(&gateway, &store),
-            read_spent(&gateway),
-            weigh(&gateway),
-            gateway.gauges.keep(),
-            answer_recalls(&gateway, bus.as_deref()),
-            fleet::share(&gateway, registry.as_deref()),
-            webhooks::gather(&store),
-            webhooks::forget(&store),
-            webhooks::deliver(&store, &courier)
-        );
-    })
+) {
+    tokio::join!(
+        keep_lease(&gateway, lease, &stop),
+        follow(&gateway, &store),
+        tokenizers::follow(&gateway, &store),
+        tidy(&gateway, &store),
+        read_spent(&gateway),
+        weigh(&gateway),
+        gateway.gauges.keep(),
+        answer_recalls(&gateway, bus.as_deref()),
+        fleet::share(&gateway, registry.as_deref()),
+        webhooks::gather(&store),
+        webhooks::forget(&store),
+        webhooks::deliver(&store, &courier)
+    );
 }
 
 /// A lost lease ends this gateway, in good order: its allowances may be gone, so it can spend nothing more, and what it

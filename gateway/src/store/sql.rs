@@ -1,5 +1,6 @@
 //! Small helpers for SQL that is written once for both databases.
 
+use std::fmt::Write;
 use std::future::Future;
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ pub(super) fn values(connection: &AnyConnection, columns: usize, rows: usize) ->
     match connection.backend_name() {
         "SQLite" => {
             let row = format!("({})", vec!["?"; columns].join(", "));
-            vec![row; rows].join(", ")
+            vec![row.as_str(); rows].join(", ")
         }
         _ => rows_of(columns, rows, 1),
     }
@@ -45,12 +46,16 @@ pub(super) fn query(sql: String) -> Query<'static, Any, AnyArguments> {
 
 /// `($1, $2), ($3, $4)` for `rows` rows of `columns` columns, counted from `first`.
 pub(super) fn rows_of(columns: usize, rows: usize, first: usize) -> String {
-    let row = |row: usize| {
-        let at = first + row * columns;
-        let row: Vec<String> = (at..at + columns).map(|n| format!("${n}")).collect();
-        format!("({})", row.join(", "))
-    };
-    (0..rows).map(row).collect::<Vec<_>>().join(", ")
+    let mut text = String::with_capacity(rows * columns * "$1000, ".len());
+    for row in 0..rows {
+        text.push_str(if row == 0 { "(" } else { "), (" });
+        for column in 0..columns {
+            text.push_str(if column == 0 { "$" } else { ", $" });
+            let _ = write!(text, "{}", first + row * columns + column); // a string takes whatever it is given
+        }
+    }
+    text.push_str(if rows == 0 { "" } else { ")" });
+    text
 }
 
 /// Runs a whole transaction again where another one was in its way (a deadlock, a busy file).
