@@ -16,6 +16,7 @@ use crate::admin::Desk;
 use crate::admin::courier::Courier;
 use crate::admin::issuer::Issuer;
 use crate::chat::allowance::Allowances;
+use crate::chat::archive::Archive;
 use crate::chat::authenticate::Keyring;
 use crate::chat::life::Life;
 use crate::chat::limits::Gauges;
@@ -174,6 +175,7 @@ async fn assemble(
         allowances,
         recounter: Recounter::new(config.recount_bps).map_err(|error| anyhow::anyhow!("no entropy: {error}"))?,
         settler,
+        archive: Archive::new(store.clone(), config.response_retention(), config.max_body),
         lease,
         keys: keys.clone(),
         fee_bps: config.fee_bps,

@@ -82,6 +82,10 @@ pub struct ServeConfig {
     /// The largest request body, in bytes.
     #[arg(long, env = "LUMBUNG_MAX_BODY", default_value_t = 4 << 20)]
     pub max_body: usize,
+    /// Keep responses of /v1/responses for so many days, for clients to read, delete and go on from; those with `store: false`
+    /// are not kept. Without it nothing that people or models say is kept anywhere.
+    #[arg(long, env = "LUMBUNG_STORE_RESPONSES_DAYS", value_parser = clap::value_parser!(u16).range(1..=3650))]
+    pub store_responses_days: Option<u16>,
     /// Jobs in flight and not yet in the books, together; beyond it requests get 503.
     #[arg(long, env = "LUMBUNG_MAX_JOBS", default_value_t = 16_384)]
     pub max_jobs: usize,
@@ -202,6 +206,11 @@ impl ServeConfig {
     /// The lease's length.
     pub fn lease(&self) -> Duration {
         Duration::from_secs(self.lease_secs)
+    }
+
+    /// How long responses are kept; `None`: not at all.
+    pub fn response_retention(&self) -> Option<Duration> {
+        self.store_responses_days.map(|days| Duration::from_secs(u64::from(days) * 86_400))
     }
 
     /// How long proxies have to go elsewhere.

@@ -11,6 +11,7 @@ fn routed() -> BTreeSet<String> {
     let source = concat!(
         include_str!("../src/http/mod.rs"),
         include_str!("../src/http/chat.rs"),
+        include_str!("../src/http/responses.rs"),
         include_str!("../src/http/admin/mod.rs"),
         include_str!("../src/http/account/mod.rs")
     );

@@ -7,9 +7,11 @@
 mod envelope;
 mod input;
 mod request;
+mod storing;
 
 pub use envelope::{Envelope, State};
 pub use request::to_chat;
+pub use storing::{InputItems, KeptParts, ResponseDeleted, Storing, expand, input_items, items_of, take_apart};
 
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use lumbung_openapi::endpoint::Endpoint;
 use lumbung_openapi::parameter::Parameter;
+use lumbung_openapi::responses::Storing;
 use serde_json::{Value, json};
 
 const CHECKED_IN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/PARAMETERS.md");
@@ -17,8 +18,10 @@ enum Fate {
     Label,
     /// It goes to the provider as it came.
     PassedOn,
+    /// It needs a gateway that keeps responses.
+    Kept,
 }
-use Fate::{Honoured, Label, PassedOn};
+use Fate::{Honoured, Kept, Label, PassedOn};
 
 /// The specification's parameters of one endpoint, each with a value that asks for something.
 fn parameters(endpoint: Endpoint) -> Vec<(&'static str, Value, Fate)> {
@@ -140,8 +143,8 @@ fn parameters(endpoint: Endpoint) -> Vec<(&'static str, Value, Fate)> {
             ("include: others", json!(["file_search_call.results"]), Honoured),
             ("top_logprobs", json!(2), Honoured),
             ("truncation: auto", json!("auto"), Honoured),
-            ("store: true", json!(true), Honoured),
-            ("previous_response_id", json!("resp_1"), Honoured),
+            ("store: true", json!(true), Kept),
+            ("previous_response_id", json!("resp_1"), Kept),
             ("conversation", json!("c"), Honoured),
             ("background: true", json!(true), Honoured),
             ("prompt", json!({"id": "p"}), Honoured),
@@ -269,6 +272,13 @@ fn fate(endpoint: Endpoint, name: &str, value: &Value, otherwise: Fate) -> Strin
     match otherwise {
         Honoured => "honoured".to_owned(),
         Label => "accepted; changes nothing about the answer".to_owned(),
+        Kept => {
+            let body = request(endpoint, name, value).to_string();
+            let refusal = Storing::read(body.as_bytes()).ok().and_then(|storing| storing.refusal());
+            let refusal = refusal.expect("refused where nothing is kept");
+            assert_eq!(refusal.param.as_deref(), Some(member(name)));
+            format!("where the operator keeps responses; 400 `{}` elsewhere", refusal.code.unwrap_or_default())
+        }
         PassedOn => "not of this specification: passed on to the provider as it is".to_owned(),
     }
 }

@@ -9,6 +9,7 @@ use lumbung_openapi::merkle::Hash;
 use lumbung_openapi::money::NanoUsd;
 
 use super::allowance::{Hold, HoldError};
+use super::archive::Keeping;
 use super::authenticate::Caller;
 use super::choose::Why;
 use super::error::ApiError;
@@ -31,7 +32,7 @@ pub struct Admitted {
     pub caller: Arc<Caller>,
     /// What is asked, of the model that is tried now.
     pub wish: Wish,
-    /// The client's body, as it came.
+    /// The client's body, as it came; with its earlier turns, where it goes on from a response that is kept.
     pub body: Bytes,
     /// The same as the endpoint's rules read it: a conversation's is that of a chat.
     pub normalized: Bytes,
@@ -47,6 +48,8 @@ pub struct Admitted {
     pub grant: Grant,
     /// A place in the settlement queue.
     pub permit: SettlePermit,
+    /// What is kept of it, if it is.
+    pub keeping: Option<Keeping>,
     /// The job.
     pub job: JobId,
     /// When it came, Unix microseconds.
@@ -83,6 +86,7 @@ pub async fn admit(gateway: &Gateway, caller: Arc<Caller>, request: Incoming) ->
     if caller.is_management {
         return Err(ApiError::Forbidden("A management key manages keys: it cannot ask for completions."));
     }
+    let (body, keeping) = gateway.archive.open(endpoint, &caller.allowance.account, body).await?;
     let normalized = endpoint.normalize(&body)?;
     // Whichever is longer: no prompt has more tokens than the text that it is made of has bytes.
     let body_len = body.len().max(normalized.len());
@@ -106,6 +110,7 @@ pub async fn admit(gateway: &Gateway, caller: Arc<Caller>, request: Incoming) ->
         hold,
         grant,
         permit,
+        keeping,
         job: JobId::fresh(),
         received_micros,
         why: (headers.get(EXPLAIN_HEADER).is_some_and(|asked| asked == "1")).then(Arc::default),

@@ -9,6 +9,7 @@
 
 pub mod admit;
 pub mod allowance;
+pub mod archive;
 pub mod attempt;
 pub mod authenticate;
 pub mod buffer;
@@ -46,6 +47,7 @@ use crate::store::SigningKeys;
 use crate::store::lease::LeaseGuard;
 use admit::{Admitted, admit};
 use allowance::Allowances;
+use archive::Archive;
 use authenticate::Keyring;
 use choose::Why;
 use client::{Answer, Client};
@@ -54,7 +56,7 @@ use life::Life;
 use limits::Gauges;
 use recount::{Recounter, recount};
 use relay::{Ending, relay};
-use settle::{Settler, Totals, settle};
+use settle::{Settler, settle};
 use tail::Tail;
 
 /// How long a request that needs the books waits for them: a database that hangs answers nobody.
@@ -76,6 +78,8 @@ pub struct Gateway {
     pub recounter: Recounter,
     /// Who writes down what was spent.
     pub settler: Settler,
+    /// Who keeps responses, where that is on.
+    pub archive: Archive,
     /// This replica's right to spend.
     pub lease: LeaseGuard,
     /// Signs tickets.
@@ -171,26 +175,43 @@ pub async fn serve(gateway: &Arc<Gateway>, request: Incoming) -> Served {
 
 async fn run(gateway: Arc<Gateway>, mut job: Admitted, mut client: Client) {
     let (id, created, endpoint, body) = (job.public_id(), job.created_secs(), job.endpoint, job.body.clone());
+    let (keeping, account) = (job.keeping.take(), job.caller.allowance.account);
     let mut relayed = relay(&gateway, &mut job, &mut client).await;
     let (model, stream, include_usage) = (job.wish.public_model.clone(), job.wish.stream, job.wish.include_usage);
     recount(&gateway, &job, &mut relayed).await;
     // Settled before the tail is sent: whoever has seen the end can ask for the receipt.
     let (ending, totals) = settle(job, relayed);
     let tail = Tail { endpoint, body: &body, id: &id, created, model: &model, stream, include_usage };
-    finish(client, ending, totals, &tail);
+    let usage = Usage::of(totals.prompt_tokens, totals.cached_tokens, totals.completion_tokens)
+        .with_reasoning(totals.reasoning_tokens);
+    let end = end_of(&ending, usage, &tail);
+    // Kept before it is sent: whoever has seen the end can go on from it.
+    if let (Some(keeping), Some(end)) = (keeping, &end) {
+        gateway.archive.keep(&account, &id, keeping, end).await;
+    }
+    finish(client, ending, end, &tail);
+}
+
+/// The last bytes of a complete answer.
+fn end_of(ending: &Ending, usage: Usage, tail: &Tail<'_>) -> Option<Bytes> {
+    match ending {
+        Ending::Complete(last) if tail.stream => Some(tail.stream_end(last.as_deref(), usage)),
+        Ending::Complete(open) => open.as_ref().map(|open| tail.document(open, usage)),
+        Ending::Failed(_) | Ending::ClientGone => None,
+    }
 }
 
 /// Sends the end of the answer.
-fn finish(mut client: Client, ending: Ending, totals: Totals, tail: &Tail<'_>) {
-    let usage = Usage::of(totals.prompt_tokens, totals.cached_tokens, totals.completion_tokens)
-        .with_reasoning(totals.reasoning_tokens);
-    match ending {
+fn finish(mut client: Client, ending: Ending, end: Option<Bytes>, tail: &Tail<'_>) {
+    match (ending, end) {
         // A client that leaves now has its answer and is charged; nobody is left to tell.
-        Ending::Complete(last) if tail.stream => drop(client.stream(tail.stream_end(last.as_deref(), usage))),
-        Ending::Complete(Some(open)) => client.answer(Ok(tail.document(&open, usage))),
-        Ending::Complete(None) => client.answer(Err(ApiError::ProviderFailed)), // the relay lets no such answer pass
-        Ending::Failed(error) if client.has_begun() => drop(client.stream(tail.stream_error(&error, client.events()))),
-        Ending::Failed(error) => client.answer(Err(error)),
-        Ending::ClientGone => {}
+        (Ending::Complete(_), Some(end)) if tail.stream => drop(client.stream(end)),
+        (Ending::Complete(_), Some(end)) => client.answer(Ok(end)),
+        (Ending::Complete(_), None) => client.answer(Err(ApiError::ProviderFailed)), // the relay lets no such answer pass
+        (Ending::Failed(error), _) if client.has_begun() => {
+            let _ = client.stream(tail.stream_error(&error, client.events())); // whoever has gone need not know
+        }
+        (Ending::Failed(error), _) => client.answer(Err(error)),
+        (Ending::ClientGone, _) => {}
     }
 }

@@ -13,6 +13,7 @@ mod models;
 mod provider;
 mod rates;
 mod receipts;
+mod responses;
 pub mod server;
 
 use std::sync::Arc;
@@ -63,6 +64,7 @@ pub struct Shared {
 pub fn router(shared: Arc<Shared>) -> Router {
     let routes = Router::new()
         .merge(chat::routes())
+        .merge(responses::routes())
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::retrieve))
         .route("/v1/receipts/{id}", get(receipts::retrieve))

@@ -150,6 +150,11 @@ async fn tidy(gateway: &Gateway, store: &Store) {
         if let Err(error) = store.forget_challenges().await {
             warn!(%error, "old answered challenges not forgotten");
         }
+        match store.forget_responses().await {
+            Ok(0) => {}
+            Ok(forgotten) => info!(forgotten, "responses that were kept long enough"),
+            Err(error) => warn!(%error, "old responses not forgotten"),
+        }
         if let Err(error) = store.roll_up().await {
             warn!(%error, "busy balances not rolled up");
         }

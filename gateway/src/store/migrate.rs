@@ -19,6 +19,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (9, "modalities and latency", include_str!("../../../migrations/0009_modalities_and_latency.sql")),
     (14, "webhook retention", include_str!("../../../migrations/0014_webhook_retention.sql")),
     (16, "challenges", include_str!("../../../migrations/0016_challenges.sql")),
+    (17, "responses", include_str!("../../../migrations/0017_responses.sql")),
 ];
 
 /// Brings the schema up to date.

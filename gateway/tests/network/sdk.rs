@@ -96,6 +96,22 @@ async fn python_and_node_at_the_other_endpoints() {
     network.finish().await;
 }
 
+/// On Postgres, where keeping is on; the books have no answer beside those that clients wanted kept.
+#[tokio::test]
+async fn responses_are_kept_where_the_operator_says_so() {
+    let setup = Setup::new(Books::Postgres).with_model(MODEL, 2048).with_gateway_flag("--store-responses-days", "30");
+    let network = setup.start().await;
+    let provider = network.provider(ProviderSetup::bundled(MODEL)).await;
+    let mut command = Command::new(tool("LUMBUNG_TEST_PYTHON"));
+    command.args(["-m", "pytest", "-q", "-p", "no:cacheprovider"]).arg(folder("tests/sdk/test_storing.py"));
+    run(command, &network).await;
+    let mut command = Command::new(tool("LUMBUNG_TEST_NODE"));
+    command.env("NODE_PATH", tool("LUMBUNG_TEST_NODE_PATH")).arg("--test").arg(folder("tests/sdk/storing.test.mjs"));
+    run(command, &network).await;
+    provider.receipts_acknowledged().await;
+    network.finish().await;
+}
+
 #[tokio::test]
 async fn node() {
     let (network, provider) = network().await;

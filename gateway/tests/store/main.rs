@@ -20,6 +20,7 @@ mod proofs;
 mod random;
 mod random_earnings;
 mod receipts;
+mod responses;
 mod settle;
 mod speed;
 mod support;

@@ -82,7 +82,7 @@ fn echo(members: &Members<'_>) -> Result<String, InvalidRequest> {
     let mut echo = Writer::object();
     let json = |name: &str| members.get(name).map(Value::json);
     echo.raw("instructions", json("instructions").unwrap_or("null"));
-    echo.raw("previous_response_id", "null");
+    echo.raw("previous_response_id", json("previous_response_id").unwrap_or("null"));
     echo.raw("tools", &tools(members)?);
     echo.raw("tool_choice", json("tool_choice").unwrap_or("\"auto\""));
     echo.raw("truncation", "\"disabled\"");
@@ -100,7 +100,7 @@ fn echo(members: &Members<'_>) -> Result<String, InvalidRequest> {
     echo.raw("reasoning", &reasoning(members)?);
     echo.raw("max_output_tokens", json("max_output_tokens").unwrap_or("null"));
     echo.raw("max_tool_calls", "null");
-    echo.raw("store", "false");
+    echo.raw("store", json("store").unwrap_or("false"));
     echo.raw("background", "false");
     echo.raw("service_tier", "\"default\"");
     echo.raw("metadata", json("metadata").unwrap_or("{}"));

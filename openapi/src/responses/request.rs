@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 
 use super::input::write_messages;
+use super::storing::Storing;
 use crate::chat::json::{Members, Value};
 use crate::error::InvalidRequest;
 use crate::writer::{Writer, json_of};
 
 /// Members that are translated or looked at below. Others pass on: a conversation knows them by the same name, or not at all.
-const OWN: [&str; 11] = [
+const OWN: [&str; 12] = [
     "input",
     "instructions",
     "tools",
@@ -20,10 +21,10 @@ const OWN: [&str; 11] = [
     "include",
     "stream_options",
     "store",
+    "previous_response_id",
 ];
 /// Members of the specification that ask for what is not offered here, unless null.
-const NOT_OFFERED: [&str; 12] = [
-    "previous_response_id",
+const NOT_OFFERED: [&str; 11] = [
     "conversation",
     "prompt",
     "max_tool_calls",
@@ -55,7 +56,7 @@ const FOREIGN: [&str; 14] = [
 ];
 
 /// The conversation that a body asks to be answered: a body for `POST /v1/chat/completions`. The error names the first
-/// parameter at fault.
+/// parameter at fault. What `previous_response_id` refers to is in `input` by then, see [`super::Storing`].
 pub fn to_chat(body: &[u8]) -> Result<Vec<u8>, InvalidRequest> {
     let members = Members::parse(body)?;
     members.required("model")?;
@@ -65,10 +66,9 @@ pub fn to_chat(body: &[u8]) -> Result<Vec<u8>, InvalidRequest> {
     if let Some(name) = NOT_OFFERED.into_iter().find(|name| members.get(name).is_some()) {
         return Err(not_offered(name));
     }
-    for name in ["store", "background"] {
-        if members.get(name).map(|value| value.boolean(name)).transpose()? == Some(true) {
-            return Err(not_offered(name));
-        }
+    Storing::of(&members)?;
+    if members.get("background").map(|value| value.boolean("background")).transpose()? == Some(true) {
+        return Err(not_offered("background"));
     }
     let mut chat = Writer::object();
     for (name, value) in members.iter() {
@@ -288,7 +288,7 @@ fn write_reasoning(members: &Members<'_>, chat: &mut Writer) -> Result<(), Inval
     Ok(())
 }
 
-fn not_offered(name: &str) -> InvalidRequest {
+pub(super) fn not_offered(name: &str) -> InvalidRequest {
     let why = match name {
         "store" | "previous_response_id" | "conversation" => {
             "responses are not stored here. Send the whole conversation as 'input', and 'store': false"

@@ -93,7 +93,7 @@ pub struct TextChoice {
     pub finish_reason: Option<String>,
 }
 
-/// A response to create. Storing is off: `store: true` and `previous_response_id` are refused.
+/// A response to create. Where the operator keeps no responses, `store: true` and `previous_response_id` are refused.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct ResponseRequest {
     /// A model's id, from `GET /v1/models`.
@@ -139,11 +139,11 @@ pub struct ResponseRequest {
     pub top_logprobs: Option<u8>,
     /// Only `disabled`.
     pub truncation: Option<String>,
-    /// Only false.
+    /// Keep the response, and what it answers: true if absent where the operator keeps responses, only false elsewhere.
     pub store: Option<bool>,
     /// Only false.
     pub background: Option<bool>,
-    /// Only null.
+    /// The response that was kept and that this one goes on from; its instructions do not carry over.
     pub previous_response_id: Option<String>,
     /// OpenRouter's: which providers may serve.
     pub provider: Option<ProviderPreferences>,

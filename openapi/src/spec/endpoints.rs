@@ -2,8 +2,8 @@
 
 use utoipa::ToSchema;
 use utoipa::openapi::content::ContentBuilder;
-use utoipa::openapi::path::{OperationBuilder, PathsBuilder};
-use utoipa::openapi::schema::{Object, Schema, Type};
+use utoipa::openapi::path::{OperationBuilder, ParameterBuilder, ParameterIn, PathsBuilder};
+use utoipa::openapi::schema::{Object, ObjectBuilder, Schema, Type};
 use utoipa::openapi::{HttpMethod, PathItem, RefOr};
 
 use super::bodies::{
@@ -11,10 +11,11 @@ use super::bodies::{
     TextCompletion,
 };
 use super::{
-    answer, body, collect, error, key, not_again, operation, rates, reference, wait, with_header, with_request_id,
+    answer, body, collect, error, id, key, not_again, operation, rates, reference, wait, with_header, with_request_id,
 };
 use crate::endpoint::Endpoint;
 use crate::messages::{MessageError, TokenCount};
+use crate::responses::{InputItems, ResponseDeleted};
 
 /// Where Anthropic's clients count.
 const COUNT_PATH: &str = "/v1/messages/count_tokens";
@@ -24,6 +25,9 @@ pub(super) fn paths(paths: PathsBuilder) -> PathsBuilder {
     paths
         .path(Endpoint::Completions.path(), post(create_completion()))
         .path(Endpoint::Responses.path(), post(create_response()))
+        .path("/v1/responses/{id}", PathItem::new(HttpMethod::Get, retrieve_response()))
+        .path("/v1/responses/{id}", PathItem::new(HttpMethod::Delete, delete_response()))
+        .path("/v1/responses/{id}/input_items", PathItem::new(HttpMethod::Get, list_input_items()))
         .path(Endpoint::Messages.path(), post(create_message()))
         .path(COUNT_PATH, post(count_tokens()))
         .path(Endpoint::Embeddings.path(), post(create_embedding()))
@@ -34,6 +38,8 @@ pub(super) fn collect_schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
     collect::<TextCompletion>(schemas);
     collect::<ResponseRequest>(schemas);
     collect::<ResponseObject>(schemas);
+    collect::<ResponseDeleted>(schemas);
+    collect::<InputItems>(schemas);
     collect::<MessageRequest>(schemas);
     collect::<MessageObject>(schemas);
     collect::<MessageError>(schemas);
@@ -59,6 +65,43 @@ fn create_response() -> OperationBuilder {
     );
     let answer = answer.content("text/event-stream", events);
     like_a_chat::<ResponseRequest>("createResponse", "Create a response", "OpenAI", answer)
+}
+
+fn retrieve_response() -> OperationBuilder {
+    kept("retrieveResponse", "A response that was kept")
+        .response("200", with_request_id(answer::<ResponseObject>("The response, as it was answered.")))
+}
+
+fn delete_response() -> OperationBuilder {
+    kept("deleteResponse", "Keep a response no longer").response(
+        "200",
+        with_request_id(answer::<ResponseDeleted>("It is gone, and what goes on from it cannot be gone on from.")),
+    )
+}
+
+fn list_input_items() -> OperationBuilder {
+    let query = |name: &str, kind: Type, description: &str| {
+        let schema = ObjectBuilder::new().schema_type(kind);
+        let parameter = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Query);
+        parameter.description(Some(description)).schema(Some(schema))
+    };
+    kept("listInputItems", "What a response that was kept answers, the earlier turns included")
+        .parameter(query("limit", Type::Integer, "Items at most, up to 100; 20 if absent."))
+        .parameter(query("order", Type::String, "`asc`, or `desc` (the latest first), as if absent."))
+        .parameter(query("after", Type::String, "The `last_id` of the page before."))
+        .response("200", with_request_id(answer::<InputItems>("A page.")))
+}
+
+fn kept(name: &str, summary: &str) -> OperationBuilder {
+    operation(name, summary, "OpenAI")
+        .description(Some("Where the operator keeps responses: of this account, for as long as they are kept."))
+        .security(key())
+        .parameter(id("The response's id.", "resp_01K00000000000000000000000"))
+        .response("400", error("A parameter is wrong or not known; `param` names it."))
+        .response("401", error("`invalid_api_key`, `api_key_expired`"))
+        .response("403", error("`insufficient_permissions`: a management key."))
+        .response("404", error("No response of this account's is kept by this id."))
+        .response("503", wait(error("The books cannot be reached.")))
 }
 
 fn create_embedding() -> OperationBuilder {

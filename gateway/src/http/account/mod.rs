@@ -3,7 +3,7 @@
 mod keys;
 mod limits;
 mod own;
-mod query;
+pub(super) mod query;
 mod usage;
 
 use std::sync::Arc;
