@@ -3,7 +3,7 @@
 
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/lumbung/target
 
-.PHONY: help demo test test-full lint fmt measure simulate bench spec setup
+.PHONY: help demo test test-full lint fmt measure peers instructions simulate bench spec setup
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -24,10 +24,21 @@ lint: ## rustfmt, clippy, licences and duplicate versions of dependencies
 fmt: ## format the code
 	@cargo fmt --all
 
-measure: ## what a request costs the gateway: CPU, memory, size
+measure: ## what a request costs the gateway beside nginx: CPU, latency, memory, size
 	@scripts/setup build
 	@cargo build --locked --release --workspace --bins
-	@$(CARGO_TARGET_DIR)/release/lumbung-loadtest measure
+	@$(CARGO_TARGET_DIR)/release/lumbung-loadtest compare
+
+peers: ## the same beside nginx, haproxy, vllm-router, sglang-router and LiteLLM, which are installed; five rounds
+	@scripts/setup test
+	@scripts/peers
+	@cargo build --locked --release --workspace --bins
+	@$(CARGO_TARGET_DIR)/release/lumbung-loadtest compare --beside nginx,haproxy,vllm-router,sglang-router,litellm --rounds 5
+
+instructions: ## how many instructions a request takes, compared with loadtest/instructions.json; WRITE=1 writes it anew
+	@scripts/setup test
+	@cargo build --locked --release --workspace --bins
+	@$(CARGO_TARGET_DIR)/release/lumbung-loadtest instructions --baseline loadtest/instructions.json $(if $(WRITE),--write)
 
 simulate: ## choosing a provider, on a virtual clock, beside simpler ways: the table in gateway/ROUTING.md
 	@cargo test --locked --release -p lumbung-gateway --test routing -- --ignored --exact --nocapture table::write

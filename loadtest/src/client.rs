@@ -1,28 +1,33 @@
 //! One HTTP/1.1 connection, kept open from request to request. Plain TCP: what TLS costs is the proxy's affair.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
-use hyper::{Request, Uri};
+use hyper::http::request;
+use hyper::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
-use tokio::net::TcpStream;
+use serde_json::Value;
+use tokio::net::{TcpSocket, lookup_host};
 
-use crate::stream::{Fault, StreamCheck};
+use crate::ask::{Ask, Reader};
+use crate::stream::{Fault, StreamCheck, Usage};
+use crate::tally::Live;
 
-/// Where the load goes, and what is asked.
+/// What the kernel may hold of an answer that its reader is slow to take.
+const SLOW_READERS_BUFFER: u32 = 4 << 10;
+
+/// Where the load goes.
 #[derive(Clone, Debug)]
 pub struct Target {
     authority: String,
-    uri: Uri,
+    base: String,
     authorization: String,
-    body: Bytes,
-    streams: bool,
 }
 
 /// What came back.
@@ -30,10 +35,19 @@ pub struct Target {
 pub enum Outcome {
     /// The answer, whole.
     Answered {
-        /// When the first piece of the answer came.
-        first_piece: Instant,
-        /// As the answer's usage has it.
-        completion_tokens: u64,
+        /// When the head of the answer came.
+        first_byte: Instant,
+        /// When its first token came; of an answer in one piece, when all of it had come.
+        first_token: Instant,
+        /// What it used, as it says itself.
+        usage: Usage,
+    },
+    /// The reader left, as it meant to.
+    Left {
+        /// The answer's id, if one had come.
+        id: String,
+        /// Tokens that had come.
+        tokens: u64,
     },
     /// Another status than 200.
     Refused(u16),
@@ -45,106 +59,130 @@ pub enum Outcome {
 
 impl Target {
     /// `base_url` as an SDK has it, ending in `/v1`.
-    pub fn new(base_url: &str, key: &str, request: &serde_json::Value) -> anyhow::Result<Self> {
+    pub fn new(base_url: &str, key: &str) -> anyhow::Result<Self> {
         let base: Uri = base_url.parse().with_context(|| format!("'{base_url}' is no URL"))?;
         if base.scheme_str() != Some("http") {
             bail!("'{base_url}' must begin with http://; put the load behind the proxy that ends TLS");
         }
         let host = base.host().with_context(|| format!("'{base_url}' names no host"))?;
-        let path = format!("{}/chat/completions", base.path().trim_end_matches('/'));
         Ok(Self {
             authority: format!("{host}:{}", base.port_u16().unwrap_or(80)),
-            uri: path.parse()?,
+            base: base.path().trim_end_matches('/').to_owned(),
             authorization: format!("Bearer {key}"),
-            body: request.to_string().into(),
-            streams: request["stream"] == true,
         })
     }
 
-    fn request(&self) -> Request<Full<Bytes>> {
-        Request::post(self.uri.clone())
-            .header(HOST, &self.authority)
-            .header(AUTHORIZATION, &self.authorization)
-            .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(self.body.clone()))
-            .expect("headers of visible ASCII")
+    fn chat(&self, ask: &Ask) -> anyhow::Result<Request<Full<Bytes>>> {
+        let request = Request::post(format!("{}/chat/completions", self.base));
+        let request = request.header(HOST, &self.authority).header(AUTHORIZATION, &self.authorization);
+        Ok(request.header(CONTENT_TYPE, "application/json").body(Full::new(ask.body.clone()))?)
+    }
+
+    /// Reads a document below the base URL, such as `/receipts/…`.
+    pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        self.call(Request::get(format!("{}{path}", self.base)), Bytes::new()).await
+    }
+
+    /// Posts a document below the base URL, and reads the answer.
+    pub async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let request = Request::post(format!("{}{path}", self.base)).header(CONTENT_TYPE, "application/json");
+        self.call(request, body.to_string().into()).await
+    }
+
+    async fn call(&self, request: request::Builder, body: Bytes) -> anyhow::Result<Value> {
+        let request = request.header(HOST, &self.authority).header(AUTHORIZATION, &self.authorization);
+        let request = request.body(Full::new(body))?;
+        let what = format!("{} {}", request.method(), request.uri());
+        let response = Connection::open(self, Reader::Steady).await?.send(request).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
+        anyhow::ensure!(status.is_success(), "{what}: {status} {}", String::from_utf8_lossy(&body));
+        Ok(serde_json::from_slice(&body)?)
     }
 }
 
-/// A connection that is opened when it is first needed, and again after it was lost.
-#[derive(Default)]
-pub struct Client {
-    connection: Option<SendRequest<Full<Bytes>>>,
-}
+/// An open connection.
+pub struct Connection(SendRequest<Full<Bytes>>);
 
-impl Client {
-    /// Asks once and reads the answer to its end. `chunks` goes up by one for each streamed piece, as it arrives.
-    pub async fn ask(&mut self, target: &Target, chunks: &AtomicU64) -> Outcome {
-        match self.try_ask(target, chunks).await {
-            Ok(outcome) => outcome,
-            Err(error) => {
-                self.connection = None;
-                Outcome::Lost(format!("{error:#}"))
-            }
+impl Connection {
+    /// Dials.
+    pub async fn open(target: &Target, reader: Reader) -> anyhow::Result<Self> {
+        let authority = &target.authority;
+        let unreachable = || format!("cannot connect to {authority}");
+        let address = lookup_host(authority).await.with_context(unreachable)?.next().with_context(unreachable)?;
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        if let Reader::Slow(_) = reader {
+            socket.set_recv_buffer_size(SLOW_READERS_BUFFER)?;
         }
+        let stream = socket.connect(address).await.with_context(unreachable)?;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        // It ends with the sender; what went wrong is told to whoever waits for a response.
+        tokio::spawn(connection);
+        Ok(Self(sender))
     }
 
-    async fn try_ask(&mut self, target: &Target, chunks: &AtomicU64) -> anyhow::Result<Outcome> {
-        let connection = match self.connection.take() {
-            Some(open) if !open.is_closed() => self.connection.insert(open),
-            _ => self.connection.insert(connect(&target.authority).await?),
-        };
-        connection.ready().await.context("the connection was closed")?;
-        let response = connection.send_request(target.request()).await.context("no response")?;
+    /// Whether another request may be sent.
+    pub fn is_open(&self) -> bool {
+        !self.0.is_closed()
+    }
+
+    async fn send(&mut self, request: Request<Full<Bytes>>) -> anyhow::Result<Response<Incoming>> {
+        self.0.ready().await.context("the connection was closed")?;
+        self.0.send_request(request).await.context("no response")
+    }
+
+    /// Asks once and reads the answer to its end, or as far as its reader cares to. What arrives is counted in `live` as it
+    /// does. A connection whose reader left must not be used again.
+    pub async fn ask(&mut self, target: &Target, ask: &Ask, live: &Live) -> anyhow::Result<Outcome> {
+        let response = self.send(target.chat(ask)?).await?;
+        let first_byte = Instant::now();
         let status = response.status().as_u16();
-        let mut body = response.into_body();
+        let body = response.into_body();
         if status != 200 {
             body.collect().await.context("an error's body was cut")?;
             return Ok(Outcome::Refused(status));
         }
-        if !target.streams {
-            let bytes = body.collect().await.context("the body was cut")?.to_bytes();
-            return Ok(read_completion(&bytes));
+        if ask.streams {
+            return read_stream(body, ask.reader, first_byte, live).await;
         }
-        let (mut check, mut first_piece) = (StreamCheck::default(), None);
-        while let Some(frame) = body.frame().await {
-            let Ok(data) = frame.context("the stream was cut")?.into_data() else { continue };
-            first_piece.get_or_insert_with(Instant::now);
-            chunks.fetch_add(check.push(&data), Relaxed);
-        }
-        Ok(match check.finish() {
-            Ok(completion_tokens) => {
-                Outcome::Answered { first_piece: first_piece.unwrap_or_else(Instant::now), completion_tokens }
-            }
-            Err(fault) => Outcome::Broken(fault),
+        let bytes = body.collect().await.context("the body was cut")?.to_bytes();
+        Ok(match serde_json::from_slice(&bytes) {
+            Ok(Completion { usage }) => Outcome::Answered { first_byte, first_token: Instant::now(), usage },
+            Err(_) => Outcome::Broken(Fault::Malformed),
         })
     }
 }
 
-async fn connect(authority: &str) -> anyhow::Result<SendRequest<Full<Bytes>>> {
-    let stream = TcpStream::connect(authority).await.with_context(|| format!("cannot connect to {authority}"))?;
-    stream.set_nodelay(true)?;
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // It ends with the sender; what went wrong is told to whoever waits for a response.
-    tokio::spawn(connection);
-    Ok(sender)
+async fn read_stream(mut body: Incoming, reader: Reader, first_byte: Instant, live: &Live) -> anyhow::Result<Outcome> {
+    let (mut check, mut first_token, mut last, mut tokens) = (StreamCheck::default(), None, None, 0);
+    let mut pieces = 0;
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.context("the stream was cut")?.into_data() else { continue };
+        let now = Instant::now();
+        let come = check.push(&data);
+        pieces += come.pieces;
+        live.count_chunks(come.pieces);
+        if come.tokens > 0 {
+            tokens += come.tokens;
+            first_token.get_or_insert(now);
+            if let Some(before) = last.replace(now) {
+                live.count_pause(now - before);
+            }
+        }
+        match reader {
+            Reader::LeavesAfter(most) if pieces >= most => return Ok(Outcome::Left { id: check.id().into(), tokens }),
+            Reader::Slow(pause) => tokio::time::sleep(pause).await,
+            Reader::LeavesAfter(_) | Reader::Steady => {}
+        }
+    }
+    Ok(match check.finish() {
+        Ok(usage) => Outcome::Answered { first_byte, first_token: first_token.unwrap_or(first_byte), usage },
+        Err(fault) => Outcome::Broken(fault),
+    })
 }
 
 #[derive(Deserialize)]
 struct Completion {
-    usage: CompletionUsage,
-}
-
-#[derive(Deserialize)]
-struct CompletionUsage {
-    completion_tokens: u64,
-}
-
-fn read_completion(bytes: &[u8]) -> Outcome {
-    match serde_json::from_slice::<Completion>(bytes) {
-        Ok(Completion { usage }) => {
-            Outcome::Answered { first_piece: Instant::now(), completion_tokens: usage.completion_tokens }
-        }
-        Err(_) => Outcome::Broken(Fault::Malformed),
-    }
+    usage: Usage,
 }

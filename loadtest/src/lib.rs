@@ -1,17 +1,43 @@
 //! Load for any OpenAI-compatible gateway, and what it cost.
 //!
+//! What makes up a load:
+//! - [`ask`]: what is asked, how its answer is read, and in what mixture
 //! - [`client`]: one HTTP/1.1 connection, kept open
 //! - [`stream`]: is a stream of server-sent events whole and in order?
-//! - [`load`]: many connections, closed loop (one request after another) or open loop (a fixed rate)
-//! - [`process`]: CPU time and memory of a process and its children, from `/proc`
-//! - [`report`]: the figures, for people and in JSON
-//! - [`measure`]: a gateway, a provider and a fixed load: the figures of the README
-//! - [`upstream`]: what stands behind nginx, for comparison
+//! - [`load`]: many requests at once, closed loop (one after another) or open loop (a fixed rate)
+//! - [`tally`]: what is counted meanwhile
+//! - [`process`]: CPU time, memory and open files of a process and its children, from `/proc`
+//! - [`report`], [`plot`]: the figures, for people, in JSON and as SVG
+//!
+//! What is put under load:
+//! - [`servers`]: programs that are started and ended
+//! - [`network`]: a gateway with its books, and providers; their reconciliation with what clients saw
+//! - [`upstream`]: what stands behind other gateways, for comparison
+//! - [`peers`]: those other gateways
+//! - [`tunnels`]: many providers that are there, and do nothing
+//!
+//! What is found out:
+//! - [`compare`]: what a request costs, beside others
+//! - [`crowd`]: many streams, connections and tunnels at once, and the memory of each
+//! - [`soak`]: a mixture for a long time; nothing grows, and the books are exact
+//! - [`scale`]: how the cost of a request grows
+//! - [`instructions`]: how many instructions a request takes
 
+pub mod ask;
 pub mod client;
+pub mod compare;
+pub mod crowd;
+pub mod instructions;
 pub mod load;
-pub mod measure;
+pub mod network;
+pub mod peers;
+pub mod plot;
 pub mod process;
 pub mod report;
+pub mod scale;
+pub mod servers;
+pub mod soak;
 pub mod stream;
+pub mod tally;
+pub mod tunnels;
 pub mod upstream;

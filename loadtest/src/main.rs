@@ -1,14 +1,17 @@
 //! The command line of the load test.
 
+use std::fs;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::ensure;
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, Parser};
+use lumbung_loadtest::ask::{Mix, Scenario, Wording};
 use lumbung_loadtest::client::Target;
-use lumbung_loadtest::load::{self, Plan};
-use lumbung_loadtest::{measure, upstream};
-use serde_json::json;
+use lumbung_loadtest::load::{self, Arrivals, Plan};
+use lumbung_loadtest::report::Report;
+use lumbung_loadtest::{compare, crowd, instructions, plot, scale, soak, upstream};
 
 /// Load for any OpenAI-compatible gateway, and what it cost.
 #[derive(Parser)]
@@ -16,8 +19,18 @@ use serde_json::json;
 enum Command {
     /// Put a running gateway under load. Fails if an answer was refused, lost or not whole.
     Run(RunArgs),
-    /// Start a gateway and a provider with scripted answers, put them under load, and say what a request costs the gateway.
-    Measure(measure::MeasureArgs),
+    /// Start a gateway, a provider with scripted answers, and peers of the gateway; put each under the same load in turn,
+    /// and say what a request costs.
+    Compare(compare::CompareArgs),
+    /// Start a gateway and a provider, hold many streams, idle connections and idle tunnels open, and say what each takes.
+    Crowd(crowd::CrowdArgs),
+    /// Start a gateway and a provider, put them under a mixture for long, and check that nothing grows and the books are
+    /// exact.
+    Soak(soak::SoakArgs),
+    /// Say how the CPU time of a request grows with prompts, providers, accounts and replicas.
+    Scale(scale::ScaleArgs),
+    /// Count the instructions that a request takes, under Valgrind.
+    Instructions(instructions::InstructionsArgs),
     /// The least that can answer a chat, for another server to stand in front of.
     Upstream(upstream::UpstreamArgs),
 }
@@ -33,10 +46,10 @@ struct RunArgs {
     /// The model.
     #[arg(long, env = "MODEL")]
     model: String,
-    /// Whether answers are streamed.
-    #[arg(long, value_enum, default_value_t = Mode::Completion)]
-    mode: Mode,
-    /// Connections at once.
+    /// What is asked, and how answers are read.
+    #[arg(long, value_enum, default_value_t = Scenario::Completion)]
+    scenario: Scenario,
+    /// Connections at once, at most.
     #[arg(long, default_value_t = 8)]
     connections: usize,
     /// How long to count.
@@ -45,7 +58,7 @@ struct RunArgs {
     /// Load before that.
     #[arg(long, default_value_t = 1.0)]
     warm_up: f64,
-    /// Requests per second over all connections; latency then counts from when a request was due. As fast as possible if absent.
+    /// Requests per second over all connections; times then count from when a request was due. As fast as possible if absent.
     #[arg(long)]
     rate: Option<f64>,
     /// The prompt; so many bytes of one word if absent.
@@ -63,12 +76,9 @@ struct RunArgs {
     /// Print JSON.
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Mode {
-    Completion,
-    Stream,
+    /// A folder for the report: report.json, report.md, report.svg.
+    #[arg(long)]
+    report: Option<PathBuf>,
 }
 
 /// One thread: on a small machine the load must leave room for what is loaded.
@@ -76,7 +86,11 @@ enum Mode {
 async fn main() -> ExitCode {
     let done = match Command::parse() {
         Command::Run(args) => run(args).await,
-        Command::Measure(args) => measure::run(&args).await,
+        Command::Compare(args) => compare::run(&args).await,
+        Command::Crowd(args) => crowd::run(&args).await,
+        Command::Soak(args) => soak::run(&args).await,
+        Command::Scale(args) => scale::run(&args).await,
+        Command::Instructions(args) => instructions::run(&args).await,
         Command::Upstream(args) => upstream::run(&args).await,
     };
     match done {
@@ -89,28 +103,39 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: RunArgs) -> anyhow::Result<()> {
-    let prompt = args.prompt.unwrap_or_else(|| "padi ".chars().cycle().take(args.prompt_bytes).collect());
-    let mut request = json!({ "model": args.model, "messages": [{ "role": "user", "content": prompt }] });
-    if args.mode == Mode::Stream {
-        request["stream"] = json!(true);
-        request["stream_options"] = json!({ "include_usage": true });
-    }
-    if let Some(most) = args.max_tokens {
-        request["max_tokens"] = json!(most);
-    }
-    let report = load::run(Plan {
-        target: Target::new(&args.base_url, &args.api_key, &request)?,
+    let wording = Wording {
+        prompt: args.prompt,
+        prompt_bytes: args.prompt_bytes,
+        max_tokens: args.max_tokens,
+        ..Wording::of(&args.model)
+    };
+    let done = load::run(Plan {
+        target: Target::new(&args.base_url, &args.api_key)?,
+        mix: Mix::of(args.scenario, &wording),
+        arrivals: args.rate.map_or(Arrivals::Closed, Arrivals::Rate),
         connections: args.connections,
-        rate: args.rate,
         warm_up: Duration::try_from_secs_f64(args.warm_up)?,
         length: Duration::try_from_secs_f64(args.seconds)?,
         pid: args.pid,
     })
     .await?;
-    match args.json {
-        true => println!("{}", serde_json::to_string_pretty(&report)?),
-        false => print!("{report}"),
+    if let Some(folder) = &args.report {
+        write(&done.report, folder)?;
     }
-    ensure!(report.is_clean(), "not every answer was whole");
+    match args.json {
+        true => println!("{}", serde_json::to_string_pretty(&done.report)?),
+        false => print!("{}", done.report),
+    }
+    ensure!(done.report.is_clean(), "not every answer was whole");
+    Ok(())
+}
+
+fn write(report: &Report, folder: &PathBuf) -> anyhow::Result<()> {
+    fs::create_dir_all(folder)?;
+    fs::write(folder.join("report.json"), serde_json::to_string_pretty(report)?)?;
+    fs::write(folder.join("report.md"), format!("# Load\n\n{}\n![times](report.svg)\n", report.markdown()))?;
+    let latencies = report.latencies();
+    let lines: Vec<_> = latencies.iter().map(|(name, latency)| (*name, &latency.curve[..])).collect();
+    fs::write(folder.join("report.svg"), plot::percentiles("Times by percentile", &lines))?;
     Ok(())
 }

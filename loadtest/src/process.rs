@@ -1,4 +1,4 @@
-//! CPU time and memory of a process and its children, from Linux's `/proc` (see proc(5)).
+//! CPU time, memory and open files of a process and its children, from Linux's `/proc` (see proc(5)).
 
 use std::collections::HashMap;
 use std::fs;
@@ -18,6 +18,8 @@ pub struct Used {
     pub rss: u64,
     /// The most that each was resident, added up, in bytes.
     pub peak_rss: u64,
+    /// Open file descriptors.
+    pub open_files: u64,
 }
 
 /// Reads what `pid` and its children have used.
@@ -33,6 +35,7 @@ pub fn used_by(pid: u32) -> anyhow::Result<Used> {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         used.rss += kib(&status, "VmRSS:") << 10;
         used.peak_rss += kib(&status, "VmHWM:") << 10;
+        used.open_files += fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count) as u64;
     }
     Ok(used)
 }
@@ -80,7 +83,7 @@ mod tests {
     #[test]
     fn work_done_here_is_seen() {
         let before = used_by(std::process::id()).expect("this process");
-        assert!(before.rss > 0 && before.peak_rss >= before.rss / 2);
+        assert!(before.rss > 0 && before.peak_rss >= before.rss / 2 && before.open_files > 2);
         let begun = std::time::Instant::now();
         while begun.elapsed() < Duration::from_millis(300) {
             std::hint::black_box(begun.elapsed());

@@ -47,7 +47,7 @@ pub struct StreamCheck {
     rest: Vec<u8>,
     id: String,
     place: Place,
-    completion_tokens: u64,
+    usage: Usage,
     fault: Option<Fault>,
 }
 
@@ -66,67 +66,93 @@ enum Place {
 struct Chunk<'a> {
     #[serde(borrow)]
     id: std::borrow::Cow<'a, str>,
-    choices: Vec<Choice>,
+    #[serde(borrow)]
+    choices: Vec<Choice<'a>>,
     usage: Option<Usage>,
     error: Option<serde::de::IgnoredAny>,
 }
 
 #[derive(Deserialize)]
-struct Choice {
-    delta: Delta,
+struct Choice<'a> {
+    #[serde(borrow)]
+    delta: Delta<'a>,
     finish_reason: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Delta {
+struct Delta<'a> {
     role: Option<String>,
+    #[serde(borrow)]
+    content: Option<std::borrow::Cow<'a, str>>,
 }
 
-#[derive(Deserialize)]
-struct Usage {
-    completion_tokens: u64,
+/// What an answer says it used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Usage {
+    /// Tokens of the prompt; 0 where it does not say.
+    #[serde(default)]
+    pub prompt_tokens: u32,
+    /// Tokens of the answer.
+    pub completion_tokens: u32,
+}
+
+/// What some bytes of a stream completed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Come {
+    /// Pieces of the answer, its beginning and its end included.
+    pub pieces: u64,
+    /// Those among them that carry text.
+    pub tokens: u64,
 }
 
 impl StreamCheck {
-    /// Takes the next bytes, and returns how many pieces of the answer they completed.
-    pub fn push(&mut self, bytes: &[u8]) -> u64 {
+    /// The answer's id; empty before its first piece.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Takes the next bytes, and returns what they completed.
+    pub fn push(&mut self, bytes: &[u8]) -> Come {
         let mut wire = std::mem::take(&mut self.rest);
         wire.extend_from_slice(bytes);
-        let (mut pieces, mut begin) = (0, 0);
+        let (mut come, mut begin) = (Come::default(), 0);
         while self.fault.is_none()
             && let Some(length) = memmem::find(&wire[begin..], b"\n\n")
         {
             match self.event(&wire[begin..begin + length]) {
-                Ok(is_piece) => pieces += u64::from(is_piece),
+                Ok(event) => {
+                    come.pieces += event.pieces;
+                    come.tokens += event.tokens;
+                }
                 Err(fault) => self.fault = Some(fault),
             }
             begin += length + 2;
         }
         wire.drain(..begin);
         self.rest = wire;
-        pieces
+        come
     }
 
-    /// The verdict after the last byte: the completion tokens that the usage gave.
-    pub fn finish(self) -> Result<u64, Fault> {
+    /// The verdict after the last byte: what the usage gave.
+    pub fn finish(self) -> Result<Usage, Fault> {
         match (self.fault, self.place) {
             (Some(fault), _) => Err(fault),
-            (None, Place::Done) if self.rest.is_empty() => Ok(self.completion_tokens),
+            (None, Place::Done) if self.rest.is_empty() => Ok(self.usage),
             (None, _) => Err(Fault::Cut),
         }
     }
 
-    /// Takes one event; whether it is a piece of the answer.
-    fn event(&mut self, event: &[u8]) -> Result<bool, Fault> {
+    /// Takes one event.
+    fn event(&mut self, event: &[u8]) -> Result<Come, Fault> {
         if event.starts_with(b":") {
-            return Ok(false); // a comment that keeps the connection alive
+            return Ok(Come::default()); // a comment that keeps the connection alive
         }
         let data = event.strip_prefix(b"data: ").ok_or(Fault::Malformed)?;
         if data == b"[DONE]" {
             return match self.place {
                 Place::Counted => {
                     self.place = Place::Done;
-                    Ok(false)
+                    Ok(Come::default())
                 }
                 Place::Finished => Err(Fault::NoUsage),
                 Place::Done => Err(Fault::Order),
@@ -143,17 +169,17 @@ impl StreamCheck {
             return Err(Fault::OtherId);
         }
         match (chunk.choices.first(), chunk.usage) {
-            (Some(choice), None) => self.piece(choice).map(|()| true),
+            (Some(choice), None) => self.piece(choice),
             (None, Some(usage)) if self.place == Place::Finished => {
-                self.completion_tokens = usage.completion_tokens;
+                self.usage = usage;
                 self.place = Place::Counted;
-                Ok(false)
+                Ok(Come::default())
             }
             _ => Err(Fault::Order),
         }
     }
 
-    fn piece(&mut self, choice: &Choice) -> Result<(), Fault> {
+    fn piece(&mut self, choice: &Choice<'_>) -> Result<Come, Fault> {
         match self.place {
             Place::Start if choice.delta.role.is_none() => return Err(Fault::NoRole),
             Place::Start | Place::Answer => self.place = Place::Answer,
@@ -162,7 +188,8 @@ impl StreamCheck {
         if choice.finish_reason.is_some() {
             self.place = Place::Finished;
         }
-        Ok(())
+        let has_text = choice.delta.content.as_deref().is_some_and(|text| !text.is_empty());
+        Ok(Come { pieces: 1, tokens: u64::from(has_text) })
     }
 }
 
@@ -174,22 +201,22 @@ mod tests {
     const TEXT: &str =
         r#"data: {"id":"a","choices":[{"index":0,"delta":{"content":"x"},"finish_reason":null}],"usage":null}"#;
     const END: &str = r#"data: {"id":"a","choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":null}"#;
-    const USAGE: &str = r#"data: {"id":"a","choices":[],"usage":{"completion_tokens":2}}"#;
+    const USAGE: &str = r#"data: {"id":"a","choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2}}"#;
     const DONE: &str = "data: [DONE]";
 
-    /// Pieces, and the verdict.
-    fn check(events: &[&str], cut: usize) -> (u64, Result<u64, Fault>) {
+    /// Pieces, tokens, and the verdict.
+    fn check(events: &[&str], cut: usize) -> (u64, u64, Result<Usage, Fault>) {
         let wire: String = events.iter().map(|event| format!("{event}\n\n")).collect();
         let mut check = StreamCheck::default();
-        let pieces = wire.as_bytes().chunks(cut).map(|bytes| check.push(bytes)).sum();
-        (pieces, check.finish())
+        let come: Vec<Come> = wire.as_bytes().chunks(cut).map(|bytes| check.push(bytes)).collect();
+        (come.iter().map(|come| come.pieces).sum(), come.iter().map(|come| come.tokens).sum(), check.finish())
     }
 
     #[test]
     fn a_whole_stream_passes_however_it_is_cut() {
         for cut in [1, 2, 3, 7, 100, 10_000] {
             let verdict = check(&[ROLE, ": keep-alive", TEXT, TEXT, END, USAGE, DONE], cut);
-            assert_eq!(verdict, (4, Ok(2)), "{cut}");
+            assert_eq!(verdict, (4, 2, Ok(Usage { prompt_tokens: 7, completion_tokens: 2 })), "{cut}");
         }
     }
 
@@ -211,7 +238,7 @@ mod tests {
             (&[ROLE, "event: x"], Fault::Malformed),
             (&[ROLE, r#"data: {"id":"a","choices":[],"error":{"message":"m"}}"#], Fault::ErrorEvent),
         ] {
-            assert_eq!(check(events, 50).1, Err(fault), "{events:?}");
+            assert_eq!(check(events, 50).2, Err(fault), "{events:?}");
         }
         let mut half = StreamCheck::default();
         half.push(format!("{ROLE}\n\n{END}\n\n{USAGE}\n\n{DONE}\n").as_bytes());

@@ -1,5 +1,5 @@
-//! The least that can answer a chat, for nginx to stand in front of: the answers of the scripted provider, byte for byte
-//! about as long, and at the same pace.
+//! The least that can answer a chat, for other servers to stand in front of: the answers of the scripted provider, byte for
+//! byte about as long, and at the same pace.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -19,6 +19,8 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::network::STORY;
+
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Tokens of a streamed answer.
@@ -26,7 +28,11 @@ pub const ANSWER_TOKENS: u32 = 200;
 /// From token to token.
 pub const MS_PER_TOKEN: u32 = 20;
 
+/// Tokens of a streamed answer that comes at once.
+const QUICK_TOKENS: u32 = 5;
+
 const COMPLETION: &str = r#"{"id":"chatcmpl-01K00000000000000000000000","object":"chat.completion","created":1700000000,"model":"lumbung/scripted","choices":[{"index":0,"message":{"role":"assistant","content":"Here is a word: padi.","refusal":null},"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":12,"completion_tokens":5,"total_tokens":17,"prompt_tokens_details":{"cached_tokens":0,"audio_tokens":0},"completion_tokens_details":{"reasoning_tokens":0,"audio_tokens":0,"accepted_prediction_tokens":0,"rejected_prediction_tokens":0}}}"#;
+const MODELS: &str = r#"{"object":"list","data":[{"id":"lumbung/scripted","object":"model","created":1700000000,"owned_by":"lumbung","max_model_len":8192}]}"#;
 
 /// Where to listen.
 #[derive(Args, Clone, Debug)]
@@ -53,33 +59,47 @@ pub async fn serve(listener: TcpListener) -> anyhow::Result<()> {
 async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<impl Body<Data = Bytes, Error = BoxError>>, hyper::Error> {
+    let kind = if request.uri().path().ends_with("/models") { Kind::Models } else { Kind::Chat };
     let body = request.into_body().collect().await?.to_bytes();
-    let is_streamed = memchr::memmem::find(&body, br#""stream":true"#).is_some();
-    let (kind, body) = match is_streamed {
-        true => ("text/event-stream", Either::Left(StreamBody::new(stream()))),
-        false => ("application/json", Either::Right(Full::from(COMPLETION))),
+    let has = |part: &str| memchr::memmem::find(&body, part.as_bytes()).is_some();
+    // Routers write what they have read anew, with or without a space.
+    let is_streamed = has(r#""stream":true"#) || has(r#""stream": true"#);
+    let (content_type, body) = match kind {
+        Kind::Models => ("application/json", Either::Right(Full::from(MODELS))),
+        Kind::Chat if is_streamed => ("text/event-stream", Either::Left(StreamBody::new(stream(has(STORY.trim()))))),
+        Kind::Chat => ("application/json", Either::Right(Full::from(COMPLETION))),
     };
     let mut response = Response::new(body);
-    response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+    response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(content_type));
     Ok(response)
 }
 
-fn stream() -> impl Stream<Item = Result<Frame<Bytes>, Infallible>> {
+/// What is asked for; whoever asks after its health gets an answer, too.
+enum Kind {
+    Models,
+    Chat,
+}
+
+/// The long answer at its pace, or the short one at once.
+fn stream(is_long: bool) -> impl Stream<Item = Result<Frame<Bytes>, Infallible>> {
     let (sender, receiver) = mpsc::channel(32);
     tokio::spawn(async move {
         let mut pace = interval(Duration::from_millis(MS_PER_TOKEN.into()));
         pace.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        let tokens = if is_long { ANSWER_TOKENS } else { QUICK_TOKENS };
         let role = chunk(
             r#"[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]"#,
             "null",
         );
         let piece = chunk(r#"[{"index":0,"delta":{"content":" padi"},"logprobs":null,"finish_reason":null}]"#, "null");
         let end = chunk(r#"[{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}]"#, "null");
-        let usage = chunk("[]", r#"{"prompt_tokens":12,"completion_tokens":200,"total_tokens":212}"#);
-        let tail = Bytes::from([usage, "data: [DONE]\n\n".into()].concat());
-        let pieces = std::iter::repeat_n(Bytes::from(piece), ANSWER_TOKENS as usize);
+        let used = format!(r#"{{"prompt_tokens":12,"completion_tokens":{tokens},"total_tokens":{}}}"#, 12 + tokens);
+        let tail = Bytes::from([chunk("[]", &used), "data: [DONE]\n\n".into()].concat());
+        let pieces = std::iter::repeat_n(Bytes::from(piece), tokens as usize);
         for event in [role.into()].into_iter().chain(pieces).chain([end.into(), tail]) {
-            pace.tick().await;
+            if is_long {
+                pace.tick().await;
+            }
             if sender.send(event).await.is_err() {
                 return; // the client has gone
             }

@@ -1,0 +1,63 @@
+//! The gateway and a provider as they are shipped, under load: nothing is lost, nothing grows, and no request has become
+//! more expensive. With `LUMBUNG_TEST_FULL` for as long and with as many as is claimed.
+
+use std::path::{Path, PathBuf};
+
+use lumbung_loadtest::ask::Scenario;
+use lumbung_loadtest::crowd::{self, CrowdArgs, Held};
+use lumbung_loadtest::instructions::{self, Instructions};
+use lumbung_loadtest::network::Setup;
+use lumbung_loadtest::soak::{self, SoakArgs};
+
+/// What a test of a few may see of an allocator that takes and gives back megabytes at a time, in KiB.
+const ALLOCATOR_KIB: f64 = 16.0 * 1024.0;
+
+/// Where the programs are.
+fn bin() -> PathBuf {
+    Path::new(env!("CARGO_BIN_EXE_lumbung-loadtest")).parent().expect("a folder").to_owned()
+}
+
+fn is_full() -> bool {
+    std::env::var_os("LUMBUNG_TEST_FULL").is_some()
+}
+
+#[tokio::test]
+async fn a_mixture_of_everything_for_a_long_time_leaves_nothing_behind_and_exact_books() {
+    let (seconds, rate) = if is_full() { (900.0, 100.0) } else { (60.0, 30.0) };
+    let args = SoakArgs { seconds, rate, connections: 1024, scenario: Scenario::Mixed, bin: Some(bin()) };
+    let soaked = soak::soak(&args).await.expect("whole answers and exact books");
+    println!("{}", soaked.markdown());
+    soaked.check().expect("nothing grows");
+    assert!(soaked.books.left > 0 && soaked.books.completion_tokens > 0, "{:?}", soaked.books);
+}
+
+#[tokio::test]
+async fn many_streams_are_whole_and_connections_and_tunnels_take_little() {
+    let args = match is_full() {
+        true => CrowdArgs { streams: 512, slow_streams: 4096, connections: 10_000, tunnels: 2000, bin: Some(bin()) },
+        false => CrowdArgs { streams: 100, slow_streams: 0, connections: 1000, tunnels: 300, bin: Some(bin()) },
+    };
+    let crowd = crowd::crowd(&args).await.expect("whole streams");
+    println!("{}", crowd.markdown());
+    for streams in [crowd.streams, crowd.slow_streams].into_iter().flatten() {
+        assert!(streams.whole >= streams.count as u64, "{} of {}", streams.whole, streams.count);
+    }
+    for Held { count, kib_each } in [crowd.connections, crowd.tunnels].into_iter().flatten() {
+        assert!(kib_each * count as f64 <= 64.0 * count as f64 + ALLOCATOR_KIB, "{kib_each} KiB for each of {count}");
+    }
+}
+
+#[tokio::test]
+async fn no_request_takes_many_more_instructions_than_it_did() {
+    let counted = instructions::count(&Setup::new(Some(&bin())).expect("a setup"), 60, None).await.expect("a count");
+    println!("{}: {counted:?}", instructions::build());
+    let Instructions { completion, stream } = counted;
+    assert!(completion > 10_000 && stream > 10_000, "{counted:?}: requests were counted");
+    let baseline = Path::new(env!("CARGO_MANIFEST_DIR")).join("instructions.json");
+    let baseline = instructions::read(&baseline).expect("a baseline");
+    if baseline.contains_key(&instructions::build()) {
+        counted.compare(&baseline).expect("no more than a tenth was added");
+    } else {
+        println!("there is nothing to compare with for programs that were built like this");
+    }
+}
