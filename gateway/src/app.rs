@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use lumbung_telemetry::otlp;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -25,12 +26,13 @@ use crate::chat::settle::Settler;
 use crate::chat::{Gateway, Patience};
 use crate::config::{BooksConfig, ServeConfig};
 use crate::domain::ids::ReplicaId;
+use crate::domain::meter::GatewayMeter;
 use crate::fleet::gate::{Gate, GateLimits};
 use crate::fleet::join::Doorman;
 use crate::fleet::receipts::ReceiptDesk;
 use crate::fleet::{Fleet, FleetLimits};
 use crate::http::guard::Guard;
-use crate::http::{self, Shared};
+use crate::http::{self, Shared, metrics};
 use crate::jobs;
 use crate::store::Store;
 use crate::store::lease::LeaseGuard;
@@ -56,6 +58,10 @@ pub async fn run(
     let opening = books_thread.spawn(async move { Store::open(&url).await });
     let store = opening.await?.context("cannot open the books")?;
     let replica = ReplicaId::fresh();
+    let otlp = {
+        let _entered = books_thread.enter();
+        otlp::start("lumbung-gateway", replica.to_string()).context("cannot send to OpenTelemetry")?
+    };
     let mut sharing = Sharing::open(config, &store, replica, bound).await?;
     let port = sharing.as_mut().and_then(Sharing::take_port);
     let bus = sharing.as_ref().map(|sharing| sharing.bus.clone());
@@ -69,6 +75,13 @@ pub async fn run(
     let background = jobs::run(gateway.clone(), store.clone(), bus, registry, courier, config.lease(), stop.clone());
     let background = books_thread.spawn(background);
     info!(%bound, %replica, "gateway listens");
+    let scraped = match config.metrics_listen {
+        Some(address) => {
+            let listening = books_thread.spawn(metrics::serve(address, gateway.clone())).await??;
+            Some(books_thread.spawn(listening))
+        }
+        None => None,
+    };
     let drain = Duration::from_secs(config.drain_secs);
     let closing = CancellationToken::new();
     let leaving = tokio::spawn(leave(gateway.clone(), stop, closing.clone(), config.drain_notice()));
@@ -95,6 +108,8 @@ pub async fn run(
         warn!(%error, "lease not ended; it runs out by itself");
     }
     writer.abort();
+    scraped.into_iter().for_each(|scraped| scraped.abort());
+    otlp.stop().await;
     if gateway.lease.is_lost() {
         bail!("the lease on the books was lost while this process did not run; start it again for a new one");
     }
@@ -152,7 +167,8 @@ async fn assemble(
     books_thread: &Handle,
 ) -> anyhow::Result<(Arc<Shared>, tokio::task::JoinHandle<()>)> {
     let keys = store.signing_keys().await.context("cannot read the signing keys")?;
-    let (settler, writer) = Settler::new(store.clone(), keys.clone(), config.max_jobs);
+    let meter = Arc::new(GatewayMeter::default());
+    let (settler, writer) = Settler::new(store.clone(), keys.clone(), config.max_jobs, meter.clone());
     let writer = books_thread.spawn(writer);
     let (bus, counters, links) = match sharing {
         Some(Sharing { bus, counters, links, .. }) => (Some(bus), Some(counters), Some(links)),
@@ -188,6 +204,7 @@ async fn assemble(
             stall: config.stall_timeout,
         },
         life: Life::default(),
+        meter,
     };
     jobs::reload(&gateway, store, None).await.context("cannot read the catalogue")?;
     jobs::tokenizers::reload(&gateway, store, None).await.context("cannot read the models' tokenizers")?;

@@ -47,6 +47,9 @@ pub struct ServeConfig {
     /// Where to listen for clients and providers.
     #[arg(long, env = "LUMBUNG_LISTEN", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
+    /// Where Prometheus asks for /metrics: a port that clients do not reach. Without it there is none.
+    #[arg(long, env = "LUMBUNG_METRICS_LISTEN")]
+    pub metrics_listen: Option<SocketAddr>,
     /// Origins under which providers reach this gateway (https://api.example); a join signed for another is refused.
     /// Without any: http://127.0.0.1:PORT and http://localhost:PORT.
     #[arg(long = "public-url", env = "LUMBUNG_PUBLIC_URL", value_delimiter = ',')]

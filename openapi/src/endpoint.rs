@@ -69,6 +69,15 @@ impl Endpoint {
         }
     }
 
+    /// What is done there, in the words of OpenTelemetry's GenAI conventions (`gen_ai.operation.name`).
+    pub const fn operation(self) -> &'static str {
+        match self {
+            Self::Chat | Self::Responses | Self::Messages => "chat",
+            Self::Completions => "text_completion",
+            Self::Embeddings => "embeddings",
+        }
+    }
+
     /// What the ids of its answers begin with.
     pub const fn id_prefix(self) -> &'static str {
         match self {

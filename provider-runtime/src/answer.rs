@@ -21,6 +21,7 @@ use crate::engine::{EngineError, Event, FinishReason, Generation, History, Token
 use crate::intake::Vouchers;
 use crate::journal::Place;
 use crate::node::Node;
+use crate::observe::Times;
 use crate::outgoing::Outgoing;
 use crate::refusal::Refusal;
 use crate::render::{Dialect, Shape};
@@ -48,6 +49,8 @@ pub struct Accepted {
     pub place: Place,
     /// The rest of the request's body.
     pub vouchers: Vouchers,
+    /// When it came, and what it belongs to.
+    pub times: Times,
 }
 
 /// An answer on its way.
@@ -197,6 +200,7 @@ impl Running {
 
     fn take_tokens(&mut self, tokens: Tokens, outgoing: &mut Outgoing) -> Result<(), EngineError> {
         self.job.node.counters.completion_tokens.add(u64::from(tokens.count));
+        self.job.times.tokens_came();
         outgoing.count(&tokens, self.frame_kind());
         let choice = tokens.choice;
         self.render(tokens, outgoing.payload(choice))
@@ -264,6 +268,11 @@ impl Running {
         let Self { job, generation, finished, prompt, total, reasoning_tokens, .. } = self;
         drop(generation);
         let is_cancelled = matches!(ending, Ending::Cancelled);
+        let outcome = match ending {
+            Ending::Complete(_) => "complete",
+            Ending::Failed(_) => "failed",
+            Ending::Cancelled => "cancelled",
+        };
         match ending {
             Ending::Complete(body) => {
                 outgoing.frame_all(kind);
@@ -292,6 +301,7 @@ impl Running {
             delivered_sha256: outgoing.delivered(),
         };
         let claims = serde_json::to_string(&claims).expect("claims of our own types serialize");
+        job.times.over(&job.node, &job.ticket, outcome, prompt, outgoing.tokens());
         if !is_cancelled {
             outgoing.frame(FrameKind::Receipt, claims.as_bytes());
         }

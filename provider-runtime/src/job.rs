@@ -16,6 +16,7 @@ use crate::answer::{Accepted, Answer};
 use crate::engine::{EngineError, Job};
 use crate::intake::Intake;
 use crate::node::{Node, Served};
+use crate::observe::Times;
 use crate::refusal::Refusal;
 use crate::render::{self, Shape};
 
@@ -24,7 +25,8 @@ const FRAMES: HeaderValue = HeaderValue::from_static("application/x-lumbung-fram
 
 /// Serves one job.
 pub async fn serve(endpoint: Endpoint, State(node): State<Arc<Node>>, request: Request) -> Response {
-    match accept(&node, endpoint, request.into_body()).await {
+    let times = Times::arrived(endpoint, request.headers());
+    match accept(&node, endpoint, request.into_body(), times).await {
         Ok(answer) => {
             let mut response = Response::new(Body::new(answer));
             response.headers_mut().insert(header::CONTENT_TYPE, FRAMES);
@@ -38,7 +40,7 @@ pub async fn serve(endpoint: Endpoint, State(node): State<Arc<Node>>, request: R
     }
 }
 
-async fn accept(node: &Arc<Node>, endpoint: Endpoint, body: Body) -> Result<Answer, Refusal> {
+async fn accept(node: &Arc<Node>, endpoint: Endpoint, body: Body, mut times: Times) -> Result<Answer, Refusal> {
     if node.is_draining() {
         return Err(Refusal::Draining);
     }
@@ -75,6 +77,7 @@ async fn accept(node: &Arc<Node>, endpoint: Endpoint, body: Body) -> Result<Answ
         seed: request.sampling.seed.unwrap_or_else(|| ticket.seed()),
         history: &intake.history,
     };
+    times.engine_asked();
     let generation = served.engine.generate(job).await.map_err(|error| {
         if let EngineError::Failed(why) = &error {
             tracing::warn!(job = ticket.job, model = ticket.model, "the engine does not begin: {why}");
@@ -99,6 +102,7 @@ async fn accept(node: &Arc<Node>, endpoint: Endpoint, body: Body) -> Result<Answ
         slot,
         place,
         vouchers: intake.vouchers,
+        times,
     };
     Ok(Answer::new(accepted, generation, shape, rendering, intake.history))
 }

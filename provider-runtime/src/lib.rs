@@ -22,6 +22,7 @@ mod job;
 mod join;
 mod journal;
 mod node;
+mod observe;
 mod outgoing;
 mod refusal;
 mod render;

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use crate::engine::Engine;
 use crate::gateway::Gateway;
 use crate::journal::Journal;
+use crate::observe::Meter;
 use crate::status::Counters;
 
 /// Request bodies that may be read at once beyond the slots: each may hold 4 MiB before its job is known.
@@ -79,6 +80,8 @@ pub struct Node {
     pub journal: Journal,
     /// What it has done.
     pub counters: Counters,
+    /// How long it took.
+    pub meter: Meter,
     /// May be held while a job's first frames are read.
     pub intake: Semaphore,
     models: Vec<Served>,
@@ -108,6 +111,7 @@ impl Node {
             gateway,
             journal,
             counters: Counters::default(),
+            meter: Meter::default(),
             intake: Semaphore::new(slots + SPARE_INTAKES),
             models,
             region,

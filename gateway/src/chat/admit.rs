@@ -7,6 +7,7 @@ use lumbung_openapi::endpoint::Endpoint;
 use lumbung_openapi::explain::EXPLAIN_HEADER;
 use lumbung_openapi::merkle::Hash;
 use lumbung_openapi::money::NanoUsd;
+use lumbung_telemetry::trace::Context;
 
 use super::allowance::{Hold, HoldError};
 use super::archive::Keeping;
@@ -52,6 +53,8 @@ pub struct Admitted {
     pub keeping: Option<Keeping>,
     /// The job.
     pub job: JobId,
+    /// Its trace, if that is sampled.
+    pub trace: Option<Context>,
     /// When it came, Unix microseconds.
     pub received_micros: i64,
     /// Where it is noted why a provider was chosen, if the client asks.
@@ -96,7 +99,7 @@ pub async fn admit(gateway: &Gateway, caller: Arc<Caller>, request: Incoming) ->
     targets.reverse();
     let (wish, model) = targets.pop().ok_or(ApiError::InsufficientQuota)?;
     let body_sha256 = Hash::of(&body);
-    let received_micros = clock::unix_micros();
+    let (received_micros, job) = (clock::unix_micros(), JobId::fresh());
     Ok(Admitted {
         endpoint,
         request_id,
@@ -111,7 +114,8 @@ pub async fn admit(gateway: &Gateway, caller: Arc<Caller>, request: Incoming) ->
         grant,
         permit,
         keeping,
-        job: JobId::fresh(),
+        job,
+        trace: Context::begin(&headers, || job.entropy()),
         received_micros,
         why: (headers.get(EXPLAIN_HEADER).is_some_and(|asked| asked == "1")).then(Arc::default),
     })

@@ -140,6 +140,14 @@ impl Allowances {
         allowance.take(amount).then(|| Hold::new(allowance, amount))
     }
 
+    /// How many accounts have something here, and how much of it is free to be held.
+    pub fn free(&self) -> (usize, NanoUsd) {
+        let accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = accounts.values().map(|allowance| allowance.left.load(Ordering::Acquire)).filter(|left| *left > 0);
+        let (count, sum) = left.fold((0, 0_i64), |(count, sum), left| (count + 1, sum.saturating_add(left)));
+        (count, NanoUsd::from_nanos(sum))
+    }
+
     /// Gives back what has not been used for a while, or everything when the gateway stops.
     pub async fn give_back(&self, everything: bool) -> Result<(), StoreError> {
         let now = self.started.elapsed().as_millis() as u64;

@@ -8,6 +8,7 @@ use lumbung_openapi::frame::{Frame, FrameKind};
 use lumbung_openapi::provider::CODE_DRAINING;
 use lumbung_openapi::receipt::Recount;
 use lumbung_openapi::ticket::Ticket;
+use lumbung_telemetry::trace::Context;
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -50,6 +51,8 @@ pub struct Attempt {
     pub hearing: Option<Hearing>,
     /// What was found then.
     pub recount: Option<Recount>,
+    /// Its part of the job's trace, if that is sampled.
+    pub trace: Option<Context>,
 }
 
 impl Attempt {
@@ -140,7 +143,8 @@ impl Trying<'_> {
         let (asked_at, patience) = (Instant::now(), self.patience(&ticket));
         let meter = Meter::start(self.job.received_micros, unread);
         let mut notes = Notes { meter, hearing, body: None, ended: false };
-        let outcome = match self.open(&seat, &ticket, &ticket_text, patience).await {
+        let trace = self.job.trace.map(|job| job.child());
+        let outcome = match self.open(&seat, &ticket, &ticket_text, patience, trace).await {
             Ok(mut stream) => {
                 self.delivered.go_on_with(&seat);
                 match self.pass_on(&mut ticket, &mut stream, &mut notes, asked_at, patience).await {
@@ -158,7 +162,7 @@ impl Trying<'_> {
         self.delivered.spend(&ticket, meter.prompt(&ticket).prompt_tokens, meter.tokens());
         self.learn(&seat, &ticket, &meter, &outcome);
         let broke_off = outcome.broke_off();
-        (Attempt { ticket, ticket_text, meter, broke_off, charged: true, hearing, recount: None }, outcome)
+        (Attempt { ticket, ticket_text, meter, broke_off, charged: true, hearing, recount: None, trace }, outcome)
     }
 
     /// How long the provider may take. How long until the first token has been learned from other answers of the model;
@@ -196,9 +200,10 @@ impl Trying<'_> {
         ticket: &Ticket,
         ticket_text: &str,
         patience: Patience,
+        trace: Option<Context>,
     ) -> Result<JobStream, Outcome> {
         let history = self.delivered.to_frames();
-        let opening = seat.open_job(self.job.endpoint.path(), ticket_text, &self.job.body, history);
+        let opening = seat.open_job(self.job.endpoint.path(), ticket_text, &self.job.body, history, trace);
         let opened = tokio::select! {
             opened = tokio::time::timeout(patience.first_token, opening) => opened,
             () = self.client.gone() => return Err(Outcome::ClientGone),

@@ -73,6 +73,9 @@ pub async fn choose(
         // Whoever comes while others wait goes to the end of the line.
         let may_take = woken || model.queue.is_empty();
         if may_take && let Some(seat) = take_best(gateway, job, attempt, &model.seats, &mut dice, is_well) {
+            if woken {
+                waited(job, deadline);
+            }
             return Ok(route(gateway, job, attempt, seat, delivered));
         }
         // Those that are left alone because they fail are still better than nobody.
@@ -98,9 +101,18 @@ pub async fn choose(
         }
         match tokio::time::timeout_at(deadline, turn).await {
             Ok(_) => woken = true,
-            Err(_) => return Err(ApiError::AllBusy),
+            Err(_) => {
+                waited(job, deadline);
+                return Err(ApiError::AllBusy);
+            }
         }
     }
+}
+
+/// The wait that would have lasted until `deadline` is over.
+fn waited(job: &Admitted, deadline: Instant) {
+    let wait = LONGEST_WAIT.saturating_sub(deadline.saturating_duration_since(Instant::now()));
+    job.model.health.meter.waits.observe_us(wait.as_micros() as u64);
 }
 
 fn no_provider(job: &Admitted) -> ApiError {

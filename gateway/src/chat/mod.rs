@@ -22,6 +22,7 @@ pub mod funding;
 pub mod life;
 pub mod limits;
 pub mod meter;
+mod observe;
 pub mod recount;
 pub mod relay;
 pub mod settle;
@@ -42,6 +43,7 @@ pub use crate::fleet::clock;
 
 use crate::domain::ids::ReplicaId;
 use crate::domain::limits::Rates;
+use crate::domain::meter::GatewayMeter;
 use crate::fleet::Fleet;
 use crate::store::SigningKeys;
 use crate::store::lease::LeaseGuard;
@@ -96,6 +98,8 @@ pub struct Gateway {
     pub patience: Patience,
     /// How far this gateway is on its way out.
     pub life: Life,
+    /// What it counts of itself.
+    pub meter: Arc<GatewayMeter>,
 }
 
 /// How long a provider may take.
@@ -156,6 +160,7 @@ pub struct Served {
 /// Serves one request. The answer begins when a provider has begun it; the rest follows in the background,
 /// where it is counted and settled whether or not the client stays.
 pub async fn serve(gateway: &Arc<Gateway>, request: Incoming) -> Served {
+    gateway.meter.endpoints.count(request.endpoint.path());
     let caller = match gateway.keyring.authenticate(&request.headers).await {
         Ok(caller) => caller,
         Err(error) => return Served { answer: Err(error), rates: Rates::default(), id: None, why: None },

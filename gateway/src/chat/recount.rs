@@ -166,6 +166,8 @@ pub async fn recount(gateway: &Gateway, job: &Admitted, relayed: &mut Relayed) {
             completion_tokens: share,
         };
         report(attempt, &recount);
+        let lower = recount.is_lower() && outcome == RecountOutcome::Counted;
+        job.model.health.meter.recounts.count(if lower { "lower" } else { outcome.as_str() });
         attempt.recount = Some(recount);
     }
 }

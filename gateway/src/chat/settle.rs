@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lumbung_openapi::money::NanoUsd;
+use lumbung_telemetry::genai::{self, Answered};
+use lumbung_telemetry::trace::Context;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tracing::{error, info};
 
@@ -14,7 +16,9 @@ use super::admit::Admitted;
 use super::attempt::Attempt;
 use super::error::ApiError;
 use super::limits::Unposted;
+use super::observe::{self, Over};
 use super::relay::{Ending, Relayed};
+use crate::domain::meter::GatewayMeter;
 use crate::domain::settlement::{Charge, Counted, Tokens};
 use crate::lines::together;
 use crate::store::{SettleOutcome, Settlement, SigningKeys, Store};
@@ -64,6 +68,10 @@ pub struct Metered {
     pub unposted: Unposted,
     /// For the access log.
     pub access: Access,
+    /// For OpenTelemetry's metrics, if they are sent.
+    pub answered: Option<Answered>,
+    /// When the job was over, Unix microseconds.
+    pub over_us: i64,
 }
 
 /// A line of the access log. Ids and figures only.
@@ -79,6 +87,7 @@ pub struct Access {
     charge: NanoUsd,
     ttft_ms: Option<f64>,
     duration_ms: f64,
+    trace: Option<Context>,
 }
 
 /// What the client is told of its tokens.
@@ -96,10 +105,20 @@ pub struct Totals {
 
 impl Settler {
     /// And the writer, to be run. `capacity` bounds jobs in flight and settlements not yet committed, together.
-    pub fn new(store: Store, keys: SigningKeys, capacity: usize) -> (Self, impl Future<Output = ()> + Send) {
+    pub fn new(
+        store: Store,
+        keys: SigningKeys,
+        capacity: usize,
+        meter: Arc<GatewayMeter>,
+    ) -> (Self, impl Future<Output = ()> + Send) {
         let (queue, orders) = mpsc::channel(capacity);
         let settler = Self { places: Arc::new(Semaphore::new(capacity)), capacity, queue };
-        (settler, Writer { store, keys }.run(orders))
+        (settler, Writer { store, keys, meter }.run(orders))
+    }
+
+    /// Jobs in flight and settlements not yet committed, together, and how many there may be.
+    pub fn places(&self) -> (usize, usize) {
+        (self.capacity - self.places.available_permits().min(self.capacity), self.capacity)
     }
 
     /// A place, unless all are taken.
@@ -134,14 +153,17 @@ impl SettlePermit {
 /// Works out what a job costs and hands it to the writer. From here on the charge is certain.
 pub fn settle(job: Admitted, relayed: Relayed) -> (Ending, Totals) {
     let id = job.public_id();
-    let Admitted { request_id, caller, hold, grant, permit, received_micros, wish, .. } = job;
+    let Admitted { endpoint, model, request_id, caller, hold, grant, permit, received_micros, wish, trace, .. } = job;
+    let meter = &model.health.meter;
     let first_token_us = relayed.attempts.iter().find_map(|attempt| attempt.meter.first_token_us);
     let since_ms = |at: i64| (at - received_micros) as f64 / 1000.0;
     let reasoning_tokens = relayed.attempts.last().map_or(0, |attempt| attempt.meter.reasoning_tokens());
     let mut totals = Totals { reasoning_tokens, ..Totals::default() };
     let (mut left, mut settlements) = (hold.amount(), Vec::with_capacity(relayed.attempts.len()));
     for attempt in relayed.attempts {
+        let (broke_off, trace) = (attempt.broke_off, attempt.trace);
         let (settlement, charge) = settlement(attempt, &caller, left);
+        observe::attempt(meter, endpoint, &settlement, broke_off, trace);
         left = left.checked_sub(charge.amount).unwrap_or(NanoUsd::ZERO);
         totals.prompt_tokens += charge.tokens.prompt;
         totals.completion_tokens += charge.tokens.completion;
@@ -149,26 +171,43 @@ pub fn settle(job: Admitted, relayed: Relayed) -> (Ending, Totals) {
         settlements.push(settlement);
     }
     let charge = hold.amount().checked_sub(left).unwrap_or(NanoUsd::ZERO);
+    let outcome = match &relayed.ending {
+        Ending::Complete(_) => "complete",
+        Ending::ClientGone => "client_gone",
+        Ending::Failed(error) => error.kind(),
+    };
+    let over_us = super::clock::unix_micros();
+    let job = Over {
+        endpoint,
+        model: model.entry.id.as_str(),
+        id: &id,
+        request_id: &request_id,
+        outcome,
+        totals,
+        received_us: received_micros,
+        first_token_us,
+        over_us,
+    };
+    job.count(meter);
+    job.trace(trace, settlements.len());
+    let answered = job.answered();
     let access = Access {
         request: request_id,
         id,
         key: caller.key.to_string(),
         model: wish.public_model,
         provider: settlements.last().map(|s| s.ticket.provider.clone()),
-        outcome: match &relayed.ending {
-            Ending::Complete(_) => "complete",
-            Ending::ClientGone => "client_gone",
-            Ending::Failed(error) => error.kind(),
-        },
+        outcome,
         prompt_tokens: totals.prompt_tokens,
         completion_tokens: totals.completion_tokens,
         charge,
         ttft_ms: first_token_us.map(since_ms),
-        duration_ms: since_ms(super::clock::unix_micros()),
+        duration_ms: since_ms(over_us),
+        trace,
     };
     hold.spend(charge);
     let unposted = grant.end(u64::from(totals.prompt_tokens) + u64::from(totals.completion_tokens), charge);
-    permit.order(Work::Settle(Box::new(Metered { settlements, unposted, access })));
+    permit.order(Work::Settle(Box::new(Metered { settlements, unposted, access, answered, over_us })));
     (relayed.ending, totals)
 }
 
@@ -187,6 +226,7 @@ fn settlement(attempt: Attempt, caller: &super::authenticate::Caller, left: Nano
 struct Writer {
     store: Store,
     keys: SigningKeys,
+    meter: Arc<GatewayMeter>,
 }
 
 impl Writer {
@@ -208,7 +248,7 @@ impl Writer {
 
     async fn commit(&self, orders: Vec<Order>) {
         let (mut settlements, mut unposted, mut lines, mut barriers) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut places = Vec::with_capacity(orders.len());
+        let (mut places, mut over) = (Vec::with_capacity(orders.len()), Vec::with_capacity(orders.len()));
         for Order { work, place } in orders {
             places.push(place);
             match work {
@@ -216,6 +256,8 @@ impl Writer {
                     settlements.extend(metered.settlements);
                     unposted.push(metered.unposted);
                     lines.push(metered.access);
+                    over.push(metered.over_us);
+                    metered.answered.iter().for_each(genai::record);
                 }
                 Work::Barrier(done) => barriers.push(done),
             }
@@ -227,21 +269,26 @@ impl Writer {
                     let uncovered =
                         outcomes.iter().filter(|outcome| matches!(outcome, SettleOutcome::Uncovered)).count();
                     if uncovered > 0 {
+                        self.meter.uncovered.add(uncovered as u64);
                         error!(uncovered, "attempts settled at no charge: their allowance had been released");
                     }
                     break;
                 }
                 Ok(Err(error)) => {
+                    self.meter.settlement_failures.add(1);
                     error!(%error, waiting = settlements.len(), "settlement failed, trying again");
                     tokio::time::sleep(RETRY).await;
                 }
                 // Perhaps it was committed after all: then the next try finds it there.
                 Err(_) => {
+                    self.meter.settlement_failures.add(1);
                     error!(?patience, waiting = settlements.len(), "the books do not answer, trying again");
                     patience *= 2;
                 }
             }
         }
+        let now_us = super::clock::unix_micros();
+        over.iter().for_each(|us| self.meter.settlement_lag.observe_us(u64::try_from(now_us - us).unwrap_or(0)));
         unposted.into_iter().for_each(Unposted::posted);
         together(|| lines.iter().for_each(Access::log));
         drop(places);
@@ -266,6 +313,7 @@ impl Access {
             charge_usd = %self.charge,
             ttft_ms = self.ttft_ms,
             duration_ms = self.duration_ms,
+            trace = self.trace.map(|trace| tracing::field::display(trace.trace_id())),
         );
     }
 }

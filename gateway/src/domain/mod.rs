@@ -11,6 +11,7 @@ pub mod earnings;
 pub mod flood;
 pub mod ids;
 pub mod limits;
+pub mod meter;
 pub mod pace;
 pub mod posting;
 pub mod provider;

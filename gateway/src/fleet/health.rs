@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use crate::domain::breaker::{Breaker, Trial, Verdict};
 use crate::domain::ids::ProviderId;
+use crate::domain::meter::ModelMeter;
 use crate::domain::pace::Pace;
 use crate::domain::retries::RetryBudget;
 
@@ -19,6 +20,8 @@ const MAX_AWAY: usize = 10_000;
 /// One model's health.
 #[derive(Default)]
 pub struct ModelHealth {
+    /// What was asked of them, and what became of it.
+    pub meter: ModelMeter,
     /// Retries that may be made.
     pub retries: RetryBudget,
     /// How long first tokens take.

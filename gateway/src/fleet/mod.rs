@@ -3,6 +3,7 @@
 //! Requests read a [`Snapshot`]; what changes in it is made anew whenever a tunnel, an offer, the catalogue or a standing
 //! does, here or at another gateway that shares the fleet.
 
+mod census;
 pub mod clock;
 pub mod gate;
 pub mod health;
@@ -36,8 +37,10 @@ use tracing::{info, warn};
 
 use crate::domain::catalogue::CatalogueModel;
 use crate::domain::ids::ProviderId;
+use crate::domain::meter::FleetMeter;
 use crate::domain::provider::Standing;
 use crate::domain::routing::roster::Roster;
+pub use census::Census;
 use gate::Place;
 use health::ModelHealth;
 use members::{Member, Members};
@@ -85,6 +88,8 @@ pub struct Fleet {
     own_changed: Notify,
     /// Cancelled when providers must go elsewhere.
     leaving: CancellationToken,
+    /// What becomes of tunnels.
+    pub meter: FleetMeter,
 }
 
 /// The fleet as requests see it.
@@ -136,6 +141,7 @@ impl Fleet {
             unpublished: Notify::new(),
             own_changed: Notify::new(),
             leaving: CancellationToken::new(),
+            meter: FleetMeter::default(),
         }
     }
 
@@ -180,14 +186,19 @@ impl Fleet {
             Ok(opened) => opened,
             Err(error) => return warn!(%provider, %error, "tunnel did not open"),
         };
+        self.meter.tunnels_opened.add(1);
         let polled = self.poll(&tunnel, standing);
-        let reason = tokio::select! {
-            ended = connection => ended.err().map_or_else(|| "closed by the provider".to_owned(), |error| error.to_string()),
-            reason = polled => reason,
-            () = place.taken_back() => "makes way for a trusted provider".to_owned(),
+        let (kind, reason) = tokio::select! {
+            ended = connection => match ended {
+                Ok(()) => ("closed", "closed by the provider".to_owned()),
+                Err(error) => ("broken", error.to_string()),
+            },
+            reason = polled => ("silent", reason),
+            () = place.taken_back() => ("made_way", "makes way for a trusted provider".to_owned()),
             never = self.send_away(&tunnel) => match never {},
         };
         tunnel.close();
+        self.meter.tunnels_ended.count(kind);
         self.forget(&tunnel);
         info!(%provider, reason, "tunnel ended");
     }
@@ -219,6 +230,7 @@ impl Fleet {
                 }
                 Err(error) => {
                     misses += 1;
+                    self.meter.missed_offers.add(1);
                     warn!(provider = %tunnel.provider, %error, misses, "no offer");
                     if misses >= MISSES {
                         return "does not answer".into();

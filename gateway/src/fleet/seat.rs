@@ -7,6 +7,7 @@ use bytes::Bytes;
 use lumbung_openapi::money::TokenPrice;
 use lumbung_openapi::parameter::ParameterSet;
 use lumbung_openapi::provider::Resume;
+use lumbung_telemetry::trace::Context;
 
 use super::health::Fuse;
 use super::job::{JobStream, OpenError};
@@ -115,16 +116,17 @@ impl Seat {
     }
 
     /// Sends a job: its ticket, the client's body, and, as frames, what earlier attempts have delivered. Returns when the
-    /// provider has accepted or refused.
+    /// provider has accepted or refused. `trace` is what the provider's part of a sampled trace belongs to.
     pub async fn open_job(
         &self,
         path: &str,
         ticket: &str,
         body: &Bytes,
         history: Bytes,
+        trace: Option<Context>,
     ) -> Result<JobStream, OpenError> {
         match self.ways.iter().find(|way| way.is_open()) {
-            Some(way) => way.open_job(path, ticket, body, history).await,
+            Some(way) => way.open_job(path, ticket, body, history, trace).await,
             None => Err(OpenError::NoTunnel),
         }
     }

@@ -10,9 +10,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::SendStream;
 use h2::client::{ResponseFuture, SendRequest};
-use http::{Method, Request, StatusCode};
+use http::{HeaderValue, Method, Request, StatusCode};
 use lumbung_link::{Patience, gather};
 use lumbung_openapi::provider::{MOVE_PATH, OFFER_PATH, Offer, REPLICAS_HEADER};
+use lumbung_telemetry::trace::{Context, TRACEPARENT};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::job::{JobStream, OpenError, Origin};
@@ -111,14 +112,23 @@ impl Tunnel {
         ticket: &str,
         body: &Bytes,
         history: Bytes,
+        trace: Option<Context>,
     ) -> Result<JobStream, OpenError> {
         let mut sender = self.sender.clone().ready().await.map_err(OpenError::Tunnel)?;
-        JobStream::open(&mut sender, request(Method::POST, path), ticket, body, history, Origin::Tunnel).await
+        let mut request = request(Method::POST, path);
+        tell_trace(&mut request, trace);
+        JobStream::open(&mut sender, request, ticket, body, history, Origin::Tunnel).await
     }
 
     /// Begins a job that another gateway passes on: its frames follow as they come.
-    pub(super) async fn pass_on(&self, path: &str) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
-        self.sender.clone().ready().await?.send_request(request(Method::POST, path), false)
+    pub(super) async fn pass_on(
+        &self,
+        path: &str,
+        trace: Option<HeaderValue>,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
+        let mut request = request(Method::POST, path);
+        trace.into_iter().for_each(|trace| drop(request.headers_mut().insert(TRACEPARENT, trace)));
+        self.sender.clone().ready().await?.send_request(request, false)
     }
 }
 
@@ -138,6 +148,13 @@ pub(super) fn request(method: Method, path: &str) -> Request<()> {
     // h2 wants an absolute URI; the authority means nothing inside a tunnel.
     let uri = format!("http://provider{path}");
     Request::builder().method(method).uri(uri).body(()).expect("a path of our own makes a valid URI")
+}
+
+/// Names the trace that a job is part of, if that is sampled.
+pub(super) fn tell_trace(request: &mut Request<()>, trace: Option<Context>) {
+    if let Some(trace) = trace {
+        request.headers_mut().insert(TRACEPARENT, trace.header());
+    }
 }
 
 /// A small body as a whole; `None` when it is larger than `limit`.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use lumbung_telemetry::trace::Context;
 
 use super::job::{JobStream, OpenError};
 use super::peer::Peer;
@@ -41,11 +42,12 @@ impl Way {
         ticket: &str,
         body: &Bytes,
         history: Bytes,
+        trace: Option<Context>,
     ) -> Result<JobStream, OpenError> {
         match self {
-            Self::Tunnel(tunnel) => tunnel.open_job(path, ticket, body, history).await,
+            Self::Tunnel(tunnel) => tunnel.open_job(path, ticket, body, history, trace).await,
             Self::Peer(way) => {
-                let opened = way.peer.open_job(&way.provider, path, ticket, body, history).await;
+                let opened = way.peer.open_job(&way.provider, path, ticket, body, history, trace).await;
                 if matches!(opened, Err(OpenError::NoTunnel)) {
                     way.gone.store(true, Ordering::Release);
                 }

@@ -79,6 +79,7 @@ async fn identify(State(shared): State<Arc<Shared>>, mut request: Request, next:
     let route = request.extensions().get::<MatchedPath>().cloned();
     let mut response = guard(&shared, request, next).await;
     let extensions = response.extensions();
+    extensions.get::<ErrorKind>().into_iter().for_each(|kind| shared.gateway.meter.refusals.count(kind.0));
     if extensions.get::<JobLogged>().is_none() && extensions.get::<Refused>().is_none() {
         tracing::info!(
             target: "access",

@@ -9,6 +9,7 @@ mod error;
 pub mod guard;
 mod health;
 mod layers;
+pub mod metrics;
 mod models;
 mod provider;
 mod rates;

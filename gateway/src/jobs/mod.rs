@@ -69,7 +69,7 @@ async fn keep_lease(gateway: &Gateway, length: Duration, stop: &CancellationToke
                 error!("the lease on the books was lost: this gateway stops");
                 return stop.cancel();
             }
-            Err(error) => warn!(%error, "lease not renewed"),
+            Err(error) => failed(gateway, "lease", &error),
         }
     }
 }
@@ -95,7 +95,7 @@ async fn follow(gateway: &Gateway, store: &Store) {
         tick.tick().await;
         match timeout(FOLLOW_PATIENCE, reload(gateway, store, known)).await.unwrap_or(Err(StoreError::Silent)) {
             Ok(epoch) => known = Some(epoch),
-            Err(error) => warn!(%error, "changes in the books not followed"),
+            Err(error) => failed(gateway, "follow", &error),
         }
     }
 }
@@ -119,7 +119,7 @@ async fn read_spent(gateway: &Gateway) {
     loop {
         tick.tick().await;
         if let Err(error) = gateway.gauges.follow().await {
-            warn!(%error, "what other replicas have spent is not known");
+            failed(gateway, "read_spent", &error);
         }
     }
 }
@@ -137,18 +137,18 @@ async fn tidy(gateway: &Gateway, store: &Store) {
     loop {
         tick.tick().await;
         if let Err(error) = gateway.allowances.give_back(false).await {
-            warn!(%error, "idle allowances not given back");
+            failed(gateway, "give_back", &error);
         }
         match store.release_ended(gateway.claim_window).await {
             Ok(0) => {}
             Ok(released) => info!(released, "allowances of ended replicas given back"),
-            Err(error) => warn!(%error, "allowances of ended replicas not looked at"),
+            Err(error) => failed(gateway, "release_ended", &error),
         }
         if let Err(error) = store.forget_idempotency_keys().await {
-            warn!(%error, "old idempotency keys not forgotten");
+            failed(gateway, "forget_idempotency_keys", &error);
         }
         if let Err(error) = store.forget_challenges().await {
-            warn!(%error, "old answered challenges not forgotten");
+            failed(gateway, "forget_challenges", &error);
         }
         match store.forget_responses().await {
             Ok(0) => {}
@@ -156,22 +156,28 @@ async fn tidy(gateway: &Gateway, store: &Store) {
             Err(error) => warn!(%error, "old responses not forgotten"),
         }
         if let Err(error) = store.roll_up().await {
-            warn!(%error, "busy balances not rolled up");
+            failed(gateway, "roll_up", &error);
         }
         if let Err(error) = store.roll_up_usage().await {
-            warn!(%error, "usage not rolled up");
+            failed(gateway, "roll_up_usage", &error);
         }
         match store.reclaim_withheld().await {
             Ok(0) => {}
             Ok(reclaimed) => info!(reclaimed, "shares without a receipt given back"),
-            Err(error) => warn!(%error, "shares without a receipt not looked at"),
+            Err(error) => failed(gateway, "reclaim_withheld", &error),
         }
         match store.mature(gateway.holdback).await {
             Ok(0) => {}
             Ok(matured) => info!(matured, "attempts whose earnings are payable now"),
-            Err(error) => warn!(%error, "earnings not made payable"),
+            Err(error) => failed(gateway, "mature", &error),
         }
     }
+}
+
+/// Some of it did not go through; it is tried again when its turn comes.
+fn failed(gateway: &Gateway, work: &'static str, error: &StoreError) {
+    gateway.meter.background_failures.count(work);
+    warn!(work, %error, "background work on the books failed");
 }
 
 fn ticks(period: Duration) -> tokio::time::Interval {

@@ -1,5 +1,6 @@
 //! `lumbung-provider serve`: puts the parts together, and takes them apart in order.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Args;
 use lumbung_openapi::money::{NanoUsd, TokenPrice};
+use lumbung_telemetry::otlp;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +21,7 @@ use crate::identity::Identity;
 use crate::journal::Journal;
 use crate::node::{Node, Served};
 use crate::sign::Offering;
-use crate::{data_dir, status, tunnel};
+use crate::{data_dir, observe, status, tunnel};
 
 /// How long jobs that were cut off may take to end, and the last receipts to be offered.
 const CUT_OFF_TIMEOUT: Duration = Duration::from_secs(2);
@@ -68,6 +70,9 @@ pub struct ServeArgs {
     /// Tunnels to keep up, each to another gateway where several share their books: when one is lost, the next is there.
     #[arg(long, env = "LUMBUNG_PROVIDER_TUNNELS", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=8))]
     tunnels: u32,
+    /// Where Prometheus asks for /metrics, such as 127.0.0.1:9464. Without it there is none.
+    #[arg(long, env = "LUMBUNG_PROVIDER_METRICS_LISTEN", value_name = "ADDRESS")]
+    metrics_listen: Option<SocketAddr>,
     /// Seconds that running jobs get to finish once told to stop.
     #[arg(long, env = "LUMBUNG_PROVIDER_DRAIN_SECS", default_value_t = 60)]
     drain_secs: u64,
@@ -105,7 +110,15 @@ pub async fn run(args: ServeArgs, data_dir: PathBuf) -> anyhow::Result<ExitCode>
         receipts = node.journal.backlog().len(),
         "serving"
     );
-    serve_until_told(&args, node, identity, &data_dir, signals).await?;
+    let otlp = otlp::start("lumbung-provider", node.provider.clone()).context("cannot send to OpenTelemetry")?;
+    let scraped = match args.metrics_listen {
+        Some(address) => Some(tokio::spawn(observe::serve(address, node.clone()).await?)),
+        None => None,
+    };
+    let served = serve_until_told(&args, node, identity, &data_dir, signals).await;
+    scraped.into_iter().for_each(|scraped| scraped.abort());
+    otlp.stop().await;
+    served?;
     Ok(ExitCode::SUCCESS)
 }
 

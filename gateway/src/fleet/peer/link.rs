@@ -9,6 +9,7 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use http::header::AUTHORIZATION;
 use http::{Method, Request, StatusCode};
+use lumbung_telemetry::trace::Context;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle};
@@ -21,7 +22,7 @@ use super::{BoxedIo, HELLO_PATH, PROVIDER_HEADER};
 use crate::domain::ids::{ProviderId, ReplicaId};
 use crate::fleet::clock::unix_secs;
 use crate::fleet::job::{JobStream, OpenError, Origin};
-use crate::fleet::tunnel::{client_builder, collect, request};
+use crate::fleet::tunnel::{client_builder, collect, request, tell_trace};
 
 /// How long a connection may take to be there, handshake included.
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
@@ -125,6 +126,7 @@ impl Peer {
         ticket: &str,
         body: &Bytes,
         history: Bytes,
+        trace: Option<Context>,
     ) -> Result<JobStream, OpenError> {
         let lost = |why: &str| OpenError::Hop(format!("{}: {why}", self.replica));
         let sender = timeout(PATIENCE, self.sender()).await.ok().flatten().ok_or_else(|| lost("not connected"))?;
@@ -133,6 +135,7 @@ impl Peer {
         let mut request = request(Method::POST, path);
         let name = http::HeaderValue::from_str(provider.as_str()).map_err(|_| lost("a provider's id is no header"))?;
         request.headers_mut().insert(PROVIDER_HEADER, name);
+        tell_trace(&mut request, trace);
         JobStream::open(&mut sender, request, ticket, body, history, Origin::Peer).await
     }
 

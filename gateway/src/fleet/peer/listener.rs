@@ -10,6 +10,7 @@ use h2::server::{Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
+use lumbung_telemetry::trace::{Context, Kind, Span, TRACEPARENT};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -22,7 +23,7 @@ use super::splice::splice;
 use super::tls::PeerTls;
 use super::{BoxedIo, HELLO_PATH, MAX_STREAMS, PEER_HEADER, PROVIDER_HEADER};
 use crate::domain::ids::{ProviderId, ReplicaId};
-use crate::fleet::clock::unix_secs;
+use crate::fleet::clock::{unix_micros, unix_secs};
 use crate::fleet::tunnel::{CONNECTION_WINDOW, MAX_RESET_STREAMS, STREAM_WINDOW, Tunnel};
 
 /// Connections that have not proved yet whose they are: strangers cannot take more than this.
@@ -184,8 +185,11 @@ async fn pass(tunnels: Arc<Tunnels>, request: Request<RecvStream>, mut respond: 
     };
     let Some(tunnel) = tunnels.to(&provider) else { return refuse(&mut respond, StatusCode::MISDIRECTED_REQUEST) };
     let path = request.uri().path().to_owned();
+    // This gateway's part of the trace; one that tells nobody passes on the asker's.
+    let (trace, began_us) = (Context::follow(request.headers()), unix_micros());
+    let told = trace.map(|trace| trace.header()).or_else(|| request.headers().get(TRACEPARENT).cloned());
     let opened = tokio::select! {
-        opened = timeout(STREAM_WITHIN, tunnel.pass_on(&path)) => opened,
+        opened = timeout(STREAM_WITHIN, tunnel.pass_on(&path, told)) => opened,
         _ = poll_fn(|cx| respond.poll_reset(cx)) => return,
     };
     match opened {
@@ -195,6 +199,10 @@ async fn pass(tunnels: Arc<Tunnels>, request: Request<RecvStream>, mut respond: 
             respond.send_reset(Reason::INTERNAL_ERROR);
         }
         Err(_) => refuse(&mut respond, StatusCode::SERVICE_UNAVAILABLE),
+    }
+    if let Some(trace) = trace {
+        let span = Span::new(trace, Kind::Server, "pass on".into(), began_us, unix_micros());
+        span.with("http.route", path).with("lumbung.provider.id", provider.to_string()).send();
     }
 }
 

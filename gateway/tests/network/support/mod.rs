@@ -1,6 +1,7 @@
 //! A whole network on this machine: a real gateway, real providers, a real database; started, killed and checked by tests.
 
 pub mod client;
+pub mod collector;
 pub mod crowd;
 pub mod load;
 pub mod namespace;
@@ -45,6 +46,7 @@ pub struct Setup {
     redis: Option<String>,
     models: Vec<(String, u32)>,
     gateway_flags: Vec<String>,
+    gateway_env: Vec<(String, String)>,
 }
 
 /// A running network. [`Network::finish`] must be called: it checks the books.
@@ -62,6 +64,7 @@ struct Run {
     database_url: Option<String>,
     redis_url: Option<String>,
     flags: Vec<String>,
+    env: Vec<(String, String)>,
 }
 
 /// One more gateway on the same books. [`Replica::stop`] it before the network is finished.
@@ -91,6 +94,7 @@ impl Setup {
             redis: None,
             models: vec![(MODEL.into(), 100_000)],
             gateway_flags: Vec::new(),
+            gateway_env: Vec::new(),
         }
     }
 
@@ -104,6 +108,12 @@ impl Setup {
             Some(at) => self.gateway_flags[at + 1] = value.to_owned(),
             None => self.gateway_flags.extend([flag.to_owned(), value.to_owned()]),
         }
+        self
+    }
+
+    /// With a variable of the environment.
+    pub fn with_gateway_env(mut self, name: &str, value: &str) -> Self {
+        self.gateway_env.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -138,7 +148,7 @@ impl Setup {
             store.upsert_model(&catalogue_model(id, *context_length)).await.expect("the catalogue takes a model");
         }
         let base = format!("http://127.0.0.1:{}", free_port());
-        let run = Run { database_url, redis_url: self.redis, flags: self.gateway_flags };
+        let run = Run { database_url, redis_url: self.redis, flags: self.gateway_flags, env: self.gateway_env };
         let gateway = run.gateway(&base, folder.path());
         let network = Network { store, gateway, base, folder, run, finished: false };
         network.ready().await;
@@ -293,6 +303,7 @@ impl Run {
             // Nobody here asks for a gateway's health before going there.
             .env("LUMBUNG_DRAIN_NOTICE_SECS", "0");
         command.env("RUST_LOG", std::env::var("LUMBUNG_TEST_LOG").unwrap_or_else(|_| "info".into()));
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         let servers = [("DATABASE_URL", &self.database_url), ("REDIS_URL", &self.redis_url)];
         command.envs(servers.into_iter().filter_map(|(name, url)| Some((name, url.as_deref()?))));
         Process::start("gateway", command, Some(folder.join("gateway.log")))

@@ -68,6 +68,16 @@ impl Process {
         self.log.as_ref().and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default()
     }
 
+    /// Where it tells its metrics, on this machine.
+    pub fn metrics_url(&self) -> String {
+        let log = self.log();
+        let line = log.lines().find(|line| line.contains("metrics are told"));
+        let address = line.and_then(|line| line.split_once("127.0.0.1:")).map(|(_, rest)| rest);
+        let address = address.unwrap_or_else(|| panic!("{} does not tell where its metrics are:\n{log}", self.name));
+        let port: String = address.chars().take_while(char::is_ascii_digit).collect();
+        format!("http://127.0.0.1:{port}/metrics")
+    }
+
     /// Resident memory, in bytes.
     pub fn resident(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("a running process");

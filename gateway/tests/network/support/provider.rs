@@ -21,6 +21,7 @@ pub struct ProviderSetup {
     /// Gateways beside the first.
     gateways: Vec<String>,
     entrance: Vec<String>,
+    env: Vec<(String, String)>,
 }
 
 /// A running provider.
@@ -31,6 +32,7 @@ pub struct Provider {
     flags: Vec<String>,
     base: String,
     entrance: Vec<String>,
+    env: Vec<(String, String)>,
 }
 
 impl ProviderSetup {
@@ -45,6 +47,7 @@ impl ProviderSetup {
             ask: ask(),
             gateways: Vec::new(),
             entrance: Vec::new(),
+            env: Vec::new(),
         }
     }
 
@@ -60,7 +63,14 @@ impl ProviderSetup {
             ask: ask(),
             gateways: Vec::new(),
             entrance: Vec::new(),
+            env: Vec::new(),
         }
+    }
+
+    /// With a variable of the environment.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
     }
 
     /// With one more flag.
@@ -124,9 +134,9 @@ impl ProviderSetup {
             flags.extend(["--script".to_owned(), path.display().to_string()]);
         }
         let base = &std::iter::once(base.to_owned()).chain(self.gateways).collect::<Vec<_>>().join(",");
-        let process = start(&self.entrance, &flags, base, folder.path());
-        let (base, entrance) = (base.to_owned(), self.entrance);
-        Provider { model: self.model, process, folder: Some(folder), flags, base, entrance }
+        let process = start(&self.entrance, &flags, base, folder.path(), &self.env);
+        let (base, entrance, env) = (base.to_owned(), self.entrance, self.env);
+        Provider { model: self.model, process, folder: Some(folder), flags, base, entrance, env }
     }
 }
 
@@ -164,7 +174,7 @@ impl Provider {
     pub fn restart(&mut self) {
         self.process.kill();
         let _ = std::fs::remove_file(self.path().join("status.json"));
-        self.process = start(&self.entrance, &self.flags, &self.base, self.path());
+        self.process = start(&self.entrance, &self.flags, &self.base, self.path(), &self.env);
     }
 
     /// Its key's thumbprint, by which the network knows it.
@@ -179,7 +189,7 @@ impl Provider {
     }
 }
 
-fn start(entrance: &[String], flags: &[String], base: &str, folder: &Path) -> Process {
+fn start(entrance: &[String], flags: &[String], base: &str, folder: &Path, env: &[(String, String)]) -> Process {
     let program = programs().join("lumbung-provider");
     let mut command = match entrance.split_first() {
         Some((first, rest)) => {
@@ -190,7 +200,7 @@ fn start(entrance: &[String], flags: &[String], base: &str, folder: &Path) -> Pr
         None => Command::new(program),
     };
     command.args(["--data-dir", &folder.display().to_string()]).arg("serve").args(["--gateway", base]).args(flags);
-    command.env("RUST_LOG", "info");
+    command.env("RUST_LOG", "info").envs(env.iter().map(|(name, value)| (name, value)));
     Process::start("provider", command, Some(folder.join("provider.log")))
 }
 

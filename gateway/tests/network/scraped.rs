@@ -1,0 +1,203 @@
+//! A real Prometheus reads gateway and provider, and the dashboard and the alerts name only what is there.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::process::{Process, free_port, wait_until};
+use crate::support::provider::{Provider, ProviderSetup};
+use crate::support::{Books, MODEL, Network, Setup};
+
+const DEPLOYED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/observe");
+
+fn deployed(file: &str) -> String {
+    std::fs::read_to_string(format!("{DEPLOYED}/{file}")).unwrap_or_else(|error| panic!("{file}: {error}"))
+}
+
+/// Prometheus, which asks twice a second.
+struct Prometheus {
+    base: String,
+    process: Process,
+    _folder: tempfile::TempDir,
+}
+
+impl Prometheus {
+    async fn start(targets: &[(&str, &Process)], rules: &str) -> Self {
+        let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
+        let at = |name: &str| folder.path().join(name);
+        let jobs = targets.iter().map(|(job, process)| {
+            let url = process.metrics_url();
+            let target = url.trim_start_matches("http://").trim_end_matches("/metrics");
+            json!({"job_name": job, "static_configs": [{"targets": [target]}]})
+        });
+        let often = json!({"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "500ms"});
+        let jobs: Vec<Value> = jobs.collect();
+        let config = json!({"global": often, "rule_files": ["alerts.yml"], "scrape_configs": jobs});
+        std::fs::write(at("prometheus.yml"), config.to_string()).expect("written"); // JSON is YAML
+        std::fs::write(at("alerts.yml"), rules).expect("written");
+        let mut command = Command::new("prometheus");
+        command.arg(format!("--config.file={}", at("prometheus.yml").display()));
+        command.arg(format!("--storage.tsdb.path={}", at("data").display()));
+        command.arg(format!("--web.listen-address=127.0.0.1:{port}"));
+        let process = Process::start("prometheus", command, Some(at("log")));
+        let prometheus = Self { base: format!("http://127.0.0.1:{port}"), process, _folder: folder };
+        wait_until("Prometheus is ready", Duration::from_secs(60), async || {
+            reqwest::get(format!("{}/-/ready", prometheus.base)).await.is_ok_and(|response| response.status() == 200)
+        })
+        .await;
+        prometheus
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        let response = reqwest::get(format!("{}{path}", self.base)).await.expect("Prometheus answers");
+        let answer: Value = response.json().await.expect("JSON");
+        assert_eq!(answer["status"], "success", "{answer} {}", self.process.log());
+        answer["data"].clone()
+    }
+
+    /// A query's values: labels and figure.
+    async fn query(&self, query: &str) -> Vec<(Value, f64)> {
+        let mut url = reqwest::Url::parse(&format!("{}/api/v1/query", self.base)).expect("a URL");
+        url.query_pairs_mut().append_pair("query", query);
+        let data = self.get(url.as_str().trim_start_matches(&self.base)).await;
+        let results = data["result"].as_array().expect("results").iter();
+        let figure = |result: &Value| result["value"][1].as_str().and_then(|text| text.parse().ok()).expect("a figure");
+        results.map(|result| (result["metric"].clone(), figure(result))).collect()
+    }
+
+    /// The alerts that fire.
+    async fn firing(&self) -> BTreeSet<String> {
+        let data = self.get("/api/v1/alerts").await;
+        let alerts = data["alerts"].as_array().expect("alerts").iter();
+        let firing = alerts.filter(|alert| alert["state"] == "firing");
+        firing.map(|alert| alert["labels"]["alertname"].as_str().expect("a name").to_owned()).collect()
+    }
+
+    /// Every name that a series can have, by what the targets say of their metrics.
+    async fn names(&self) -> BTreeSet<String> {
+        let data = self.get("/api/v1/targets/metadata").await;
+        let mut names = BTreeSet::from(["up".to_owned()]);
+        for metric in data.as_array().expect("metadata") {
+            let name = metric["metric"].as_str().expect("a name");
+            let endings: &[&str] = match metric["type"].as_str().expect("a type") {
+                "counter" => &["_total"],
+                "histogram" => &["_bucket", "_sum", "_count"],
+                _ => &[""],
+            };
+            names.extend(endings.iter().map(|ending| format!("{name}{ending}")));
+        }
+        names
+    }
+}
+
+/// What an expression asks for.
+fn metrics_in(expression: &str) -> BTreeSet<String> {
+    let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let is_metric = |word: &&str| {
+        *word == "up" || ["lumbung_", "process_", "gen_ai_server_"].iter().any(|prefix| word.starts_with(prefix))
+    };
+    words.filter(is_metric).map(str::to_owned).collect()
+}
+
+fn promtool(arguments: &[&str]) -> String {
+    let output = Command::new("promtool").args(arguments).current_dir(DEPLOYED).output().expect("promtool runs");
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "promtool {arguments:?}: {text}");
+    text
+}
+
+/// The alerts' names and expressions.
+fn alerts() -> Vec<(String, String)> {
+    let rules = deployed("alerts.yml");
+    let names = rules.lines().filter_map(|line| Some(line.trim().strip_prefix("- alert: ")?.to_owned()));
+    let expressions = rules.lines().filter_map(|line| Some(line.trim().strip_prefix("expr: ")?.to_owned()));
+    names.zip(expressions).collect()
+}
+
+#[test]
+fn each_alert_fires_on_bad_figures_and_none_on_good_ones() {
+    promtool(&["check", "config", "prometheus.yml"]);
+    let checked = promtool(&["check", "rules", "alerts.yml"]);
+    promtool(&["test", "rules", "alerts.test.yml"]);
+    let (alerts, tests, runbook) = (alerts(), deployed("alerts.test.yml"), deployed("README.md"));
+    assert!(checked.contains(&format!("{} rules", alerts.len())), "{checked}");
+    for (name, _) in &alerts {
+        // Once where it fires, once where it does not.
+        assert_eq!(tests.matches(&format!("alertname: {name}\n")).count(), 2, "{name}");
+        assert!(runbook.contains(&format!("#### {name}\n")), "no runbook for {name}");
+    }
+}
+
+async fn watched() -> (Network, Provider) {
+    let network = Setup::new(Books::Sqlite).with_gateway_flag("--metrics-listen", "127.0.0.1:0").start().await;
+    let script = json!([{"match": "*", "tokens": 20, "prompt_tokens": 7, "delay_ms_per_token": 1}]);
+    let provider = ProviderSetup::scripted(script).flag("--metrics-listen", "127.0.0.1:0");
+    let provider = network.provider(provider).await;
+    (network, provider)
+}
+
+#[tokio::test]
+async fn prometheus_reads_both_and_has_every_metric_that_dashboard_and_alerts_name() {
+    let (network, mut provider) = watched().await;
+    // The alerts as they are, only that nobody waits for minutes.
+    let rules: Vec<String> = deployed("alerts.yml")
+        .lines()
+        .map(|line| {
+            let indent = line.len() - line.trim_start().len();
+            if line.trim_start().starts_with("for: ") {
+                format!("{}for: 0s", " ".repeat(indent))
+            } else {
+                line.to_owned()
+            }
+        })
+        .collect();
+    let targets = [("lumbung-gateway", &network.gateway), ("lumbung-provider", &provider.process)];
+    let prometheus = Prometheus::start(&targets, &rules.join("\n")).await;
+    let client = network.client("1").await;
+    for _ in 0..3 {
+        client.ask("x", json!({})).await;
+    }
+    assert_eq!(client.post("{").await.status(), 400);
+    wait_until("both were read, with what has happened", Duration::from_secs(60), async || {
+        let answers = prometheus.query(&format!("lumbung_answers_total{{model=\"{MODEL}\"}}")).await;
+        let up = prometheus.query("sum(up)").await;
+        up.first().is_some_and(|(_, up)| *up == 2.0) && answers.iter().any(|(_, answers)| *answers == 3.0)
+    })
+    .await;
+    let tokens = prometheus.query("lumbung_tokens_total{kind=\"completion\"}").await;
+    assert_eq!(tokens.iter().map(|(_, tokens)| tokens).sum::<f64>(), 60.0);
+    let charged = prometheus.query("sum(lumbung_money_nano_usd_total{kind=\"charged\"})").await;
+    assert_eq!(charged[0].1, 3.0 * (7.0 * 500.0 + 20.0 * 2000.0), "nano-dollars at the provider's ask");
+    let refused = prometheus.query("lumbung_refusals_total").await;
+    assert!(
+        refused.iter().any(|(labels, count)| labels["reason"] == "invalid_request" && *count == 1.0),
+        "{refused:?}"
+    );
+
+    let known = prometheus.names().await;
+    let dashboard: Value = serde_json::from_str(&deployed("dashboard.json")).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels").iter();
+    let shown = panels.flat_map(|panel| panel["targets"].as_array().expect("targets").iter());
+    let shown: Vec<String> = shown.map(|target| target["expr"].as_str().expect("a query").to_owned()).collect();
+    assert!(shown.len() > 30, "the dashboard has queries");
+    for expression in shown.iter().chain(alerts().iter().map(|(_, expression)| expression)) {
+        let named = metrics_in(expression);
+        assert!(!named.is_empty(), "no metric in {expression}");
+        let missing: Vec<&String> = named.difference(&known).collect();
+        assert!(missing.is_empty(), "{missing:?} of '{expression}' are not among {known:#?}");
+        prometheus.query(&expression.trim_matches('\'').replace("$instance", ".*")).await;
+    }
+
+    // Things go wrong for real: the provider dies.
+    assert_eq!(prometheus.firing().await, BTreeSet::new(), "all is well");
+    provider.process.kill();
+    let expected = ["LumbungModelWithoutProvider", "LumbungProviderDown"].map(str::to_owned);
+    wait_until("the alerts fire", Duration::from_secs(60), async || {
+        let firing = prometheus.firing().await;
+        expected.iter().all(|name| firing.contains(name))
+    })
+    .await;
+    network.finish().await;
+}
