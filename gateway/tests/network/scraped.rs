@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::support::client::Client;
+use crate::support::postgres::OwnPostgres;
 use crate::support::process::{Process, free_port, wait_until};
 use crate::support::provider::{Provider, ProviderSetup};
 use crate::support::{Books, MODEL, Network, Setup};
@@ -75,6 +77,18 @@ impl Prometheus {
         firing.map(|alert| alert["labels"]["alertname"].as_str().expect("a name").to_owned()).collect()
     }
 
+    /// Waits until all of these fire, at some time each.
+    async fn fires(&self, alerts: &[&str]) {
+        let mut missing: BTreeSet<String> = alerts.iter().map(|name| (*name).to_owned()).collect();
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(180);
+        while !missing.is_empty() {
+            let firing = self.firing().await;
+            missing.retain(|name| !firing.contains(name));
+            assert!(tokio::time::Instant::now() < deadline, "{missing:?} do not fire, but {firing:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// Every name that a series can have, by what the targets say of their metrics.
     async fn names(&self) -> BTreeSet<String> {
         let data = self.get("/api/v1/targets/metadata").await;
@@ -138,23 +152,21 @@ async fn watched() -> (Network, Provider) {
     (network, provider)
 }
 
+/// The alerts as they are, only that nobody waits for minutes.
+fn impatient_alerts() -> String {
+    let rules = deployed("alerts.yml");
+    let lines = rules.lines().map(|line| {
+        let text = line.trim_start();
+        if text.starts_with("for: ") { line.replace(text, "for: 0s") } else { line.to_owned() }
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 #[tokio::test]
 async fn prometheus_reads_both_and_has_every_metric_that_dashboard_and_alerts_name() {
     let (network, mut provider) = watched().await;
-    // The alerts as they are, only that nobody waits for minutes.
-    let rules: Vec<String> = deployed("alerts.yml")
-        .lines()
-        .map(|line| {
-            let indent = line.len() - line.trim_start().len();
-            if line.trim_start().starts_with("for: ") {
-                format!("{}for: 0s", " ".repeat(indent))
-            } else {
-                line.to_owned()
-            }
-        })
-        .collect();
     let targets = [("lumbung-gateway", &network.gateway), ("lumbung-provider", &provider.process)];
-    let prometheus = Prometheus::start(&targets, &rules.join("\n")).await;
+    let prometheus = Prometheus::start(&targets, &impatient_alerts()).await;
     let client = network.client("1").await;
     for _ in 0..3 {
         client.ask("x", json!({})).await;
@@ -190,14 +202,73 @@ async fn prometheus_reads_both_and_has_every_metric_that_dashboard_and_alerts_na
         prometheus.query(&expression.trim_matches('\'').replace("$instance", ".*")).await;
     }
 
-    // Things go wrong for real: the provider dies.
+    // Things go wrong for real: the provider dies, and people go on asking for it.
     assert_eq!(prometheus.firing().await, BTreeSet::new(), "all is well");
     provider.process.kill();
-    let expected = ["LumbungModelWithoutProvider", "LumbungProviderDown"].map(str::to_owned);
-    wait_until("the alerts fire", Duration::from_secs(60), async || {
-        let firing = prometheus.firing().await;
-        expected.iter().all(|name| firing.contains(name))
+    prometheus.fires(&["LumbungModelWithoutProvider", "LumbungProviderDown"]).await;
+    for many in [1, 400] {
+        for _ in 0..many {
+            let refused = client.post(Client::body("x", json!({})).to_string()).await;
+            assert_eq!(refused.status(), 503);
+        }
+        // Prometheus must have seen the first before it can see more of them.
+        wait_until("it is told", Duration::from_secs(30), async || {
+            let seen = prometheus.query("sum(lumbung_refusals_total{reason=\"no_provider\"})").await;
+            seen.first().is_some_and(|(_, seen)| *seen >= f64::from(many))
+        })
+        .await;
+    }
+    prometheus.fires(&["LumbungRequestsRefused"]).await;
+    network.finish().await;
+}
+
+/// Keeps so many requests on their way until it is dropped.
+fn crowd(client: &Client, many: usize) -> tokio::task::JoinSet<()> {
+    let mut crowd = tokio::task::JoinSet::new();
+    for _ in 0..many {
+        let client = Client::new(client.base.clone(), client.key.clone(), client.account);
+        crowd.spawn(async move {
+            loop {
+                client.post(Client::body("x", json!({"max_tokens": 10})).to_string()).await;
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        });
+    }
+    crowd
+}
+
+/// Takes a minute and more, for nobody is to hurry Prometheus.
+#[tokio::test]
+async fn alerts_fire_for_a_crowd_for_books_that_are_away_and_for_a_gateway_that_dies() {
+    if std::env::var_os("LUMBUNG_TEST_FULL").is_none() {
+        return;
+    }
+    let server = OwnPostgres::start().await;
+    let setup = Setup::on(server.url()).with_gateway_flag("--metrics-listen", "127.0.0.1:0");
+    let mut network = setup.with_gateway_flag("--max-jobs", "100").start().await;
+    let script = json!([{"match": "*", "tokens": 10, "prompt_tokens": 7, "delay_ms_first": 5500}]);
+    let provider = ProviderSetup::scripted(script).slots(1).flag("--metrics-listen", "127.0.0.1:0");
+    let provider = network.provider(provider).await;
+    let targets = [("lumbung-gateway", &network.gateway), ("lumbung-provider", &provider.process)];
+    let prometheus = Prometheus::start(&targets, &impatient_alerts()).await;
+    let client = network.client("10").await;
+    wait_until("both are read", Duration::from_secs(60), async || {
+        prometheus.query("sum(up)").await.first().is_some_and(|(_, up)| *up == 2.0)
     })
     .await;
+    assert_eq!(prometheus.firing().await, BTreeSet::new(), "all is well");
+
+    let crowd = crowd(&client, 90);
+    let crowded = ["LumbungQueueLong", "LumbungPlacesRunOut", "LumbungAnswersFail", "LumbungFirstTokenSlow"];
+    prometheus.fires(&crowded).await;
+    server.kill();
+    let away = ["LumbungSettlementFails", "LumbungBackgroundWorkFails", "LumbungGatewayWithoutLease"];
+    prometheus.fires(&away).await;
+    drop(crowd);
+    server.restart().await;
+    prometheus.fires(&["LumbungSettlementLags"]).await;
+    network.kill_gateway();
+    prometheus.fires(&["LumbungGatewayDown", "LumbungProviderAlone"]).await;
+    network.restart_gateway().await;
     network.finish().await;
 }
