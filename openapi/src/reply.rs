@@ -250,7 +250,7 @@ pub struct CompletionTokensDetails {
 }
 
 /// One model, `GET /v1/models/{id}`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Model {
     /// Its name in requests.
     pub id: String,
@@ -268,7 +268,7 @@ pub struct Model {
 }
 
 /// What marketplaces show of a model, in OpenRouter's words.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ModelMarket {
     /// Tokens of prompt and completion together.
     pub context_length: u32,
@@ -283,6 +283,23 @@ pub struct ModelMarket {
     pub quantizations: Vec<String>,
     /// How many providers serve it now.
     pub providers: u32,
+    /// Seconds to the first token, over the latest jobs that the gateway which answers has relayed itself; null until it has.
+    pub latency: Option<Spread>,
+    /// Tokens per second of one answer, likewise.
+    pub throughput: Option<Spread>,
+}
+
+/// How a figure is spread over jobs: half of them did at least as well as `p50`, 99 of 100 at least as well as `p99`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Spread {
+    /// Half of the jobs.
+    pub p50: f64,
+    /// Three of four.
+    pub p75: f64,
+    /// Nine of ten.
+    pub p90: f64,
+    /// 99 of 100.
+    pub p99: f64,
 }
 
 /// US dollars per token, as decimal strings.
@@ -297,7 +314,7 @@ pub struct ModelPricing {
 }
 
 /// `GET /v1/models`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ModelList {
     /// Always `list`.
     pub object: String,

@@ -6,11 +6,15 @@ use axum::Json;
 use axum::extract::{Path, State};
 use lumbung_openapi::modality::Architecture;
 use lumbung_openapi::money::{NanoUsd, TokenPrice};
-use lumbung_openapi::reply::{Model, ModelList, ModelMarket, ModelPricing};
+use lumbung_openapi::reply::{Model, ModelList, ModelMarket, ModelPricing, Spread};
 
 use super::Shared;
 use crate::chat::error::ApiError;
+use crate::domain::routing::quantiles::Together;
 use crate::fleet::ModelSeats;
+
+/// Providers whose measured speeds are put together for a model: an open endpoint must not look at a hundred thousand.
+const MEASURED: usize = 1024;
 
 /// The models that someone serves at this moment.
 pub async fn list(State(shared): State<Arc<Shared>>) -> Json<ModelList> {
@@ -43,6 +47,10 @@ fn market(ModelSeats { entry, seats, supported, .. }: &ModelSeats) -> ModelMarke
     let mut quantizations: Vec<String> = seats.iter().map(|seat| seat.quantization.clone()).collect();
     quantizations.sort();
     quantizations.dedup();
+    let (first_tokens, speeds): (Vec<_>, Vec<_>) =
+        seats.iter().take(MEASURED).map(|seat| seat.vitals.spreads()).unzip();
+    let latency = Together::of(first_tokens).map(|secs| spread(|share| secs.at_most(share), 1000.0));
+    let throughput = Together::of(speeds).map(|speed| spread(|share| speed.at_most(1.0 - share), 10.0));
     ModelMarket {
         context_length: entry.context_length,
         max_completion_tokens: entry.max_completion_tokens,
@@ -50,5 +58,13 @@ fn market(ModelSeats { entry, seats, supported, .. }: &ModelSeats) -> ModelMarke
         supported_parameters: supported.iter().map(|parameter| parameter.name().to_owned()).collect(),
         quantizations,
         providers: seats.len() as u32,
+        latency,
+        throughput,
     }
+}
+
+/// What a share of jobs keep to, rounded to so many parts of a whole.
+fn spread(of_share: impl Fn(f64) -> f64, parts: f64) -> Spread {
+    let figure = |share| (of_share(share) * parts).round() / parts;
+    Spread { p50: figure(0.5), p75: figure(0.75), p90: figure(0.9), p99: figure(0.99) }
 }

@@ -95,3 +95,24 @@ async fn newcomers_may_need_a_tokenizer() {
     assert_eq!(operate(&network, &entry)["tokenizer"], imported["tokenizer"]);
     network.finish().await;
 }
+
+#[tokio::test]
+async fn how_fast_a_model_is_is_shown_once_it_has_been_measured() {
+    let network = Setup::new(Books::Sqlite).start().await;
+    let slow =
+        json!([{"match": "*", "reply": "one two three four five six", "delay_ms_first": 20, "delay_ms_per_token": 10}]);
+    let _provider = network.scripted(slow).await;
+    let before = model(&network).await;
+    assert_eq!((&before["latency"], &before["throughput"]), (&Value::Null, &Value::Null));
+    let client = network.client("1").await;
+    for _ in 0..4 {
+        assert!(client.stream("x", json!({})).await.done);
+    }
+    let shown = model(&network).await;
+    let figures = |name: &str| ["p50", "p75", "p90", "p99"].map(|share| shown[name][share].as_f64().expect("a figure"));
+    let (latency, throughput) = (figures("latency"), figures("throughput"));
+    // Neighbouring figures differ by a third; a busy machine is slower, never faster.
+    assert!(latency.is_sorted() && latency[0] > 0.013, "{latency:?}");
+    assert!(throughput.iter().rev().is_sorted() && throughput[0] < 150.0 && throughput[3] > 0.0, "{throughput:?}");
+    network.finish().await;
+}

@@ -8,6 +8,7 @@ mod catalogue;
 mod chaos;
 mod charging;
 mod cli;
+mod continued;
 mod disconnects;
 mod docs;
 mod draining;

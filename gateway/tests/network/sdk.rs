@@ -68,7 +68,7 @@ async fn forms() {
 #[tokio::test]
 async fn python_and_node_at_the_other_endpoints() {
     let vectors = "lumbung/vectors";
-    let network = Setup::new(Books::Sqlite).with_model(MODEL, 2048).with_model(vectors, 100).start().await;
+    let network = Setup::new(Books::Sqlite).with_model(MODEL, 2048).with_model(vectors, 2048).start().await;
     let provider = network.provider(ProviderSetup::bundled(MODEL)).await;
     let script = serde_json::json!({
         "supported_parameters": ["max_tokens", "temperature", "stop", "n", "logprobs", "top_logprobs", "tools", "tool_choice",
@@ -81,8 +81,7 @@ async fn python_and_node_at_the_other_endpoints() {
         ],
     });
     let _scripted = network.scripted(script).await;
-    let embedding = ProviderSetup::scripted(serde_json::json!({"embedding_dimensions": 16, "context_length": 100}));
-    let _vectors = network.provider(embedding.model(vectors)).await;
+    let _vectors = network.provider(ProviderSetup::bundled_vectors(vectors)).await;
     import(&network, MODEL).await;
     let mut command = Command::new(tool("LUMBUNG_TEST_PYTHON"));
     command.args(["-m", "pytest", "-q", "-p", "no:cacheprovider"]).arg(folder("tests/sdk/test_surface.py"));

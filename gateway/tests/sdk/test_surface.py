@@ -3,7 +3,7 @@
 BASE_URL, API_KEY, MODEL  as in `.demo/env`; the model is the bundled one
 QUESTIONS                 provider-runtime/models/questions.json, unless set
 SCRIPTED_MODEL            a model that answers from the script in `network/sdk.rs`
-VECTORS_MODEL             a model that makes vectors
+VECTORS_MODEL             the bundled model of vectors
 
 Every document and every event is validated strictly by the SDK's own types.
 """
@@ -331,9 +331,35 @@ def test_vectors_come_the_same_either_way(client):
     assert len(few.data[0].embedding) == 2
 
 
+def test_wordings_of_a_question_have_the_nearest_vectors(client):
+    texts = ["What is a lumbung?", "Tell me what a lumbung is.", "What is the capital of France?", "Which city is the capital of France?"]
+    vectors = [item.embedding for item in client.embeddings.create(model=VECTORS, input=texts).data]
+    alike = [[sum(a * b for a, b in zip(one, other, strict=True)) for other in vectors] for one in vectors]
+    assert all(math.isclose(alike[at][at], 1, abs_tol=1e-3) for at in range(4)), "of length one"
+    for at in range(4):
+        assert max((other for other in range(4) if other != at), key=lambda other: alike[at][other]) == at ^ 1
+
+
+def test_token_ids_and_shorter_vectors(client):
+    reply = client.embeddings.create(model=VECTORS, input=[[5, 6, 7], [8]], dimensions=32)
+    assert (reply.usage.prompt_tokens, [len(item.embedding) for item in reply.data]) == (4, [32, 32])
+    for item in reply.data:
+        assert math.isclose(sum(number * number for number in item.embedding), 1, abs_tol=1e-3), "of length one again"
+    flat = client.embeddings.create(model=VECTORS, input=[5, 6, 7], dimensions=32)
+    assert flat.data[0].embedding == reply.data[0].embedding
+
+
 @pytest.mark.parametrize(
     ("change", "param"),
-    [({"input": []}, "input"), ({"input": ""}, "input"), ({"dimensions": 100_000}, "dimensions"), ({"model": MODEL}, "model")],
+    [
+        ({"input": []}, "input"),
+        ({"input": ""}, "input"),
+        ({"input": [[99_999]]}, "input"),
+        ({"input": "rice " * 3000}, "input"),
+        ({"dimensions": 100_000}, "dimensions"),
+        ({"dimensions": 129}, "dimensions"),
+        ({"model": MODEL}, "model"),
+    ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_bad_embedding_names_the_parameter(client, change, param):

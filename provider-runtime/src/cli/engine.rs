@@ -13,7 +13,7 @@ use reqwest::Url;
 use crate::engine::Engine;
 use crate::engine::faulty::{Fault, Faulty};
 #[cfg(feature = "mistral")]
-use crate::engine::mistral::{LoadOptions, MistralEngine, ModelSource};
+use crate::engine::mistral::{LoadOptions, MistralEmbedder, MistralEngine, ModelSource};
 use crate::engine::openai::{OpenAiEngine, Upstream, parse_parameters, usual_parameters};
 use crate::engine::scripted::ScriptedEngine;
 
@@ -34,7 +34,7 @@ pub struct EngineArgs {
     /// What answers.
     #[arg(long, env = "LUMBUNG_PROVIDER_ENGINE", value_enum, default_value_t = EngineKind::Mistral)]
     pub engine: EngineKind,
-    /// The model: a folder, a .gguf file, or a Hugging Face id.
+    /// The model: a folder, a .gguf file, or a Hugging Face id. A folder with a modules.json is a model of vectors.
     #[arg(long, env = "LUMBUNG_PROVIDER_MODEL")]
     pub model: Option<String>,
     /// The model's id in the gateway's catalogue. Default: the folder's or file's name, or the Hugging Face id.
@@ -136,7 +136,11 @@ impl EngineArgs {
     async fn load_mistral(&self) -> anyhow::Result<Arc<dyn Engine>> {
         let options = self.slots.and_then(|slots| NonZeroUsize::new(slots as usize));
         let options = options.map_or_else(LoadOptions::default, |slots| LoadOptions { slots });
-        Ok(Arc::new(Box::pin(MistralEngine::load(self.source()?, options)).await?))
+        let source = self.source()?;
+        if let Some(folder) = source.folder_of_vectors() {
+            return Ok(Arc::new(Box::pin(MistralEmbedder::load(folder.to_owned())).await?));
+        }
+        Ok(Arc::new(Box::pin(MistralEngine::load(source, options)).await?))
     }
 
     #[cfg(not(feature = "mistral"))]

@@ -188,15 +188,14 @@ impl Engine for OpenAiEngine {
             return Err(refusal::read(response).await);
         }
         let content_type = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        if content_type.is_some_and(|kind| kind.starts_with("application/json")) {
-            return Err(EngineError::Failed("the server answered with JSON where a stream was asked for".into()));
-        }
+        // Some servers, and proxies before them, stream nothing whatever they are asked.
+        let is_document = content_type.is_some_and(|kind| kind.starts_with("application/json"));
         let (sender, events) = mpsc::channel(AHEAD);
         let reading = Reading::new(job.id, job.request.answers(), job.max_completion_tokens);
         tokio::spawn(async move {
             tokio::select! {
                 () = sender.closed() => {}
-                () = reading.run(response, &sender) => {}
+                () = reading.run(response, is_document, &sender) => {}
             }
         });
         Ok(Generation { events })

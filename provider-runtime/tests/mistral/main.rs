@@ -10,3 +10,4 @@ mod parameters;
 mod prompts;
 mod resume;
 mod support;
+mod vectors;

@@ -9,7 +9,7 @@ use either::Either;
 use lumbung_openapi::chat::ChatRequest;
 use lumbung_openapi::error::InvalidRequest;
 use lumbung_openapi::reply::TokenLogprob;
-use lumbung_provider::engine::mistral::{LoadOptions, MistralEngine, ModelSource};
+use lumbung_provider::engine::mistral::{LoadOptions, MistralEmbedder, MistralEngine, ModelSource};
 use lumbung_provider::engine::{Engine, EngineError, Event, FinishReason, Generation, Job};
 use mistralrs::{
     Constraint, CustomLogitsProcessor, NormalRequest, Request, RequestMessage, Response, SamplingParams,
@@ -81,6 +81,31 @@ pub async fn begin(engine: &MistralEngine, request: &Value) -> Result<Generation
     let seed = request.sampling.seed.unwrap_or_else(rand::random);
     let job = Job { id: "job_1", request: &request, body: &body, max_completion_tokens, seed, history: &[] };
     engine.generate(job).await
+}
+
+/// Asks for vectors: how many tokens were read, and the vectors.
+pub async fn embed(engine: &MistralEmbedder, request: Value) -> Result<(u32, Vec<Vec<f32>>), InvalidRequest> {
+    let mut request = request;
+    request["model"] = json!("padi-embed");
+    let body = Bytes::from(request.to_string());
+    let request = ChatRequest::parse_embedding(&body).unwrap();
+    let job = Job { id: "job_1", request: &request, body: &body, max_completion_tokens: 0, seed: 0, history: &[] };
+    let mut generation = match engine.generate(job).await {
+        Ok(generation) => generation,
+        Err(EngineError::Invalid(refusal)) => return Err(refusal),
+        Err(error) => panic!("{error}"),
+    };
+    let (mut count, mut vectors, mut finished) = (0, Vec::new(), false);
+    while let Some(event) = tokio::time::timeout(PATIENCE, generation.events.recv()).await.expect("vectors in time") {
+        match event {
+            Event::Prompt(prompt) => count = prompt.prompt_tokens,
+            Event::Vector(vector) => vectors.push(vector),
+            Event::Finish { .. } => finished = true,
+            other => panic!("not asked for: {other:?}"),
+        }
+    }
+    assert!(finished);
+    Ok((count, vectors))
 }
 
 /// What a refused request is told.

@@ -265,6 +265,38 @@ async fn refusals_are_told_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_streams_nothing_is_streamed_for() {
+    let call = |name: &str| json!({"id": name, "type": "function", "function": {"name": name, "arguments": "{}"}});
+    let document = |message: serde_json::Value, reason: &str| {
+        let choice = json!({"index": 0, "message": message, "logprobs": null, "finish_reason": reason});
+        json!({"id": "x", "object": "chat.completion", "choices": [choice], "usage": usage(11, 4)["usage"]})
+    };
+    let spoken = document(json!({"role": "assistant", "content": "Padi masuk lumbung.", "tool_calls": null}), "stop");
+    let (_gateway, upstream, _provider, mut tunnel) = joined(Reply::Document(spoken)).await;
+    let prompt = Some(PromptCount { prompt_tokens: 11, cached_tokens: 2 });
+    for body in [streamed("hi"), request("hi", "")] {
+        let frames = tunnel.ask(&body).await.begun().all().await;
+        let end = of_kind(&frames, FrameKind::End).remove(0);
+        assert_eq!((end.tokens, AnswerEnd::from_bytes(&end.payload).finish_reason.as_str()), (4, "stop"));
+        let told =
+            of_kind(&frames, FrameKind::Prompt).first().and_then(|frame| PromptCount::from_bytes(&frame.payload));
+        assert_eq!(told, prompt);
+        let text = String::from_utf8_lossy(&client_bytes(&frames)).into_owned();
+        assert!(text.contains("Padi masuk lumbung."), "{text}");
+    }
+    upstream
+        .answer_with(Reply::Document(document(json!({"content": null, "tool_calls": [call("f"), call("g")]}), "stop")));
+    let frames = tunnel.ask(&streamed("hi")).await.begun().all().await;
+    let end = of_kind(&frames, FrameKind::End).remove(0);
+    assert_eq!(AnswerEnd::from_bytes(&end.payload).finish_reason, "tool_calls");
+    for broken in [json!({"error": {"message": "x"}}), json!({}), json!([])] {
+        upstream.answer_with(Reply::Document(broken));
+        let frames = tunnel.ask(&streamed("hi")).await.begun().all().await;
+        assert!(frames.iter().any(|frame| frame.kind == FrameKind::Error));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_breaks_is_a_failure() {
     let (_gateway, upstream, _provider, mut tunnel) = joined(Reply::Parts(usual())).await;
     let broken = [

@@ -42,3 +42,55 @@ impl Quantiles {
         Some(self.least * 10_f64.powf((bucket as f64 + 0.5) * DECADES / BUCKETS as f64))
     }
 }
+
+/// Figures of several, counted together.
+#[derive(Clone, Debug)]
+pub struct Together {
+    least: f64,
+    counts: [u64; BUCKETS],
+    total: u64,
+}
+
+impl Together {
+    /// Of all of these, which begin at the same figure; none where nothing has been counted.
+    pub fn of(all: impl IntoIterator<Item = Quantiles>) -> Option<Self> {
+        let mut together: Option<Self> = None;
+        for one in all {
+            let sum = together.get_or_insert(Self { least: one.least, counts: [0; BUCKETS], total: 0 });
+            sum.total += u64::from(one.total);
+            sum.counts.iter_mut().zip(one.counts).for_each(|(sum, count)| *sum += u64::from(count));
+        }
+        together.filter(|together| together.total > 0)
+    }
+
+    /// What a share of the figures, 0 to 1, do not exceed.
+    pub fn at_most(&self, share: f64) -> f64 {
+        let wanted = (share * self.total as f64).ceil().max(1.0) as u64;
+        let mut seen = 0;
+        let bucket = self.counts.iter().position(|count| {
+            seen += count;
+            seen >= wanted
+        });
+        let bucket = bucket.unwrap_or(BUCKETS - 1) as f64; // all of them are seen by then
+        self.least * 10_f64.powf((bucket + 0.5) * DECADES / BUCKETS as f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_are_counted_together() {
+        let of = |figures: &[f64]| {
+            let mut quantiles = Quantiles::new(1e-3);
+            figures.iter().for_each(|figure| quantiles.add(*figure));
+            quantiles
+        };
+        assert!(Together::of([]).is_none() && Together::of([of(&[])]).is_none());
+        let together = Together::of([of(&[0.1, 0.1]), of(&[]), of(&[10.0])]).expect("three figures");
+        let is_about = |figure: f64, expected: f64| (figure / expected).log10().abs() < DECADES / BUCKETS as f64;
+        assert!(is_about(together.at_most(0.5), 0.1) && is_about(together.at_most(0.99), 10.0));
+        assert_eq!(Some(together.at_most(0.5)), of(&[0.1, 0.1, 10.0]).at_most(0.5));
+    }
+}

@@ -226,6 +226,12 @@ impl Vitals {
         self.lock().speed.at_most(1.0 - share)
     }
 
+    /// How its times to the first token, in seconds, and its tokens per second are spread.
+    pub fn spreads(&self) -> (Quantiles, Quantiles) {
+        let learned = self.lock();
+        (learned.first_token.clone(), learned.speed.clone())
+    }
+
     /// Takes a job that came to its end, or was left by its client, into account.
     pub fn learn(&self, sample: &Sample, prior: &Prior) {
         self.jobs.fetch_add(1, Ordering::Relaxed);

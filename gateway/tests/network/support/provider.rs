@@ -53,7 +53,16 @@ impl ProviderSetup {
 
     /// Answers with the bundled model.
     pub fn bundled(model: &str) -> Self {
-        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../provider-runtime/models/padi");
+        Self::embedded(model, "padi")
+    }
+
+    /// Makes vectors with the bundled model for that.
+    pub fn bundled_vectors(model: &str) -> Self {
+        Self::embedded(model, "padi-embed")
+    }
+
+    fn embedded(model: &str, name: &str) -> Self {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../provider-runtime/models").join(name);
         let flags = vec!["--engine".into(), "mistral".into(), "--model".into(), folder.display().to_string()];
         Self {
             model: model.into(),

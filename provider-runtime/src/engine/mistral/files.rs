@@ -23,6 +23,8 @@ const BESIDE_WEIGHTS: [&str; 6] = [
     "tokenizer.json",
     "tokenizer_config.json",
 ];
+/// What a model of vectors does after its transformer.
+pub const MODULES: &str = "modules.json";
 /// A longer safetensors header than this is not one.
 const MAX_HEADER: u64 = 100 << 20;
 const HASH_BUFFER: usize = 1 << 20;
@@ -44,12 +46,20 @@ impl ModelFiles {
             Self::Folder(folder) => digested_files(folder)?,
             Self::Gguf(parts) => parts.clone(),
         };
-        files.sort_unstable_by(|a, b| a.file_name().cmp(&b.file_name()));
+        let folder = match self {
+            Self::Folder(folder) => Some(folder.as_path()),
+            Self::Gguf(_) => None,
+        };
+        // Within the folder: parts of a model of vectors have folders of their own, with files of one name.
+        let name_of = |file: &PathBuf| {
+            let name = folder.and_then(|folder| file.strip_prefix(folder).ok()).map(Path::as_os_str);
+            name.or_else(|| file.file_name()).unwrap_or_default().to_string_lossy().into_owned()
+        };
+        files.sort_unstable_by_key(name_of);
         let mut list = Sha256::new();
         for file in &files {
             let digest = hash_file(file).map_err(|source| LoadError::Read { path: file.clone(), source })?;
-            let name = file.file_name().unwrap_or_default().to_string_lossy();
-            list.update(format!("{digest}  {name}\n"));
+            list.update(format!("{digest}  {}\n", name_of(file)));
         }
         Ok(format!("sha256:{}", hex(&list.finalize())))
     }
@@ -66,7 +76,22 @@ impl ModelFiles {
 fn digested_files(folder: &Path) -> Result<Vec<PathBuf>, LoadError> {
     let mut files = weights(folder)?;
     files.extend(BESIDE_WEIGHTS.iter().map(|name| folder.join(name)).filter(|path| path.is_file()));
+    let modules = folder.join(MODULES);
+    if modules.is_file() {
+        for Module { path } in read_json::<Vec<Module>>(&modules)?.iter().filter(|module| !module.path.is_empty()) {
+            let parts = ["config.json", "model.safetensors"].map(|name| folder.join(path).join(name));
+            files.extend(parts.into_iter().filter(|path| path.is_file()));
+        }
+        files.push(modules);
+    }
     Ok(files)
+}
+
+/// A step from a text to its vector, as sentence-transformers has it.
+#[derive(Deserialize)]
+struct Module {
+    /// Its folder; empty for the transformer itself.
+    path: String,
 }
 
 fn weights(folder: &Path) -> Result<Vec<PathBuf>, LoadError> {
@@ -216,6 +241,19 @@ mod tests {
         }
     }
     const KNOWN: &str = "sha256:c35affddf586b479e52c15d7051569d2d2352a9287765257a665fd9967a55471";
+
+    #[test]
+    fn a_model_of_vectors_is_named_by_its_parts_too() {
+        let (folder, files) = model(b"weights");
+        let dense = folder.path().join("2_Dense");
+        std::fs::create_dir(&dense).unwrap();
+        std::fs::write(dense.join("model.safetensors"), "dense").unwrap();
+        assert_eq!(files.digest().unwrap(), KNOWN, "nothing says that it is a part");
+        std::fs::write(folder.path().join(MODULES), r#"[{"path": ""}, {"path": "2_Dense"}]"#).unwrap();
+        let with = files.digest().unwrap();
+        std::fs::write(dense.join("model.safetensors"), "dens3").unwrap();
+        assert!(with != KNOWN && with != files.digest().unwrap());
+    }
 
     #[test]
     fn quantization_is_what_most_weights_are_stored_as() {

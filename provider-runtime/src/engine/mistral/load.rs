@@ -16,7 +16,7 @@ use super::vocabulary::Vocabulary;
 use crate::engine::EngineModel;
 
 /// Whether this build computes on a GPU.
-const ON_GPU: bool = cfg!(any(feature = "cuda", feature = "metal"));
+pub(super) const ON_GPU: bool = cfg!(any(feature = "cuda", feature = "metal"));
 
 /// What a provider decides about its engine.
 #[derive(Clone, Copy, Debug)]

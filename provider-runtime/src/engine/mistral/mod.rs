@@ -9,10 +9,13 @@
 //! 3. `choice` draws each token (`sampling`) on that thread, of those that the form allows (`guide`), makes text of it
 //!    (`vocabulary`, [`super::text`]), tells reasoning, text and calls apart (`parts`), and sends events
 //!
+//! Models of vectors have a way of their own: `embedding`.
+//!
 //! How a model writes calls and reasoning is `convention`. `load`, `source` and `files` bring the model in.
 
 mod choice;
 mod convention;
+mod embedding;
 mod files;
 mod form;
 mod grammar;
@@ -38,6 +41,7 @@ use tokio::sync::mpsc;
 
 use self::choice::{Choice, ChoiceOf};
 use self::convention::CallStyle;
+pub use self::embedding::MistralEmbedder;
 use self::form::{Form, HoldsFrom};
 use self::grammar::{Grammar, GrammarError, Grammars};
 use self::guide::Guide;

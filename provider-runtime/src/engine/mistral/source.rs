@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use super::files::MODULES;
 use super::load::LoadError;
 
 /// Where a model comes from.
@@ -15,6 +16,16 @@ pub enum ModelSource {
     Gguf(PathBuf),
     /// `organisation/name` on the hub, downloaded into its local cache.
     Hub(String),
+}
+
+impl ModelSource {
+    /// The folder of a model of vectors, if it is one. Only a folder can be: what the hub has must be downloaded first.
+    pub fn folder_of_vectors(&self) -> Option<&Path> {
+        match self {
+            Self::Folder(folder) => folder.join(MODULES).is_file().then_some(folder.as_path()),
+            Self::Gguf(_) | Self::Hub(_) => None,
+        }
+    }
 }
 
 impl FromStr for ModelSource {

@@ -32,8 +32,8 @@ pub struct ChunkChoice {
     /// Which one.
     #[serde(default)]
     pub index: Option<u32>,
-    /// The new part.
-    #[serde(default)]
+    /// The new part; all of it, from a server that streams nothing.
+    #[serde(default, alias = "message")]
     pub delta: Option<UpstreamDelta>,
     /// The new part, where a prompt is gone on with.
     #[serde(default)]

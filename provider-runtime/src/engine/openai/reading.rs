@@ -16,6 +16,9 @@ use crate::gateway::causes;
 /// Once every choice is complete: how long the usage may still take, from servers that keep the connection open.
 const USAGE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The largest document that is read: no answer may be longer.
+const MAX_DOCUMENT: usize = lumbung_openapi::frame::MAX_PAYLOAD;
+
 /// What is known of one answer so far.
 pub struct Reading {
     /// The most tokens of one choice.
@@ -49,9 +52,13 @@ impl Reading {
         }
     }
 
-    /// Reads to the end.
-    pub async fn run(mut self, response: Response, events: &mpsc::Sender<Event>) {
-        let last = match self.read(response, events).await {
+    /// Reads to the end: a stream, or, from a server that streams nothing, one document.
+    pub async fn run(mut self, response: Response, is_document: bool, events: &mpsc::Sender<Event>) {
+        let read = match is_document {
+            true => self.read_document(response, events).await,
+            false => self.read(response, events).await,
+        };
+        let last = match read {
             Ok(()) => self.last_events(),
             Err(error) => vec![Event::Failed(error)],
         };
@@ -59,6 +66,26 @@ impl Reading {
             // Where nobody listens any more, nobody is to be told.
             let _ = events.send(event).await;
         }
+    }
+
+    /// A document is a chunk that has everything.
+    async fn read_document(&mut self, mut response: Response, events: &mpsc::Sender<Event>) -> Result<(), EngineError> {
+        let mut text = Vec::new();
+        while let Some(part) = response.chunk().await.map_err(|error| EngineError::Failed(causes(&error)))? {
+            text.extend_from_slice(&part);
+            if text.len() > MAX_DOCUMENT {
+                return Err(EngineError::Failed("the server's document is too long".into()));
+            }
+        }
+        let text = std::str::from_utf8(&text).map_err(|_| failed(SseError::NotUtf8))?;
+        let mut new = Vec::new();
+        self.take(text, &mut new)?;
+        for event in new {
+            if events.send(event).await.is_err() {
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     async fn read(&mut self, mut response: Response, events: &mpsc::Sender<Event>) -> Result<(), EngineError> {

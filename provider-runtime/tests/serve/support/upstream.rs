@@ -35,6 +35,8 @@ pub struct UpstreamState {
 pub enum Reply {
     /// Refuses.
     Refusal(u16, &'static str),
+    /// Answers with one document, whatever was asked.
+    Document(Value),
     /// Sends these parts as they are, one after the other, and closes the connection.
     Parts(Vec<Vec<u8>>),
     /// The same, and then nothing while the connection stays open.
@@ -96,6 +98,7 @@ async fn chat(State(state): State<Arc<UpstreamState>>, headers: HeaderMap, body:
     let reply = state.reply.lock().unwrap().clone();
     let (parts, stays_open) = match reply {
         Reply::Refusal(status, body) => return (StatusCode::from_u16(status).unwrap(), body).into_response(),
+        Reply::Document(document) => return Json(document).into_response(),
         Reply::Parts(parts) => (parts, false),
         Reply::PartsThenSilence(parts) => (parts, true),
     };
