@@ -3,7 +3,7 @@
 
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/lumbung/target
 
-.PHONY: help demo test test-full lint fmt measure peers instructions simulate bench spec setup
+.PHONY: help demo test test-full lint fmt measure peers results instructions simulate bench spec setup
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -34,6 +34,12 @@ peers: ## the same beside nginx, haproxy, vllm-router, sglang-router and LiteLLM
 	@scripts/peers
 	@cargo build --locked --release --workspace --bins
 	@$(CARGO_TARGET_DIR)/release/lumbung-loadtest compare --beside nginx,haproxy,vllm-router,sglang-router,litellm --rounds 5
+
+results: ## everything that is measured, written into loadtest/RESULTS.md; about half an hour
+	@scripts/setup test
+	@scripts/peers
+	@cargo build --locked --release --workspace --bins
+	@scripts/with-services $(CARGO_TARGET_DIR)/release/lumbung-loadtest results
 
 instructions: ## how many instructions a request takes, compared with loadtest/instructions.json; WRITE=1 writes it anew
 	@scripts/setup test

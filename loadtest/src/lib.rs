@@ -21,7 +21,9 @@
 //! - [`crowd`]: many streams, connections and tunnels at once, and the memory of each
 //! - [`soak`]: a mixture for a long time; nothing grows, and the books are exact
 //! - [`scale`]: how the cost of a request grows
+//! - [`runtime`]: what the provider runtime adds to its engine
 //! - [`instructions`]: how many instructions a request takes
+//! - [`results`]: all of it, as `RESULTS.md`
 
 pub mod ask;
 pub mod client;
@@ -34,6 +36,8 @@ pub mod peers;
 pub mod plot;
 pub mod process;
 pub mod report;
+pub mod results;
+pub mod runtime;
 pub mod scale;
 pub mod servers;
 pub mod soak;

@@ -11,7 +11,7 @@ use lumbung_loadtest::ask::{Mix, Scenario, Wording};
 use lumbung_loadtest::client::Target;
 use lumbung_loadtest::load::{self, Arrivals, Plan};
 use lumbung_loadtest::report::Report;
-use lumbung_loadtest::{compare, crowd, instructions, plot, scale, soak, upstream};
+use lumbung_loadtest::{compare, crowd, instructions, plot, results, runtime, scale, soak, upstream};
 
 /// Load for any OpenAI-compatible gateway, and what it cost.
 #[derive(Parser)]
@@ -29,6 +29,10 @@ enum Command {
     Soak(soak::SoakArgs),
     /// Say how the CPU time of a request grows with prompts, providers, accounts and replicas.
     Scale(scale::ScaleArgs),
+    /// Say what the provider runtime costs for each token, beside its engine.
+    Runtime(runtime::RuntimeArgs),
+    /// Measure all of that, and write it into RESULTS.md with its plots.
+    Results(results::ResultsArgs),
     /// Count the instructions that a request takes, under Valgrind.
     Instructions(instructions::InstructionsArgs),
     /// The least that can answer a chat, for another server to stand in front of.
@@ -90,6 +94,8 @@ async fn main() -> ExitCode {
         Command::Crowd(args) => crowd::run(&args).await,
         Command::Soak(args) => soak::run(&args).await,
         Command::Scale(args) => scale::run(&args).await,
+        Command::Runtime(args) => runtime::run(&args).await,
+        Command::Results(args) => results::run(&args).await,
         Command::Instructions(args) => instructions::run(&args).await,
         Command::Upstream(args) => upstream::run(&args).await,
     };

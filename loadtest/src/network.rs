@@ -161,7 +161,7 @@ impl Network {
             let path = format!("/accounts/{}", text(&account, "id")?);
             admin.post(&format!("{path}/credit"), &json!({ "amount_usd": "10", "kind": "paid" })).await?;
             let key = admin.post(&format!("{path}/keys"), &json!({ "label": "load" })).await?;
-            keys.push(text(&key, "secret")?.to_owned());
+            keys.push(text(&key, "key")?.to_owned());
         }
         Ok(keys)
     }

@@ -15,6 +15,8 @@ use crate::servers::{Server, free_port, get_status};
 
 /// Where what was installed from PyPI is: a virtual environment for each, as `scripts/peers` makes them.
 const FOLDER: &str = ".cache/lumbung/peers";
+/// What peers that want a key are given: of a length that they find good enough. It guards nothing.
+const KEY: &str = "sk-5ef1c7a09b3d42e8a6d1f0937b8c2e4d91a7306fbe58d24c";
 /// A Python program may take its time.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -152,7 +154,7 @@ impl Peer {
             Self::Litellm => {
                 fs::write(&config, litellm_config(&worker))?;
                 command.arg("--config").arg(&config).args(["--host", "127.0.0.1", "--port", &port.to_string()]);
-                command.env("LITELLM_LOG", "ERROR").env("LITELLM_MODE", "PRODUCTION");
+                command.env("LITELLM_LOG", "ERROR").env("LITELLM_MODE", "PRODUCTION").env("LITELLM_MASTER_KEY", KEY);
                 // What its own `--help` recommends against asking the network for prices.
                 command.env("LITELLM_LOCAL_MODEL_COST_MAP", "True");
             }
@@ -162,7 +164,7 @@ impl Peer {
         server
             .wait_for(START_TIMEOUT, || get_status(port, health) == Some(200))
             .with_context(|| format!("{} does not start", self.name()))?;
-        let target = Target::new(&format!("http://127.0.0.1:{port}/v1"), "none")?;
+        let target = Target::new(&format!("http://127.0.0.1:{port}/v1"), KEY)?;
         Ok(Some(Running { server, target, _folder: folder }))
     }
 }

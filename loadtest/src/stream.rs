@@ -64,9 +64,9 @@ enum Place {
 
 #[derive(Deserialize)]
 struct Chunk<'a> {
-    #[serde(borrow)]
+    #[serde(borrow, default)]
     id: std::borrow::Cow<'a, str>,
-    #[serde(borrow)]
+    #[serde(borrow, default)]
     choices: Vec<Choice<'a>>,
     usage: Option<Usage>,
     error: Option<serde::de::IgnoredAny>,
@@ -84,6 +84,13 @@ struct Delta<'a> {
     role: Option<String>,
     #[serde(borrow)]
     content: Option<std::borrow::Cow<'a, str>>,
+}
+
+impl Choice<'_> {
+    fn is_empty(&self) -> bool {
+        let Delta { role, content } = &self.delta;
+        role.is_none() && content.as_deref().is_none_or(str::is_empty) && self.finish_reason.is_none()
+    }
 }
 
 /// What an answer says it used.
@@ -163,6 +170,9 @@ impl StreamCheck {
         if chunk.error.is_some() {
             return Err(Fault::ErrorEvent);
         }
+        if chunk.id.is_empty() {
+            return Err(Fault::Malformed);
+        }
         if self.place == Place::Start {
             self.id = chunk.id.clone().into_owned();
         } else if self.id != chunk.id {
@@ -170,7 +180,8 @@ impl StreamCheck {
         }
         match (chunk.choices.first(), chunk.usage) {
             (Some(choice), None) => self.piece(choice),
-            (None, Some(usage)) if self.place == Place::Finished => {
+            // Some send a choice with nothing in it beside the usage.
+            (choice, Some(usage)) if self.place == Place::Finished && choice.is_none_or(Choice::is_empty) => {
                 self.usage = usage;
                 self.place = Place::Counted;
                 Ok(Come::default())
@@ -237,6 +248,8 @@ mod tests {
             (&[ROLE, "data: {"], Fault::Malformed),
             (&[ROLE, "event: x"], Fault::Malformed),
             (&[ROLE, r#"data: {"id":"a","choices":[],"error":{"message":"m"}}"#], Fault::ErrorEvent),
+            (&[ROLE, r#"data: {"error":{"message":"m"}}"#], Fault::ErrorEvent),
+            (&[ROLE, r#"data: {"choices":[]}"#], Fault::Malformed),
         ] {
             assert_eq!(check(events, 50).2, Err(fault), "{events:?}");
         }

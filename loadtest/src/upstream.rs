@@ -91,11 +91,15 @@ fn stream(is_long: bool) -> impl Stream<Item = Result<Frame<Bytes>, Infallible>>
             r#"[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]"#,
             "null",
         );
-        let piece = chunk(r#"[{"index":0,"delta":{"content":" padi"},"logprobs":null,"finish_reason":null}]"#, "null");
+        // Not always the same: some take that for a model that has lost its way.
+        let pieces = [" padi", " sawi"].map(|word| {
+            let choices = r#"[{"index":0,"delta":{"content":"WORD"},"logprobs":null,"finish_reason":null}]"#;
+            Bytes::from(chunk(&choices.replace("WORD", word), "null"))
+        });
         let end = chunk(r#"[{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}]"#, "null");
         let used = format!(r#"{{"prompt_tokens":12,"completion_tokens":{tokens},"total_tokens":{}}}"#, 12 + tokens);
         let tail = Bytes::from([chunk("[]", &used), "data: [DONE]\n\n".into()].concat());
-        let pieces = std::iter::repeat_n(Bytes::from(piece), tokens as usize);
+        let pieces = pieces.into_iter().cycle().take(tokens as usize);
         for event in [role.into()].into_iter().chain(pieces).chain([end.into(), tail]) {
             if is_long {
                 pace.tick().await;
