@@ -94,3 +94,10 @@ async fn messages_are_continued_byte_for_byte() {
     dies_at("/v1/messages", json!({"model": BUNDLED, "messages": messages, "max_tokens": TOKENS, "temperature": 0}))
         .await;
 }
+#[tokio::test]
+async fn completions_are_continued_byte_for_byte() {
+    let more = json!({"temperature": 1, "seed": 5, "logprobs": 2, "n": 2, "logit_bias": endless()});
+    let mut body = json!({"model": BUNDLED, "prompt": QUESTION, "max_tokens": TOKENS});
+    body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+    dies_at("/v1/completions", body).await;
+}
