@@ -48,8 +48,8 @@ pub struct ModelMeter {
 impl Default for ModelMeter {
     fn default() -> Self {
         Self {
-            outcomes: Tally::default(),
-            attempts: Tally::default(),
+            outcomes: Tally::of(&["complete", "client_gone", "provider_failed", "all_busy", "books_unavailable"]),
+            attempts: Tally::of(&["complete", "client_gone", "declined", "provider_failed", "gateway_lost"]),
             continued: Counter::default(),
             prompt_tokens: Counter::default(),
             cached_tokens: Counter::default(),
@@ -61,7 +61,7 @@ impl Default for ModelMeter {
             first_token: Histogram::new(&FIRST_TOKEN_US),
             per_token: Histogram::new(&PER_TOKEN_US),
             waits: Histogram::new(&WAIT_US),
-            recounts: Tally::default(),
+            recounts: Tally::of(&["counted", "lower", "late", "failed"]),
         }
     }
 }
@@ -76,7 +76,6 @@ impl ModelMeter {
 }
 
 /// Of the fleet.
-#[derive(Default)]
 pub struct FleetMeter {
     /// Tunnels that were opened.
     pub tunnels_opened: Counter,
@@ -84,6 +83,16 @@ pub struct FleetMeter {
     pub tunnels_ended: Tally,
     /// Offers that did not come.
     pub missed_offers: Counter,
+}
+
+impl Default for FleetMeter {
+    fn default() -> Self {
+        Self {
+            tunnels_opened: Counter::default(),
+            tunnels_ended: Tally::of(&["closed", "broken", "silent", "made_way"]),
+            missed_offers: Counter::default(),
+        }
+    }
 }
 
 /// Of the gateway as a whole.
@@ -105,12 +114,12 @@ pub struct GatewayMeter {
 impl Default for GatewayMeter {
     fn default() -> Self {
         Self {
-            refusals: Tally::default(),
+            refusals: Tally::of(&["all_busy", "no_provider", "overloaded", "books_unavailable", "provider_failed"]),
             endpoints: Tally::default(),
             settlement_lag: Histogram::new(&LAG_US),
             settlement_failures: Counter::default(),
             uncovered: Counter::default(),
-            background_failures: Tally::default(),
+            background_failures: Tally::of(&["lease", "follow", "give_back", "roll_up", "mature"]),
         }
     }
 }

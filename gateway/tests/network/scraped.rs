@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::recount::import;
 use crate::support::client::Client;
 use crate::support::postgres::OwnPostgres;
 use crate::support::process::{Process, free_port, wait_until};
 use crate::support::provider::{Provider, ProviderSetup};
+use crate::support::redis::OwnRedis;
 use crate::support::{Books, MODEL, Network, Setup};
 
 const DEPLOYED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/observe");
@@ -146,7 +148,10 @@ fn each_alert_fires_on_bad_figures_and_none_on_good_ones() {
 
 async fn watched() -> (Network, Provider) {
     let network = Setup::new(Books::Sqlite).with_gateway_flag("--metrics-listen", "127.0.0.1:0").start().await;
-    let script = json!([{"match": "*", "tokens": 20, "prompt_tokens": 7, "delay_ms_per_token": 1}]);
+    let script = json!([
+        {"match": "claim", "reply": "one two three", "claim_tokens": 90, "prompt_tokens": 1},
+        {"match": "*", "tokens": 20, "prompt_tokens": 7, "delay_ms_per_token": 1},
+    ]);
     let provider = ProviderSetup::scripted(script).flag("--metrics-listen", "127.0.0.1:0");
     let provider = network.provider(provider).await;
     (network, provider)
@@ -202,21 +207,19 @@ async fn prometheus_reads_both_and_has_every_metric_that_dashboard_and_alerts_na
         prometheus.query(&expression.trim_matches('\'').replace("$instance", ".*")).await;
     }
 
-    // Things go wrong for real: the provider dies, and people go on asking for it.
+    // Things go wrong for real: the provider claims more than it has made.
     assert_eq!(prometheus.firing().await, BTreeSet::new(), "all is well");
+    import(&network, MODEL).await;
+    for _ in 0..12 {
+        client.ask("claim", json!({})).await;
+    }
+    prometheus.fires(&["LumbungProvidersOverclaim"]).await;
+    // The provider dies, and people go on asking for it.
     provider.process.kill();
     prometheus.fires(&["LumbungModelWithoutProvider", "LumbungProviderDown"]).await;
-    for many in [1, 400] {
-        for _ in 0..many {
-            let refused = client.post(Client::body("x", json!({})).to_string()).await;
-            assert_eq!(refused.status(), 503);
-        }
-        // Prometheus must have seen the first before it can see more of them.
-        wait_until("it is told", Duration::from_secs(30), async || {
-            let seen = prometheus.query("sum(lumbung_refusals_total{reason=\"no_provider\"})").await;
-            seen.first().is_some_and(|(_, seen)| *seen >= f64::from(many))
-        })
-        .await;
+    for _ in 0..400 {
+        let refused = client.post(Client::body("x", json!({})).to_string()).await;
+        assert_eq!(refused.status(), 503);
     }
     prometheus.fires(&["LumbungRequestsRefused"]).await;
     network.finish().await;
@@ -270,5 +273,55 @@ async fn alerts_fire_for_a_crowd_for_books_that_are_away_and_for_a_gateway_that_
     network.kill_gateway();
     prometheus.fires(&["LumbungGatewayDown", "LumbungProviderAlone"]).await;
     network.restart_gateway().await;
+    network.finish().await;
+}
+
+/// Of 22 providers that freeze, each is one that fell silent; a thousand answers that the books do not know are as many
+/// receipts.
+#[tokio::test]
+async fn alerts_fire_for_a_port_that_is_closed_for_tunnels_that_break_and_for_receipts_that_nobody_takes() {
+    if std::env::var_os("LUMBUNG_TEST_FULL").is_none() {
+        return;
+    }
+    let (server, redis) = (OwnPostgres::start().await, OwnRedis::start().await);
+    let setup = Setup::on(server.url()).shared_over(redis.url()).with_gateway_flag("--metrics-listen", "127.0.0.1:0");
+    let setup = setup.with_gateway_flag("--lease-secs", "60").with_gateway_flag("--poll-ms", "1000");
+    // Gateways say that they are where nobody listens.
+    let setup = setup.with_gateway_flag("--internal-listen", "127.0.0.1:0");
+    let network = setup.with_gateway_flag("--internal-advertise", "127.0.0.1:9").start().await;
+    let script = json!([{"match": "*", "tokens": 3, "prompt_tokens": 7}]);
+    let stays = ProviderSetup::scripted(script.clone()).flag("--metrics-listen", "127.0.0.1:0");
+    let stays = network.provider(stays).await;
+    let targets = [("lumbung-gateway", &network.gateway), ("lumbung-provider", &stays.process)];
+    let prometheus = Prometheus::start(&targets, &impatient_alerts()).await;
+    wait_until("both are read", Duration::from_secs(60), async || {
+        prometheus.query("sum(up)").await.first().is_some_and(|(_, up)| *up == 2.0)
+    })
+    .await;
+    assert_eq!(prometheus.firing().await, BTreeSet::new(), "all is well");
+
+    let other = network.another_gateway().await;
+    prometheus.fires(&["LumbungPeerUnreachable"]).await;
+    other.stop().await;
+
+    let freezing: Vec<Provider> =
+        (0..22).map(|_| ProviderSetup::scripted(script.clone()).start(&network.base)).collect();
+    wait_until("everybody is here", Duration::from_secs(60), async || {
+        prometheus.query("sum(lumbung_tunnels)").await.first().is_some_and(|(_, tunnels)| *tunnels == 23.0)
+    })
+    .await;
+    freezing.iter().for_each(|provider| provider.process.signal("STOP"));
+    prometheus.fires(&["LumbungTunnelsBreak"]).await;
+    drop(freezing);
+
+    let client = network.client("10").await;
+    client.ask("x", json!({"max_tokens": 3})).await;
+    server.kill();
+    for _ in 0..1100 {
+        client.ask("x", json!({"max_tokens": 3})).await;
+    }
+    prometheus.fires(&["LumbungProviderUnpaid"]).await;
+    server.restart().await;
+    stays.receipts_acknowledged().await;
     network.finish().await;
 }
