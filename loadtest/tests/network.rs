@@ -49,15 +49,24 @@ async fn many_streams_are_whole_and_connections_and_tunnels_take_little() {
 
 #[tokio::test]
 async fn no_request_takes_many_more_instructions_than_it_did() {
-    let counted = instructions::count(&Setup::new(Some(&bin())).expect("a setup"), 60, None).await.expect("a count");
+    let setup = Setup::new(Some(&bin())).expect("a setup");
+    let count = async || instructions::count(&setup, 60, None).await.expect("a count");
+    let mut counted = count().await;
     println!("{}: {counted:?}", instructions::build());
-    let Instructions { completion, stream } = counted;
-    assert!(completion > 10_000 && stream > 10_000, "{counted:?}: requests were counted");
+    assert!(counted.completion > 10_000 && counted.stream > 10_000, "{counted:?}: requests were counted");
     let baseline = Path::new(env!("CARGO_MANIFEST_DIR")).join("instructions.json");
     let baseline = instructions::read(&baseline).expect("a baseline");
-    if baseline.contains_key(&instructions::build()) {
-        counted.compare(&baseline).expect("no more than a tenth was added");
-    } else {
+    if !baseline.contains_key(&instructions::build()) {
         println!("there is nothing to compare with for programs that were built like this");
+        return;
     }
+    // What goes on in the background on a busy machine can only add to a count.
+    for _ in 0..2 {
+        if counted.compare(&baseline).is_ok() {
+            break;
+        }
+        let Instructions { completion, stream } = count().await;
+        counted = Instructions { completion: counted.completion.min(completion), stream: counted.stream.min(stream) };
+    }
+    counted.compare(&baseline).expect("no more than a tenth was added");
 }
