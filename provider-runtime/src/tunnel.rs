@@ -196,7 +196,8 @@ fn http2_server() -> http2::Builder<TokioExecutor> {
         .keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(20))
         // Clients that leave in a burst are ordinary here; with h2's limit of 20 they end the tunnel (ENHANCE_YOUR_CALM).
-        .max_concurrent_streams(4096)
+        // As many jobs as there may be slots, and room for the gateway's polls: unanswered, they would end the tunnel.
+        .max_concurrent_streams(4096 + 64)
         .max_pending_accept_reset_streams(8192)
         .max_local_error_reset_streams(None)
         // The connection's window is far above a stream's, so that unread requests do not stall the others.
