@@ -36,6 +36,7 @@ use crate::http::{self, Shared, metrics};
 use crate::jobs;
 use crate::store::Store;
 use crate::store::lease::LeaseGuard;
+use crate::tls::Certificate;
 use sharing::Sharing;
 
 /// Runs a gateway until `stop`, then drains it. What no request waits for runs on `books_thread`.
@@ -45,11 +46,13 @@ pub async fn run(
     books_thread: Handle,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    if config.redis_url.is_some() && books.database_url.as_deref().is_none_or(|url| url.starts_with("sqlite:")) {
-        bail!("REDIS_URL is set, so several gateways may share the books: DATABASE_URL must name a Postgres database");
+    let problems = config.problems(books);
+    if !problems.is_empty() {
+        bail!("{}", problems.join("\n"));
     }
     // Libraries here bring two implementations of TLS's cryptography; rustls wants to be told which is meant.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    let certificate = client_certificate(config)?;
     let listener =
         TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
     let bound = listener.local_addr()?;
@@ -65,6 +68,7 @@ pub async fn run(
     let mut sharing = Sharing::open(config, &store, replica, bound).await?;
     let port = sharing.as_mut().and_then(Sharing::take_port);
     let bus = sharing.as_ref().map(|sharing| sharing.bus.clone());
+    let peers_certificate = sharing.as_ref().and_then(Sharing::certificate);
     let registry = sharing.as_ref().map(|sharing| sharing.registry.clone());
     // Without a way to each other, two gateways could not share an account's last dollar.
     let lease = take_lease(&store, &replica, config.lease(), bus.is_none()).await?;
@@ -89,7 +93,11 @@ pub async fn run(
         let (gateway, closing) = (gateway.clone(), closing.clone());
         tokio::spawn(async move { port.serve(&gateway.fleet, closing).await })
     });
-    http::server::serve(listener, http::router(shared), config.max_connections, closing, drain).await;
+    // HTTP/2 for clients; a provider's tunnel is an upgraded HTTP/1.1.
+    let tls = certificate.as_ref().map(|certificate| certificate.acceptor(&[b"h2", b"http/1.1"]));
+    let following = tokio::spawn(follow(certificate.into_iter().chain(peers_certificate)));
+    http::server::serve(listener, tls, http::router(shared), config.max_connections, closing, drain).await;
+    following.abort();
     leaving.await?;
     if let Some(passing) = passing
         && tokio::time::timeout(drain, passing).await.is_err()
@@ -115,6 +123,30 @@ pub async fn run(
     }
     info!("gateway stopped");
     Ok(())
+}
+
+/// The certificate for clients and providers, where no proxy in front has it.
+fn client_certificate(config: &ServeConfig) -> anyhow::Result<Option<Arc<Certificate>>> {
+    let (Some(chain), Some(key)) = (&config.tls_cert, &config.tls_key) else { return Ok(None) };
+    Ok(Some(Certificate::read(chain, key).context("cannot use --tls-cert and --tls-key")?))
+}
+
+/// Takes up changes of these certificates.
+async fn follow(certificates: impl Iterator<Item = Arc<Certificate>>) {
+    futures_util::future::join_all(certificates.map(Certificate::follow)).await;
+}
+
+/// Reads what the configuration names and whatever needs it to run, as `config check` does.
+pub fn check(books: &BooksConfig, config: &ServeConfig) -> anyhow::Result<()> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut problems = config.problems(books);
+    problems.extend(client_certificate(config).err().map(|error| format!("{error:#}")));
+    problems.extend(sharing::tls(config).err().map(|error| format!("{error:#}")));
+    problems.extend(issuer(config).err().map(|error| format!("{error:#}")));
+    match problems.is_empty() {
+        true => Ok(()),
+        false => bail!("{}", problems.join("\n")),
+    }
 }
 
 /// Once told to stop, has everyone go elsewhere who can, then lets nothing new in (`closing`).

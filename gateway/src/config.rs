@@ -1,13 +1,26 @@
-//! What `serve` can be told, by flag or by environment.
+//! What `serve` can be told: by flag, by environment, or in a file, in this order of precedence. `file` reads the file,
+//! `problems` finds what does not go together, `reference` writes CONFIG.md from the same declarations.
+
+mod file;
+mod problems;
+mod reference;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use file::{FileError, with_file};
+pub use reference::reference;
+
 use clap::{ArgAction, Args, ValueEnum};
 use lumbung_openapi::money::NanoUsd;
 
 use crate::domain::address::AddressRange;
+
+/// The longest times in seconds: ten years.
+const MOST_SECS: u64 = 3650 * 86_400;
+/// More of anything than one gateway can hold, and few enough to calculate with.
+const MOST_OF_IT: usize = 10_000_000;
 
 /// How logs are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -50,8 +63,15 @@ pub struct ServeConfig {
     /// Where Prometheus asks for /metrics: a port that clients do not reach. Without it there is none.
     #[arg(long, env = "LUMBUNG_METRICS_LISTEN")]
     pub metrics_listen: Option<SocketAddr>,
+    /// Ends TLS here instead of in a proxy: the certificate for clients and providers with what links it to its authority, as
+    /// a PEM file. It is read again when it changes.
+    #[arg(long, env = "LUMBUNG_TLS_CERT", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's key, as a PEM file.
+    #[arg(long, env = "LUMBUNG_TLS_KEY", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
     /// Origins under which providers reach this gateway (https://api.example); a join signed for another is refused.
-    /// Without any: http://127.0.0.1:PORT and http://localhost:PORT.
+    /// Without any: http://127.0.0.1:PORT and http://localhost:PORT, or https where --tls-cert is given.
     #[arg(long = "public-url", env = "LUMBUNG_PUBLIC_URL", value_delimiter = ',')]
     pub public_urls: Vec<String>,
     /// The operator's part of every charge, in basis points (1/100 of a percent).
@@ -71,35 +91,35 @@ pub struct ServeConfig {
           default_value_t = false, default_missing_value = "true")]
     pub newcomers_need_tokenizer: bool,
     /// Seconds after a ticket in which its receipt may be offered; also how long a dead replica's reserved money is kept for them.
-    #[arg(long, env = "LUMBUNG_CLAIM_WINDOW_SECS", default_value_t = 3600)]
+    #[arg(long, env = "LUMBUNG_CLAIM_WINDOW_SECS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=MOST_SECS))]
     pub claim_window_secs: u64,
     /// Seconds that a provider's earnings are held back after a job was settled; then they are payable.
-    #[arg(long, env = "LUMBUNG_HOLDBACK_SECS", default_value_t = 7 * 86_400)]
+    #[arg(long, env = "LUMBUNG_HOLDBACK_SECS", default_value_t = 7 * 86_400, value_parser = clap::value_parser!(u64).range(0..=MOST_SECS))]
     pub holdback_secs: u64,
     /// Seconds after a provider changed where it wants to be paid in which it is not paid.
-    #[arg(long, env = "LUMBUNG_PAYOUT_COOLDOWN_SECS", default_value_t = 3 * 86_400)]
+    #[arg(long, env = "LUMBUNG_PAYOUT_COOLDOWN_SECS", default_value_t = 3 * 86_400, value_parser = clap::value_parser!(u64).range(0..=MOST_SECS))]
     pub payout_cooldown_secs: u64,
     /// Seconds of this replica's lease on the books; a restart after a crash waits at most this long.
     #[arg(long, env = "LUMBUNG_LEASE_SECS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(2..=300))]
     pub lease_secs: u64,
     /// The largest request body, in bytes.
-    #[arg(long, env = "LUMBUNG_MAX_BODY", default_value_t = 4 << 20)]
+    #[arg(long, env = "LUMBUNG_MAX_BODY", default_value_t = 4 << 20, value_parser = number::<1024, { 1 << 30 }>)]
     pub max_body: usize,
     /// Keep responses of /v1/responses for so many days, for clients to read, delete and go on from; those with `store: false`
     /// are not kept. Without it nothing that people or models say is kept anywhere.
     #[arg(long, env = "LUMBUNG_STORE_RESPONSES_DAYS", value_parser = clap::value_parser!(u16).range(1..=3650))]
     pub store_responses_days: Option<u16>,
     /// Jobs in flight and not yet in the books, together; beyond it requests get 503.
-    #[arg(long, env = "LUMBUNG_MAX_JOBS", default_value_t = 16_384)]
+    #[arg(long, env = "LUMBUNG_MAX_JOBS", default_value_t = 16_384, value_parser = number::<1, MOST_OF_IT>)]
     pub max_jobs: usize,
     /// Threads that answer requests, beside the one for the books: one for every two cores if nothing else is said.
     #[arg(long, env = "LUMBUNG_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
     /// Connections at a time.
-    #[arg(long, env = "LUMBUNG_MAX_CONNECTIONS", default_value_t = 20_000)]
+    #[arg(long, env = "LUMBUNG_MAX_CONNECTIONS", default_value_t = 20_000, value_parser = number::<1, MOST_OF_IT>)]
     pub max_connections: usize,
     /// Provider tunnels at a time.
-    #[arg(long, env = "LUMBUNG_MAX_TUNNELS", default_value_t = 10_000)]
+    #[arg(long, env = "LUMBUNG_MAX_TUNNELS", default_value_t = 10_000, value_parser = number::<1, MOST_OF_IT>)]
     pub max_tunnels: usize,
     /// Milliseconds between two polls of a provider's offer; one that has frozen is found out within two of these.
     #[arg(long, env = "LUMBUNG_POLL_MS", default_value_t = 5000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
@@ -125,7 +145,7 @@ pub struct ServeConfig {
     #[arg(long, env = "LUMBUNG_NEWCOMER_TUNNELS_PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=100))]
     pub newcomer_tunnels_percent: u8,
     /// Tunnels of providers on probation from one address at a time.
-    #[arg(long, env = "LUMBUNG_NEWCOMER_TUNNELS_PER_ADDRESS", default_value_t = 64)]
+    #[arg(long, env = "LUMBUNG_NEWCOMER_TUNNELS_PER_ADDRESS", default_value_t = 64, value_parser = number::<1, MOST_OF_IT>)]
     pub newcomer_tunnels_per_address: usize,
     /// Joins of providers on probation per minute, all together.
     #[arg(long, env = "LUMBUNG_NEWCOMER_JOINS_PER_MINUTE", default_value_t = 1200, value_parser = clap::value_parser!(u32).range(1..))]
@@ -141,7 +161,7 @@ pub struct ServeConfig {
     #[arg(long, env = "LUMBUNG_TRUSTED_PROXIES", value_delimiter = ',')]
     pub trusted_proxies: Vec<AddressRange>,
     /// Requests that wait for a slot, per model.
-    #[arg(long, env = "LUMBUNG_QUEUE_LENGTH", default_value_t = 256)]
+    #[arg(long, env = "LUMBUNG_QUEUE_LENGTH", default_value_t = 256, value_parser = number::<0, MOST_OF_IT>)]
     pub queue_length: usize,
     /// How long a provider may take from being asked to its first token, such as 60s or 500ms; then another is asked. It gets
     /// less where the model's answers usually begin sooner.
@@ -159,10 +179,10 @@ pub struct ServeConfig {
     pub second: NanoUsd,
     /// Seconds between being told to stop and taking no more requests, in which health says so, for proxies to go elsewhere.
     /// Without it: 3 where other gateways share the work (REDIS_URL), else none.
-    #[arg(long, env = "LUMBUNG_DRAIN_NOTICE_SECS")]
+    #[arg(long, env = "LUMBUNG_DRAIN_NOTICE_SECS", value_parser = clap::value_parser!(u64).range(0..=86_400))]
     pub drain_notice_secs: Option<u64>,
     /// Seconds that running answers are given when the gateway stops.
-    #[arg(long, env = "LUMBUNG_DRAIN_SECS", default_value_t = 30)]
+    #[arg(long, env = "LUMBUNG_DRAIN_SECS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=86_400))]
     pub drain_secs: u64,
     /// The key set (JWKS) of whoever issues operators' tokens beside `admin token`: a URL (https, unless on this machine)
     /// or a file.
@@ -227,8 +247,15 @@ impl ServeConfig {
         if !self.public_urls.is_empty() {
             return self.public_urls.iter().map(|url| url.trim_end_matches('/').to_owned()).collect();
         }
-        ["127.0.0.1", "localhost"].map(|host| format!("http://{host}:{}", bound.port())).into()
+        let scheme = if self.tls_cert.is_some() { "https" } else { "http" };
+        ["127.0.0.1", "localhost"].map(|host| format!("{scheme}://{host}:{}", bound.port())).into()
     }
+}
+
+/// A whole number from `LEAST` to `MOST`.
+fn number<const LEAST: usize, const MOST: usize>(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| (LEAST..=MOST).contains(number));
+    number.ok_or_else(|| format!("a whole number from {LEAST} to {MOST} is expected"))
 }
 
 /// An amount of dollars, zero or more.

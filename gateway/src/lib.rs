@@ -1,6 +1,7 @@
 //! `lumbung-gateway`: OpenAI-compatible inference on community providers, metered and billed.
 //!
-//! Dependence goes one way: `main → app → {http, jobs, cli} → {chat, admin} → fleet → store → domain → lumbung_openapi`.
+//! Dependence goes one way: `main → app → {http, jobs, cli} → {chat, admin} → fleet → store → domain → lumbung_openapi`;
+//! `tls` is beside `domain`.
 
 pub mod admin;
 pub mod app;
@@ -13,3 +14,4 @@ pub mod http;
 pub mod jobs;
 pub mod lines;
 pub mod store;
+pub mod tls;

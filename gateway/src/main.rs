@@ -1,8 +1,12 @@
 //! `lumbung-gateway`: serves, or does the operator's work on the books.
 
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
 use clap::{Parser, Subcommand};
 use lumbung_gateway::app::threads::Threads;
-use lumbung_gateway::config::{BooksConfig, LogFormat, ServeConfig};
+use lumbung_gateway::config::{BooksConfig, LogFormat, ServeConfig, reference, with_file};
 use lumbung_gateway::lines::Lines;
 use lumbung_gateway::store::Store;
 use lumbung_gateway::{app, cli};
@@ -17,6 +21,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
+    /// A TOML file with settings by the names of their flags. Flags and the environment come before it.
+    #[arg(long, env = "LUMBUNG_CONFIG", value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
     #[command(flatten)]
     books: BooksConfig,
     #[command(subcommand)]
@@ -27,12 +34,32 @@ struct Arguments {
 enum Command {
     /// Serve clients and providers.
     Serve(Box<ServeConfig>),
+    /// The configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Ask a gateway on this machine for its health; exit code 1 if it is not ready. For images without a shell.
+    Health {
+        /// Its address: what it was told with --listen.
+        #[arg(long, env = "LUMBUNG_LISTEN", default_value = "127.0.0.1:8080")]
+        listen: SocketAddr,
+        /// Ask whether it is alive, not whether it is ready.
+        #[arg(long)]
+        live: bool,
+    },
     #[command(flatten)]
     Operator(cli::Command),
 }
 
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Find what is wrong with the configuration that `serve` would get, without starting anything.
+    Check(Box<ServeConfig>),
+    /// Print every setting with its default, as Markdown.
+    Reference,
+}
+
 fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::parse_from(with_file(std::env::args_os().collect())?);
     match arguments.command {
         Command::Serve(config) => {
             start_logging(config.log);
@@ -41,6 +68,15 @@ fn main() -> anyhow::Result<()> {
                 tokio::spawn(stop_on_signal(stop.clone()));
                 app::run(&arguments.books, &config, books_thread, stop).await
             })
+        }
+        Command::Config(ConfigCommand::Check(config)) => {
+            app::check(&arguments.books, &config)?;
+            Ok(writeln!(std::io::stdout(), "the configuration is right")?)
+        }
+        Command::Config(ConfigCommand::Reference) => Ok(write!(std::io::stdout(), "{}", reference())?),
+        Command::Health { listen, live } => {
+            let answer = tokio::runtime::Runtime::new()?.block_on(cli::health::ask(listen, live))?;
+            Ok(writeln!(std::io::stdout(), "{answer}")?)
         }
         Command::Operator(command) => {
             let url = arguments.books.url()?;

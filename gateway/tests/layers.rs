@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// From the bottom up: a layer may use those before it.
 const LAYERS: [&[&str]; 7] =
-    [&["domain"], &["store"], &["fleet"], &["chat", "admin"], &["http", "jobs", "cli"], &["config"], &["app"]];
+    [&["domain", "tls"], &["store"], &["fleet"], &["chat", "admin"], &["http", "jobs", "cli"], &["config"], &["app"]];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a folder").flatten() {

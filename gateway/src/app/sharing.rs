@@ -15,6 +15,7 @@ use crate::fleet::others::Links;
 use crate::fleet::peer::{self, Badge, tls::PeerTls};
 use crate::store::registry::Registry;
 use crate::store::{Bus, Counters, Redis, Store};
+use crate::tls::Certificate;
 
 /// The ways to other gateways.
 pub struct Sharing {
@@ -58,6 +59,11 @@ impl Sharing {
         Ok(Some(Self { bus, counters, registry, links, port }))
     }
 
+    /// This gateway's certificate for the others, to be followed.
+    pub fn certificate(&self) -> Option<Arc<Certificate>> {
+        self.links.tls.as_ref().map(PeerTls::certificate)
+    }
+
     /// Takes the port, to be served by [`serve`].
     pub fn take_port(&mut self) -> Option<Port> {
         let listener = self.port.take()?;
@@ -95,7 +101,8 @@ async fn listen(config: &ServeConfig, bound: SocketAddr) -> anyhow::Result<Optio
     Ok(Some(listener))
 }
 
-fn tls(config: &ServeConfig) -> anyhow::Result<Option<PeerTls>> {
+/// What gateways talk TLS with, if they do.
+pub fn tls(config: &ServeConfig) -> anyhow::Result<Option<PeerTls>> {
     let (Some(certificate), Some(key), Some(authority)) =
         (&config.internal_tls_cert, &config.internal_tls_key, &config.internal_tls_ca)
     else {

@@ -6,6 +6,7 @@ mod accounts;
 mod admin;
 mod books;
 mod earnings;
+pub mod health;
 mod invoices;
 mod limits;
 mod models;

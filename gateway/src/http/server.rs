@@ -1,4 +1,5 @@
-//! Accepting connections: no delay on small writes, limits on headers and on how many there are, and a clean stop.
+//! Accepting connections: no delay on small writes, limits on headers and on how many there are, TLS where it is this
+//! gateway's business, and a clean stop.
 
 use std::convert::Infallible;
 use std::net::Ipv4Addr;
@@ -14,7 +15,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -50,9 +53,10 @@ impl tower::Service<Request<Incoming>> for FromPeer {
     }
 }
 
-/// Serves until told to stop, then lets what is running end within `drain`.
+/// Serves until told to stop, then lets what is running end within `drain`. With `tls`, nothing is served without.
 pub async fn serve(
     listener: TcpListener,
+    tls: Option<TlsAcceptor>,
     router: Router,
     max_connections: usize,
     stop: CancellationToken,
@@ -86,18 +90,44 @@ pub async fn serve(
             debug!(%error, "no TCP_NODELAY");
             continue;
         }
-        let service = FromPeer { peer: Peer(peer.ip()), ..served.clone() };
-        let service = TowerToHyperService::new(service);
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(socket), service).into_owned();
-        let watched = graceful.watch(connection);
+        let service = TowerToHyperService::new(FromPeer { peer: Peer(peer.ip()), ..served.clone() });
+        // From here on the connection is counted.
+        let watcher = graceful.watcher();
+        let Some(tls) = &tls else {
+            let connection = builder.serve_connection_with_upgrades(TokioIo::new(socket), service).into_owned();
+            tokio::spawn(async move { note_end(watcher.watch(connection).await) });
+            continue;
+        };
+        let (tls, builder) = (tls.clone(), builder.clone());
         tokio::spawn(async move {
-            if let Err(error) = watched.await {
-                debug!(error = %error, "connection ended");
-            }
+            let Some(socket) = shake_hands(&tls, socket).await else { return };
+            let connection = builder.serve_connection_with_upgrades(TokioIo::new(socket), service);
+            note_end(watcher.watch(connection).await);
         });
     }
     drop(listener);
     if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
         warn!(drain_secs = drain.as_secs(), "connections were still open at the end of the drain");
+    }
+}
+
+fn note_end(ended: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
+    if let Err(error) = ended {
+        debug!(%error, "connection ended");
+    }
+}
+
+/// TLS from here on; `None` if the other end does not want it, or takes too long.
+async fn shake_hands(tls: &TlsAcceptor, socket: TcpStream) -> Option<TlsStream<TcpStream>> {
+    match tokio::time::timeout(HEAD_WITHIN, tls.accept(socket)).await {
+        Ok(Ok(socket)) => Some(socket),
+        Ok(Err(error)) => {
+            debug!(%error, "no TLS");
+            None
+        }
+        Err(_) => {
+            debug!("no TLS in time");
+            None
+        }
     }
 }

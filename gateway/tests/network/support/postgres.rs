@@ -72,6 +72,19 @@ impl OwnPostgres {
         .await;
     }
 
+    /// Stops it, and starts it with TLS and this certificate.
+    pub async fn with_tls(&self, certificate: &Path, key: &Path) {
+        run(self.program("pg_ctl").arg("-D").arg(self.data()).args(["-m", "fast", "-s", "stop"]));
+        for (from, name) in [(certificate, "server.crt"), (key, "server.key")] {
+            let owner: &[&str] = if is_root() { &["-o", "postgres"] } else { &[] };
+            run(Command::new("install").args(["-m", "600"]).args(owner).arg(from).arg(self.data().join(name)));
+        }
+        let settings = self.data().join("postgresql.conf");
+        let text = std::fs::read_to_string(&settings).expect("settings");
+        std::fs::write(&settings, text + "\nssl = on\n").expect("settings");
+        self.restart().await;
+    }
+
     fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }

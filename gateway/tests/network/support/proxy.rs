@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::process::{Process, wait_until};
 
-const HAPROXY: &str = include_str!("../../../deploy/haproxy.cfg");
+pub const HAPROXY: &str = include_str!("../../../deploy/haproxy.cfg");
 const NGINX: &str = include_str!("../../../deploy/nginx.conf");
 /// The gateways that both configurations name.
 const EXAMPLES: [&str; 3] = ["10.0.0.11:8080", "10.0.0.12:8080", "10.0.0.13:8080"];
@@ -49,6 +49,24 @@ impl Certificate {
         Self { folder }
     }
 
+    /// A certificate of the same authority that is not good for `address`: with another extension, or over already (a day
+    /// ago); its key is `key.pem` still.
+    pub fn another(&self, name: &str, alternative: &str, days: i32) -> PathBuf {
+        let openssl = |arguments: &[&str]| {
+            let made =
+                Command::new("openssl").args(arguments).current_dir(self.folder.path()).stderr(Stdio::null()).status();
+            assert!(made.expect("openssl runs").success(), "openssl {arguments:?}");
+        };
+        let extensions = format!("subjectAltName={alternative}\nbasicConstraints=critical,CA:FALSE\n");
+        std::fs::write(self.path("extensions"), extensions).expect("a file");
+        openssl(&["req", "-new", "-key", "key.pem", "-subj", "/CN=lumbung test", "-out", "request"]);
+        let authority = ["-CA", "authority.pem", "-CAkey", "authority-key.pem", "-CAcreateserial"];
+        let days = days.to_string();
+        let made = ["x509", "-req", "-in", "request", "-extfile", "extensions", "-days", &days, "-out", name];
+        openssl(&[&made[..], &authority[..]].concat());
+        self.path(name)
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -88,13 +106,13 @@ impl Drop for Proxy {
 }
 
 /// The text with one part replaced, which must be there.
-fn replace(text: &str, part: &str, by: &str) -> String {
+pub fn replace(text: &str, part: &str, by: &str) -> String {
     assert!(text.contains(part), "the configuration has no '{part}' any more");
     text.replace(part, by)
 }
 
 /// The text with these gateways for the example's.
-fn with_gateways(text: &str, gateways: &[&str]) -> String {
+pub fn with_gateways(text: &str, gateways: &[&str]) -> String {
     let mut text =
         EXAMPLES.iter().zip(gateways).fold(text.to_owned(), |text, (example, given)| replace(&text, example, given));
     for unused in EXAMPLES.iter().skip(gateways.len()) {
@@ -149,7 +167,7 @@ fn nginx(folder: &Path, address: &str, gateways: &[&str], certificate: Option<&C
 }
 
 /// Debian has them where only root's PATH looks.
-fn program(name: &str) -> PathBuf {
+pub fn program(name: &str) -> PathBuf {
     let found =
         ["/usr/sbin", "/usr/local/sbin", "/usr/bin", "/usr/local/bin"].map(|folder| Path::new(folder).join(name));
     let found = found.into_iter().find(|path| path.exists());

@@ -1,0 +1,44 @@
+//! `lumbung-gateway health`: what a container's or a supervisor's health check runs where there is no curl.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// A gateway that takes longer is not well.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// The answer is one line with a few headers.
+const MOST_BYTES: u64 = 4096;
+
+/// Asks the gateway that listens there, without TLS. An error says why it is not ready, or not alive.
+pub async fn ask(listen: SocketAddr, live: bool) -> anyhow::Result<String> {
+    let path = if live { "/health/live" } else { "/health/ready" };
+    let answer = tokio::time::timeout(ANSWER_WITHIN, get(reachable(listen), path)).await;
+    let answer = answer.context("no answer in time")?.with_context(|| format!("no answer at {listen}"))?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("the answer is not HTTP")?;
+    match head.split(' ').nth(1) {
+        Some("200") => Ok(body.trim().to_owned()),
+        _ => bail!("{}", body.trim()),
+    }
+}
+
+async fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut socket = TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n");
+    socket.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    socket.take(MOST_BYTES).read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
+/// Who listens at every address is asked at loopback.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
