@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use lumbung_openapi::money::NanoUsd;
 use tokio::sync::Mutex as AsyncMutex;
 
-use crate::domain::ids::{AccountId, AllowanceId, ReplicaId};
+use crate::domain::ids::{AccountId, AllowanceId, PostingId, ReplicaId};
 use crate::store::{Bus, Store, StoreError};
 
 /// What is reserved at a time, unless a request needs more or a tenth of the credit is less.
@@ -38,8 +38,17 @@ pub struct Allowance {
     left: AtomicI64,
     /// Held by whoever reserves more, so that one reservation serves all who wait.
     reserving: AsyncMutex<()>,
+    /// What is on its way back to the credit, until the books have said what became of it.
+    returning: AsyncMutex<Option<Returning>>,
     /// Milliseconds since the gateway started.
     last_used: AtomicU64,
+}
+
+#[derive(Clone, Copy)]
+struct Returning {
+    /// Names it in the books, so that it is given back once however often that is tried.
+    posting: PostingId,
+    amount: NanoUsd,
 }
 
 /// Why nothing could be held.
@@ -75,6 +84,7 @@ impl Allowances {
                 id: OnceLock::new(),
                 left: AtomicI64::new(0),
                 reserving: AsyncMutex::new(()),
+                returning: AsyncMutex::new(None),
                 last_used: AtomicU64::new(0),
             })
         };
@@ -154,10 +164,10 @@ impl Allowances {
         let candidates: Vec<Arc<Allowance>> = {
             let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
             // An entry that nobody else refers to and that holds nothing need not be remembered.
-            accounts.retain(|_, a| Arc::strong_count(a) > 1 || a.left.load(Ordering::Acquire) > 0);
+            accounts.retain(|_, a| Arc::strong_count(a) > 1 || a.left.load(Ordering::Acquire) > 0 || a.is_returning());
             let idle =
                 |a: &Allowance| now.saturating_sub(a.last_used.load(Ordering::Relaxed)) > IDLE.as_millis() as u64;
-            accounts.values().filter(|a| everything || idle(a)).cloned().collect()
+            accounts.values().filter(|a| everything || idle(a) || a.is_returning()).cloned().collect()
         };
         for allowance in candidates {
             self.give_back_left(&allowance).await?;
@@ -167,16 +177,27 @@ impl Allowances {
 
     async fn give_back_left(&self, allowance: &Allowance) -> Result<(), StoreError> {
         let Some(id) = allowance.id.get() else { return Ok(()) };
+        let mut returning = allowance.returning.lock().await;
+        if let Some(earlier) = *returning {
+            self.store.give_back_once(id, earlier.amount, earlier.posting).await?;
+            *returning = None;
+        }
         let left = allowance.left.swap(0, Ordering::AcqRel);
         if left > 0 {
-            // On an error it is unknown whether it went through: what is left in the ledger goes back after this replica's end.
-            self.store.give_back(id, NanoUsd::from_nanos(left)).await?;
+            // On an error it is unknown whether it went through: then it is tried again, under the same id.
+            let now = returning.insert(Returning { posting: PostingId::fresh(), amount: NanoUsd::from_nanos(left) });
+            self.store.give_back_once(id, now.amount, now.posting).await?;
+            *returning = None;
         }
         Ok(())
     }
 }
 
 impl Allowance {
+    fn is_returning(&self) -> bool {
+        self.returning.try_lock().map_or(true, |returning| returning.is_some())
+    }
+
     /// Takes from what is left. Not before something has been reserved: a hold names the ledger account that pays.
     fn take(&self, amount: NanoUsd) -> bool {
         if self.id.get().is_none() {

@@ -5,7 +5,7 @@ use std::fmt;
 
 use lumbung_openapi::money::NanoUsd;
 
-use super::ids::{AccountId, AllowanceId, PayoutId, ProviderId};
+use super::ids::{AccountId, AllowanceId, PayoutId, PostingId, ProviderId};
 
 /// A ledger account, by the text that the books know it under.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -190,6 +190,7 @@ impl PostingKind {
 /// Movements of money that sum to zero.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Posting {
+    id: Option<PostingId>,
     kind: PostingKind,
     reference: String,
     entries: BTreeMap<LedgerId, NanoUsd>,
@@ -215,7 +216,17 @@ impl Posting {
             book(account, amount)?;
         }
         entries.retain(|_, amount| *amount != NanoUsd::ZERO);
-        Some(Self { kind, reference: reference.into(), entries })
+        Some(Self { id: None, kind, reference: reference.into(), entries })
+    }
+
+    /// Under this id instead of a fresh one, so that whoever does not know whether it was written can look.
+    pub fn with_id(self, id: PostingId) -> Self {
+        Self { id: Some(id), ..self }
+    }
+
+    /// Its id, if it has one before it is written.
+    pub fn id(&self) -> Option<PostingId> {
+        self.id
     }
 
     /// What it is for.

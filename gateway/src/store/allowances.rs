@@ -7,7 +7,7 @@ use sqlx::{AnyConnection, Row};
 
 use super::accounts::owner_of;
 use super::{Result, Store, StoreError, ledger, sql};
-use crate::domain::ids::{AccountId, AllowanceId, ReplicaId};
+use crate::domain::ids::{AccountId, AllowanceId, PostingId, ReplicaId};
 use crate::domain::posting::{LedgerId, Posting, PostingKind};
 
 /// What has been set aside.
@@ -56,7 +56,15 @@ impl Store {
             .fetch_one(&mut *tx)
             .await?;
         let allowance: AllowanceId = parse(&row.try_get::<String, _>(0)?)?;
-        self.write_move(&mut tx, PostingKind::Reserve, credit, LedgerId::allowance(allowance), amount).await?;
+        self.write_move(
+            &mut tx,
+            PostingKind::Reserve,
+            credit,
+            LedgerId::allowance(allowance),
+            amount,
+            PostingId::fresh(),
+        )
+        .await?;
         tx.commit().await?;
         Ok(Some(Reserved { allowance, amount }))
     }
@@ -64,13 +72,18 @@ impl Store {
     /// Moves what a replica does not need from its allowance back to the account's credit. `false`: the allowance has
     /// less than that (it was released), and nothing moved.
     pub async fn give_back(&self, allowance: &AllowanceId, amount: NanoUsd) -> Result<bool> {
+        self.give_back_once(allowance, amount, PostingId::fresh()).await
+    }
+
+    /// The same, under an id of the caller's: done again after an error, it happens once.
+    pub async fn give_back_once(&self, allowance: &AllowanceId, amount: NanoUsd, posting: PostingId) -> Result<bool> {
         if amount < NanoUsd::ZERO {
             return Err(StoreError::Invalid("an amount must not be below zero"));
         }
         // Read outside the transaction, which must begin with a write; an allowance never changes hands.
         let owner = owner_of(&mut *self.reader.acquire().await?, &allowance.to_string()).await?;
         let credit = LedgerId::credit(owner.ok_or(StoreError::Missing("allowance"))?);
-        sql::retrying(|| self.try_give_back(*allowance, &credit, amount)).await
+        sql::retrying(|| self.try_give_back(*allowance, &credit, amount, posting)).await
     }
 
     /// What is set aside of an account's money at other replicas, in use or not.
@@ -82,17 +95,28 @@ impl Store {
         Ok(NanoUsd::from_nanos(row.try_get(0)?))
     }
 
-    async fn try_give_back(&self, allowance: AllowanceId, credit: &LedgerId, amount: NanoUsd) -> Result<bool> {
+    async fn try_give_back(
+        &self,
+        allowance: AllowanceId,
+        credit: &LedgerId,
+        amount: NanoUsd,
+        posting: PostingId,
+    ) -> Result<bool> {
         let allowance = LedgerId::allowance(allowance);
         let mut tx = self.transaction().await?;
-        ledger::add_credit(&mut tx, credit, amount).await?;
+        ledger::add_credit(&mut tx, credit, amount).await?; // also a lock: two who do the same take turns
+        let known = "SELECT id FROM postings WHERE id = $1";
+        if sqlx::query(known).bind(posting.to_string()).fetch_optional(&mut *tx).await?.is_some() {
+            tx.rollback().await?;
+            return Ok(true);
+        }
         let take = "UPDATE ledger_accounts SET balance = balance - $2 WHERE id = $1 AND balance >= $2";
         let taken = sqlx::query(take).bind(allowance.as_str()).bind(amount.nanos()).execute(&mut *tx).await?;
         if taken.rows_affected() == 0 {
             tx.rollback().await?;
             return Ok(false);
         }
-        self.write_move(&mut tx, PostingKind::GiveBack, allowance, credit.clone(), amount).await?;
+        self.write_move(&mut tx, PostingKind::GiveBack, allowance, credit.clone(), amount, posting).await?;
         tx.commit().await?;
         Ok(true)
     }
@@ -142,7 +166,7 @@ impl Store {
             };
             let amount = NanoUsd::from_nanos(row.try_get(0)?);
             ledger::add_credit(&mut tx, &credit, amount).await?;
-            self.write_move(&mut tx, PostingKind::Release, allowance, credit, amount).await?;
+            self.write_move(&mut tx, PostingKind::Release, allowance, credit, amount, PostingId::fresh()).await?;
             released += 1;
         }
         tx.commit().await?;
@@ -156,10 +180,11 @@ impl Store {
         from: LedgerId,
         to: LedgerId,
         amount: NanoUsd,
+        id: PostingId,
     ) -> Result<()> {
         let posting = Posting::from_source(kind, "", from, [(to, amount)])
             .ok_or(StoreError::Invalid("more money than 64 bits hold"))?;
-        ledger::write(connection, &self.clock(), &[posting]).await
+        ledger::write(connection, &self.clock(), &[posting.with_id(id)]).await
     }
 }
 

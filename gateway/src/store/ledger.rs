@@ -30,7 +30,7 @@ enum At<'a> {
 
 async fn write_dated(connection: &mut AnyConnection, at: At<'_>, postings: &[Posting]) -> Result<()> {
     let postings: Vec<(String, &Posting)> =
-        postings.iter().filter(|posting| !posting.is_empty()).map(|posting| (fresh(), posting)).collect();
+        postings.iter().filter(|posting| !posting.is_empty()).map(|posting| (id_of(posting), posting)).collect();
     for piece in pieces(&postings) {
         let rows = values(connection, 3, piece.len());
         let dated = match at {
@@ -155,6 +155,6 @@ fn split(account: &str) -> Result<(LedgerKind, &str)> {
     }
 }
 
-fn fresh() -> String {
-    PostingId::fresh().to_string()
+fn id_of(posting: &Posting) -> String {
+    posting.id().unwrap_or_else(PostingId::fresh).to_string()
 }

@@ -1,7 +1,7 @@
 //! Setting credit aside, and giving it back.
 
 use lumbung_gateway::chat::allowance::Allowances;
-use lumbung_gateway::domain::ids::{AccountId, AllowanceId, ReplicaId};
+use lumbung_gateway::domain::ids::{AccountId, AllowanceId, PostingId, ReplicaId};
 use lumbung_gateway::store::StoreErrorKind;
 use lumbung_openapi::money::NanoUsd;
 
@@ -82,6 +82,30 @@ on_both! {
         assert_eq!(books.store.give_back(&allowance, nanos(-1)).await.expect_err("a trick").kind(), StoreErrorKind::Invalid);
         let trick = books.store.reserve(&account, &lease.replica, nanos(-1), NanoUsd::ZERO).await.expect_err("a trick");
         assert_eq!(trick.kind(), StoreErrorKind::Invalid);
+    }
+
+    async fn what_is_given_back_under_one_name_is_given_back_once(books: &Books) {
+        let (account, lease) = (books.account_with(usd("10")).await, books.replica().await);
+        let reserved = books.store.reserve(&account, &lease.replica, usd("10"), NanoUsd::ZERO).await.expect("answer");
+        let (allowance, name) = (reserved.expect("enough").allowance, PostingId::fresh());
+        for _ in 0..2 {
+            assert!(books.store.give_back_once(&allowance, usd("4"), name).await.expect("answer"));
+        }
+        assert_eq!(books.store.account_balance(&account).await.expect("a balance").credit, usd("4"));
+    }
+
+    async fn what_could_not_be_given_back_is_given_back_later(books: &Books) {
+        let (account, lease) = (books.account_with(usd("10")).await, books.replica().await);
+        let allowances = Allowances::new(books.store.clone(), None, lease.replica);
+        drop(allowances.hold(&allowances.of(&account), usd("4")).await.expect("enough"));
+        books.sql("ALTER TABLE entries RENAME TO entries_away").await;
+        assert!(allowances.give_back(true).await.is_err(), "the books are not whole");
+        assert!(allowances.give_back(false).await.is_err(), "it is tried again though nobody is idle");
+        books.sql("ALTER TABLE entries_away RENAME TO entries").await;
+        assert_eq!(allowance_of(books, &account).await, usd("4"));
+        allowances.give_back(false).await.expect("the books answer");
+        assert_eq!(allowance_of(books, &account).await, NanoUsd::ZERO);
+        assert_eq!(books.spendable(&account).await, usd("10"));
     }
 
     async fn an_unknown_account_has_nothing_to_set_aside(books: &Books) {
