@@ -64,16 +64,16 @@ pub async fn choose(
 ) -> Result<Routed, ApiError> {
     let deadline = Instant::now() + LONGEST_WAIT;
     let mut dice = Dice::new(job.job.entropy() ^ u64::from(attempt));
-    let mut woken = false;
+    let mut place = None;
     loop {
         let snapshot = gateway.fleet.snapshot().clone();
         let model = snapshot.model(job.model.entry.id.as_str()).ok_or_else(|| no_provider(job))?;
         let can_serve = |seat: &Seat| can_serve(seat, &job.wish, tried, delivered);
         let is_well = |seat: &Seat| seat.is_well() && can_serve(seat);
         // Whoever comes while others wait goes to the end of the line.
-        let may_take = woken || model.queue.is_empty();
+        let may_take = place.is_some() || model.queue.is_empty();
         if may_take && let Some(seat) = take_best(gateway, job, attempt, &model.seats, &mut dice, is_well) {
-            if woken {
+            if place.is_some() {
                 waited(job, deadline);
             }
             return Ok(route(gateway, job, attempt, seat, delivered));
@@ -94,13 +94,15 @@ pub async fn choose(
         if !job.fallbacks.is_empty() && !delivered.has_any() {
             return Err(ApiError::AllBusy);
         }
-        let turn = model.queue.join(woken).map_err(|_| ApiError::AllBusy)?;
+        let turn = model.queue.join(place).map_err(|_| ApiError::AllBusy)?;
+        // What came free suits others, perhaps.
+        place.into_iter().for_each(|place| model.queue.wake_behind(place));
         // A slot may have come free between looking and joining: then nobody would wake us.
         if model.seats.has_room(is_eligible) {
             model.queue.wake_one();
         }
-        match tokio::time::timeout_at(deadline, turn).await {
-            Ok(_) => woken = true,
+        match tokio::time::timeout_at(deadline, turn.come()).await {
+            Ok(stood) => place = Some(stood),
             Err(_) => {
                 waited(job, deadline);
                 return Err(ApiError::AllBusy);
