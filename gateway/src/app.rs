@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use lumbung_telemetry::otlp;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -38,6 +39,9 @@ use crate::store::Store;
 use crate::store::lease::LeaseGuard;
 use crate::tls::Certificate;
 use sharing::Sharing;
+
+/// Batches of receipts that are judged at a time; others come again. The thread for the books has more to do.
+const AT_THE_DESK: usize = 16;
 
 /// Runs a gateway until `stop`, then drains it. What no request waits for runs on `books_thread`.
 pub async fn run(
@@ -245,7 +249,8 @@ async fn assemble(
         doorman: Doorman::new(keys.clone(), store.clone(), origins),
         gate: Arc::new(Gate::new(gate_limits(config))),
         guard: Guard::new(config.trusted_proxies.clone(), config.wrong_keys_per_minute),
-        desk: Arc::new(ReceiptDesk::new(store.clone(), keys.clone())),
+        desk: ReceiptDesk::new(store.clone(), keys.clone()),
+        desk_places: Arc::new(Semaphore::new(AT_THE_DESK)),
         books_thread: books_thread.clone(),
         store: store.clone(),
         admin: Desk::new(store.clone(), keys.clone(), issuer(config)?),

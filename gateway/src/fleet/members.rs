@@ -133,6 +133,11 @@ impl Members {
         }
     }
 
+    /// Whether it has ever joined.
+    pub(super) fn knows(&self, provider: &ProviderId) -> bool {
+        self.standings.contains_key(provider)
+    }
+
     /// How far a provider is trusted, as far as it is known here.
     pub fn standing(&self, provider: &ProviderId) -> Standing {
         self.standings.get(provider).copied().unwrap_or(Standing::Newcomer)

@@ -155,6 +155,11 @@ impl Fleet {
         self.limits.second
     }
 
+    /// Whether a provider has ever joined the network, as far as it is known here.
+    pub fn knows(&self, provider: &ProviderId) -> bool {
+        self.lock().knows(provider)
+    }
+
     /// How far a provider is trusted, as far as it is known here.
     pub fn standing(&self, provider: &ProviderId) -> Standing {
         self.lock().standing(provider)

@@ -1,5 +1,7 @@
 //! Where receipts are handed in: one signature for a batch, then each receipt by its own ticket.
 
+use std::collections::BTreeSet;
+
 use lumbung_openapi::jws::JwsError;
 use lumbung_openapi::receipt::{ReceiptBatch, ReceiptVerdict, ReceiptVerdicts};
 use tracing::warn;
@@ -19,6 +21,9 @@ pub enum DeskError {
     /// More receipts than this.
     #[error("more than {0} receipts")]
     TooMany(usize),
+    /// By a provider that has never joined.
+    #[error("this provider has never joined")]
+    Stranger,
     /// The books cannot be reached.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -36,12 +41,20 @@ impl ReceiptDesk {
         Self { store, keys }
     }
 
-    /// Verifies a batch and has it written into the books.
-    pub async fn take(&self, batch: &ReceiptBatch) -> Result<ReceiptVerdicts, DeskError> {
+    /// Verifies a batch and has it written into the books. Anyone can sign one: what a stranger hands in (`is_known` says
+    /// who has ever joined) is not judged, for there can be no job behind it.
+    pub async fn take(
+        &self,
+        batch: &ReceiptBatch,
+        is_known: impl FnOnce(&ProviderId) -> bool,
+    ) -> Result<ReceiptVerdicts, DeskError> {
         if batch.receipts.len() > MAX_RECEIPTS {
             return Err(DeskError::TooMany(MAX_RECEIPTS));
         }
         let provider = ProviderId::from(batch.verify()?);
+        if !is_known(&provider) {
+            return Err(DeskError::Stranger);
+        }
         // Another process may have rotated the keys. A receipt refused for a key that is good would be lost for good.
         if !batch.receipts.iter().all(|receipt| self.keys.know_those_of(receipt)) {
             self.keys.read_again(&self.store).await?;
@@ -49,10 +62,13 @@ impl ReceiptDesk {
         // What they claim is judged by that where they are committed.
         let backings: Vec<_> = batch.receipts.iter().map(|receipt| self.keys.backing(receipt)).collect();
         let verdicts = self.store.commit_receipts(&provider, batch, &backings).await?;
-        for verdict in &verdicts {
-            if let ReceiptVerdict::Refused { reason } = verdict {
-                warn!(%provider, reason, "receipt refused");
-            }
+        let reasons = verdicts.iter().filter_map(|verdict| match verdict {
+            ReceiptVerdict::Refused { reason } => Some(reason.as_str()),
+            ReceiptVerdict::Committed | ReceiptVerdict::Pending => None,
+        });
+        let reasons: BTreeSet<&str> = reasons.collect();
+        if !reasons.is_empty() {
+            warn!(%provider, ?reasons, "receipts refused");
         }
         Ok(ReceiptVerdicts { verdicts })
     }

@@ -23,6 +23,7 @@ use axum::Router;
 use axum::routing::{get, post, put};
 use lumbung_openapi::earnings::{EARNINGS_PATH, PAYOUT_DETAILS_PATH};
 use lumbung_openapi::provider::{CHALLENGE_PATH, RECEIPTS_PATH, TUNNEL_PATH};
+use tokio::sync::Semaphore;
 
 use crate::admin::Desk;
 use crate::admin::courier::Courier;
@@ -44,7 +45,9 @@ pub struct Shared {
     /// Whom it lets wait.
     pub guard: Guard,
     /// Who takes their receipts.
-    pub desk: Arc<ReceiptDesk>,
+    pub desk: ReceiptDesk,
+    /// Batches that are judged at a time.
+    pub desk_places: Arc<Semaphore>,
     /// Where: a batch takes a while, and no answer waits for it.
     pub books_thread: tokio::runtime::Handle,
     /// The books.

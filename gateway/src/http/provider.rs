@@ -22,7 +22,7 @@ use crate::domain::ids::ProviderId;
 use crate::domain::provider::Standing;
 use crate::fleet::gate::{Crowded, Place};
 use crate::fleet::join::{Doorman, JoinError};
-use crate::fleet::receipts::{DeskError, ReceiptDesk};
+use crate::fleet::receipts::DeskError;
 
 /// A fresh challenge.
 pub async fn challenge(State(shared): State<Arc<Shared>>, request: Request) -> Result<Json<Challenge>, Response> {
@@ -120,8 +120,15 @@ async fn admit(shared: &Shared, headers: &HeaderMap, address: ClientAddress) -> 
 /// Takes signed receipts, and says what became of each.
 pub async fn receipts(State(shared): State<Arc<Shared>>, request: Request) -> Result<Json<ReceiptVerdicts>, Response> {
     let body = read_body(request.into_body(), shared.max_body).await.map_err(IntoResponse::into_response)?;
-    let desk = shared.desk.clone();
-    let taking = shared.books_thread.spawn(async move { take_receipts(&desk, &body).await });
+    // Those who wait beyond this come again by themselves.
+    let Ok(turn) = shared.desk_places.clone().try_acquire_owned() else {
+        return Err(ApiError::Overloaded.into_response());
+    };
+    let at_the_desk = shared.clone();
+    let taking = shared.books_thread.spawn(async move {
+        let _turn = turn;
+        take_receipts(&at_the_desk, &body).await
+    });
     match taking.await.map_err(tokio::task::JoinError::try_into_panic) {
         Ok(taken) => taken,
         Err(Ok(panic)) => std::panic::resume_unwind(panic),
@@ -129,14 +136,17 @@ pub async fn receipts(State(shared): State<Arc<Shared>>, request: Request) -> Re
     }
 }
 
-async fn take_receipts(desk: &ReceiptDesk, body: &[u8]) -> Result<Json<ReceiptVerdicts>, Response> {
+async fn take_receipts(shared: &Shared, body: &[u8]) -> Result<Json<ReceiptVerdicts>, Response> {
     let batch: ReceiptBatch = serde_json::from_slice(body).map_err(|error| {
         refuse(StatusCode::BAD_REQUEST, "malformed_batch", &format!("not a batch of receipts: {error}"))
     })?;
-    let verdicts = desk.take(&batch).await.map_err(|error| match error {
+    let taken = shared.desk.take(&batch, |provider| shared.gateway.fleet.knows(provider)).await;
+    let verdicts = taken.map_err(|error| match error {
         DeskError::Signature(error) => {
             refuse(StatusCode::UNAUTHORIZED, "bad_signature", &format!("the batch is not signed properly: {error}"))
         }
+        // Counts as a wrong key: an address that shows too many has to wait.
+        DeskError::Stranger => refuse(StatusCode::UNAUTHORIZED, "unknown_provider", "this provider has never joined"),
         DeskError::TooMany(limit) => {
             refuse(StatusCode::BAD_REQUEST, "too_many_receipts", &format!("at most {limit} receipts in one batch"))
         }

@@ -111,7 +111,7 @@ async fn reckon(network: &Network, clients: &[Client], providers: &[&Provider]) 
     for provider in providers {
         provider.receipts_acknowledged().await;
     }
-    assert!(!network.gateway.log().contains("receipt refused"), "no receipt came too late, or without its money");
+    assert!(!network.gateway.log().contains("receipts refused"), "no receipt came too late, or without its money");
     // The dead replicas' leases and claim windows end, and the living one gives back what they had set aside.
     let mut books = sqlx::PgConnection::connect(network.database_url()).await.expect("the books answer");
     wait_until("only the living hold allowances", Duration::from_secs(60), async || {

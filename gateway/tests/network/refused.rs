@@ -100,10 +100,11 @@ async fn receipts_that_are_not_in_order() {
     assert!(is_refused(offer(&network, &sign(&ticketless)).await), "without a ticket");
 
     let stranger = SigningKey::from_seed(&[77; 32]);
-    assert!(
-        is_refused(offer(&network, &ReceiptBatch::sign(&stranger, vec![genuine.clone()], 1)).await),
-        "of another provider"
-    );
+    let theirs = |key: &SigningKey| ReceiptBatch::sign(key, vec![genuine.clone()], 1);
+    assert_eq!(offer(&network, &theirs(&stranger)).await, Err(401), "of somebody who has never joined");
+    let other = network.scripted(json!([{"match": "*", "tokens": 10, "prompt_tokens": 5}])).await;
+    let other = SigningKey::from_seed(&other.seed());
+    assert!(is_refused(offer(&network, &theirs(&other)).await), "of another provider");
 
     let claims: ReceiptClaims = serde_json::from_str(&genuine.claims).expect("claims");
     let greedy = ReceiptClaims { completion_tokens: 51, ..claims.clone() };

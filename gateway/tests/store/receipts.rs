@@ -49,7 +49,7 @@ on_both! {
         let stranger = HmacKey::from_secret(&[9; 32]).sign(TICKET_TYP, "unknown", &ticket);
         let forged = Receipt { ticket: stranger, ..receipt.clone() };
         let batch = ReceiptBatch::sign(&provider.key, vec![receipt, forged], 1_700_000_000);
-        let taken = desk.take(&batch).await.expect("a batch in order");
+        let taken = desk.take(&batch, |_| true).await.expect("a batch in order");
         assert_eq!(taken.verdicts, [Committed, refused(Refusal::NoTicket)]);
         assert_eq!(books.keys.ids(), other_gateway.ids(), "whoever shares the keys follows");
     }

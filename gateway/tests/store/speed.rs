@@ -114,7 +114,7 @@ on_both! {
         let desk = tokio::spawn(async move {
             let batches = futures_util::stream::poll_fn(|context| handed_in.poll_recv(context));
             let take = async |batch: ReceiptBatch| {
-                let verdicts = desk.take(&batch).await.expect("the batch is ours").verdicts;
+                let verdicts = desk.take(&batch, |_| true).await.expect("the batch is ours").verdicts;
                 assert!(verdicts.iter().all(|verdict| *verdict == ReceiptVerdict::Committed), "{verdicts:?}");
                 count.fetch_add(verdicts.len() as u64, Ordering::Relaxed);
             };
