@@ -249,9 +249,11 @@ impl Trying<'_> {
             let has_all = notes.ended && (notes.body.is_some() || !needs_body);
             match heard {
                 Ok(Ok(Some(frame))) => {
+                    let before = (notes.meter.tokens(), notes.ended, notes.body.is_some());
                     self.take(frame, ticket, &mut funding, notes).await?;
-                    // What comes before the first token is no sign of it.
-                    if notes.meter.first_token_us.is_some() {
+                    // What comes before the first token is no sign of it, and frames that bring nothing are none of life.
+                    let has_come = before != (notes.meter.tokens(), notes.ended, notes.body.is_some());
+                    if has_come && notes.meter.first_token_us.is_some() {
                         heard_at = Instant::now();
                         if !has_begun && ticket.first_token == 0 {
                             self.pace().learn(job.body.len(), asked_at.elapsed());

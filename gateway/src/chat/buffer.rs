@@ -53,11 +53,20 @@ pub fn buffer() -> (Inlet, Outlet) {
 impl Inlet {
     /// Adds a piece; it reaches the client in one write.
     pub fn push(&self, chunk: Bytes) -> Result<(), PushError> {
+        self.add(chunk, MAX_BUFFERED)
+    }
+
+    /// Adds the last piece, for which there is always room: a client that reads on must see how its answer ended.
+    pub fn push_last(&self, chunk: Bytes) -> Result<(), PushError> {
+        self.add(chunk, usize::MAX)
+    }
+
+    fn add(&self, chunk: Bytes, limit: usize) -> Result<(), PushError> {
         let mut inner = self.0.lock();
         if inner.abandoned {
             return Err(PushError::ClientGone);
         }
-        if inner.bytes + chunk.len() > MAX_BUFFERED {
+        if inner.bytes + chunk.len() > limit {
             return Err(PushError::Full);
         }
         inner.bytes += chunk.len();
@@ -144,6 +153,7 @@ mod tests {
         let half = Bytes::from(vec![0; MAX_BUFFERED / 2]);
         assert_eq!((inlet.push(half.clone()), inlet.push(half.clone())), (Ok(()), Ok(())));
         assert_eq!(inlet.push(half.clone()), Err(PushError::Full));
+        assert_eq!(inlet.push_last(Bytes::from_static(b"[DONE]")), Ok(()), "the end always fits");
         drop(outlet);
         assert_eq!(inlet.push(half), Err(PushError::ClientGone));
         inlet.client_gone().await;

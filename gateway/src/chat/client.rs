@@ -60,6 +60,15 @@ impl Client {
 
     /// Sends a piece of a stream; the first one sends the response's head.
     pub fn stream(&mut self, piece: Bytes) -> Result<(), PushError> {
+        self.inlet(&piece)?.push(piece)
+    }
+
+    /// Sends the end of a stream, for which there is always room.
+    pub fn stream_last(&mut self, piece: Bytes) -> Result<(), PushError> {
+        self.inlet(&piece)?.push_last(piece)
+    }
+
+    fn inlet(&mut self, piece: &Bytes) -> Result<&Inlet, PushError> {
         if self.counts_events {
             // No event has an empty line within it.
             self.events += piece.windows(2).filter(|pair| pair == b"\n\n").count() as u64;
@@ -72,7 +81,7 @@ impl Client {
             sender.send(Ok(Answer::Stream(outlet))).map_err(|_| PushError::ClientGone)?;
         }
         match &self.stage {
-            Stage::Streaming(inlet) => inlet.push(piece),
+            Stage::Streaming(inlet) => Ok(inlet),
             Stage::Fresh(_) | Stage::Over => Err(PushError::ClientGone),
         }
     }

@@ -210,11 +210,11 @@ fn end_of(ending: &Ending, usage: Usage, tail: &Tail<'_>) -> Option<Bytes> {
 fn finish(mut client: Client, ending: Ending, end: Option<Bytes>, tail: &Tail<'_>) {
     match (ending, end) {
         // A client that leaves now has its answer and is charged; nobody is left to tell.
-        (Ending::Complete(_), Some(end)) if tail.stream => drop(client.stream(end)),
+        (Ending::Complete(_), Some(end)) if tail.stream => drop(client.stream_last(end)),
         (Ending::Complete(_), Some(end)) => client.answer(Ok(end)),
         (Ending::Complete(_), None) => client.answer(Err(ApiError::ProviderFailed)), // the relay lets no such answer pass
         (Ending::Failed(error), _) if client.has_begun() => {
-            let _ = client.stream(tail.stream_error(&error, client.events())); // whoever has gone need not know
+            let _ = client.stream_last(tail.stream_error(&error, client.events())); // whoever has gone need not know
         }
         (Ending::Failed(error), _) => client.answer(Err(error)),
         (Ending::ClientGone, _) => {}

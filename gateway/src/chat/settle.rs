@@ -27,6 +27,8 @@ use crate::store::{SettleOutcome, Settlement, SigningKeys, Store};
 const MAX_BATCH: usize = 256;
 /// How long the first settlement of a batch waits for company.
 const LINGER: Duration = Duration::from_millis(20);
+/// How long somebody waits for everything before to be committed.
+const FLUSH_WITHIN: Duration = Duration::from_secs(5);
 /// How long the writer waits before it tries the books again.
 const RETRY: Duration = Duration::from_millis(500);
 /// How long the books may take for a batch before the writer tries on another connection, the first time: a host that vanished
@@ -133,11 +135,12 @@ impl Settler {
         drop(tokio::time::timeout(within, everything).await);
     }
 
-    /// Waits until everything handed over before has been committed.
+    /// Waits until everything handed over before has been committed, a few seconds at most.
     pub async fn flush(&self) -> Result<(), ApiError> {
         let (done, committed) = oneshot::channel();
         self.permit().ok_or(ApiError::Overloaded)?.order(Work::Barrier(done));
-        committed.await.map_err(|_| ApiError::BooksUnavailable)
+        let committed = tokio::time::timeout(FLUSH_WITHIN, committed).await;
+        committed.ok().and_then(Result::ok).ok_or(ApiError::BooksUnavailable)
     }
 }
 

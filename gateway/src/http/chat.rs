@@ -74,7 +74,7 @@ async fn count(State(shared): State<Arc<Shared>>, request: Request) -> Response 
 }
 
 /// Anthropic's clients send the key in a header of its own.
-fn with_bearer(mut headers: HeaderMap) -> HeaderMap {
+pub(super) fn with_bearer(mut headers: HeaderMap) -> HeaderMap {
     if headers.contains_key(AUTHORIZATION) {
         return headers;
     }

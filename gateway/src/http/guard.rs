@@ -8,8 +8,11 @@ use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::{Extensions, HeaderMap, HeaderName, StatusCode};
+use lumbung_openapi::endpoint::Endpoint;
 
 use super::Shared;
+use super::chat::with_bearer;
+use super::error::in_shape;
 use crate::chat::error::ApiError;
 use crate::domain::address::{self, AddressRange, ClientAddress};
 use crate::domain::flood::{self, Each, Rate};
@@ -62,14 +65,29 @@ impl Guard {
     }
 }
 
+fn is_anthropics(request: &Request) -> bool {
+    request.uri().path().starts_with(Endpoint::Messages.path())
+}
+
+fn shows_a_known_key(shared: &Shared, request: &Request) -> bool {
+    let keyring = &shared.gateway.keyring;
+    match is_anthropics(request) {
+        true => keyring.remembers(&with_bearer(request.headers().clone())),
+        false => keyring.remembers(request.headers()),
+    }
+}
+
 /// Lets an address wait that has shown too many keys that are not good; whoever shows one that is known passes.
 pub async fn guard(shared: &Shared, request: Request, next: Next) -> Response {
     let client = shared.guard.client(request.headers(), request.extensions());
     let now_us = clock::unix_micros().unsigned_abs();
     if let Err(wait_us) = shared.guard.unknown.look(&client, now_us)
-        && !shared.gateway.keyring.remembers(request.headers())
+        && !shows_a_known_key(shared, &request)
     {
-        return shared.guard.note(ApiError::TooManyWrongKeys { wait_us }.into_response());
+        let error = ApiError::TooManyWrongKeys { wait_us };
+        let refusal =
+            if is_anthropics(&request) { in_shape(Endpoint::Messages, &error) } else { error.into_response() };
+        return shared.guard.note(refusal);
     }
     let response = next.run(request).await;
     if response.status() == StatusCode::UNAUTHORIZED {

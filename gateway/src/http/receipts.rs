@@ -17,10 +17,14 @@ pub async fn retrieve(
     headers: HeaderMap,
 ) -> Result<Json<JobReceipt>, ApiError> {
     let caller = shared.gateway.keyring.authenticate(&headers).await?;
+    let missing = || ApiError::NotFound(format!("There is no receipt '{id}' of this account."));
+    if !id.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(missing()); // Postgres takes no NUL
+    }
     shared.gateway.settler.flush().await?;
     let receipt = shared.store.job_receipt(&caller.allowance.account, &id).await.map_err(|error| {
         tracing::error!(%error, "receipt not read");
         ApiError::BooksUnavailable
     })?;
-    receipt.map(Json).ok_or_else(|| ApiError::NotFound(format!("There is no receipt '{id}' of this account.")))
+    receipt.map(Json).ok_or_else(missing)
 }

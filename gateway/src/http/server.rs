@@ -94,12 +94,21 @@ pub async fn serve(
         // From here on the connection is counted.
         let watcher = graceful.watcher();
         let Some(tls) = &tls else {
-            let connection = builder.serve_connection_with_upgrades(TokioIo::new(socket), service).into_owned();
-            tokio::spawn(async move { note_end(watcher.watch(connection).await) });
+            let builder = builder.clone();
+            tokio::spawn(async move {
+                if !says_something(&socket).await {
+                    return;
+                }
+                let connection = builder.serve_connection_with_upgrades(TokioIo::new(socket), service);
+                note_end(watcher.watch(connection).await);
+            });
             continue;
         };
         let (tls, builder) = (tls.clone(), builder.clone());
         tokio::spawn(async move {
+            if !says_something(&socket).await {
+                return;
+            }
             let Some(socket) = shake_hands(&tls, socket).await else { return };
             let connection = builder.serve_connection_with_upgrades(TokioIo::new(socket), service);
             note_end(watcher.watch(connection).await);
@@ -115,6 +124,11 @@ fn note_end(ended: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
     if let Err(error) = ended {
         debug!(%error, "connection ended");
     }
+}
+
+/// Whether the other end sends anything in time: hyper's own limit begins with the first bytes.
+async fn says_something(socket: &TcpStream) -> bool {
+    matches!(tokio::time::timeout(HEAD_WITHIN, socket.readable()).await, Ok(Ok(())))
 }
 
 /// TLS from here on; `None` if the other end does not want it, or takes too long.
