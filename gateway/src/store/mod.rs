@@ -93,10 +93,8 @@ pub type Result<T> = std::result::Result<T, StoreError>;
 
 /// How long a statement waits for a connection, or for SQLite's lock.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// A connection to Postgres that was used within this time is taken to be there.
-const FRESH: Duration = Duration::from_secs(1);
 /// How long an idle one may take to say that it is there: one whose host vanished never says anything.
-const PONG_WITHIN: Duration = Duration::from_secs(1);
+const PONG_WITHIN: Duration = Duration::from_secs(2);
 /// Connections to Postgres.
 const POSTGRES_CONNECTIONS: u32 = 16;
 /// Readers of a SQLite file, beside its one writer.
@@ -262,11 +260,10 @@ fn postgres_pool() -> AnyPoolOptions {
             Ok(())
         })
     });
-    pool.test_before_acquire(false).before_acquire(|connection, used| {
+    pool.test_before_acquire(false).before_acquire(|connection, _| {
         Box::pin(async move {
-            // One that was in use a moment ago need not be asked whether it is there.
-            Ok(used.idle_for < FRESH
-                || tokio::time::timeout(PONG_WITHIN, connection.ping()).await.is_ok_and(|pong| pong.is_ok()))
+            let pong = tokio::time::timeout(PONG_WITHIN, connection.ping()).await;
+            Ok(pong.is_ok_and(|pong| pong.is_ok()))
         })
     })
 }
