@@ -4,6 +4,7 @@ mod support;
 
 mod account;
 mod admin;
+mod backup;
 mod catalogue;
 mod chaos;
 mod charging;

@@ -185,7 +185,7 @@ async fn a_provider_that_lost_its_only_gateway_joins_another_within_three_second
 
 #[tokio::test]
 async fn a_ghost_is_out_of_every_snapshot_within_two_polls() {
-    const POLL: Duration = Duration::from_secs(1);
+    const POLL: Duration = Duration::from_secs(3);
     let network = Setup::new(Books::Postgres)
         .shared()
         .with_gateway_flag("--poll-ms", &POLL.as_millis().to_string())
@@ -193,7 +193,7 @@ async fn a_ghost_is_out_of_every_snapshot_within_two_polls() {
         .await;
     let other = network.another_gateway().await;
     let provider = network.provider_at(&other.base, ProviderSetup::scripted(steady(20, 1))).await;
-    serves(&network.base, Duration::from_secs(2)).await;
+    serves(&network.base, Duration::from_secs(5)).await;
     provider.process.signal("STOP");
     let frozen = tokio::time::Instant::now();
     for base in [&other.base, &network.base] {

@@ -173,7 +173,7 @@ async fn sharing_needs_postgres() {
     gateway.env("LUMBUNG_DATA_DIR", folder.path()).env("REDIS_URL", "redis://127.0.0.1:1/");
     let output = tokio::task::spawn_blocking(move || gateway.output()).await.expect("no panic").expect("it runs");
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("DATABASE_URL must name a Postgres database"), "{said}");
+    assert!(!output.status.success() && said.contains("(DATABASE_URL) must name a Postgres database"), "{said}");
 }
 
 #[tokio::test]
