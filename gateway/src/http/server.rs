@@ -24,6 +24,10 @@ use tracing::{debug, warn};
 use super::guard::Peer;
 use super::layers::{for_browsers, is_of_a_browser};
 
+/// With what HTTP/2 begins (RFC 9113, section 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How soon a connection that has sent a part of it is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How long a client may take to send the head of a request.
 const HEAD_WITHIN: Duration = Duration::from_secs(15);
 
@@ -94,9 +98,9 @@ pub async fn serve(
         // From here on the connection is counted.
         let watcher = graceful.watcher();
         let Some(tls) = &tls else {
-            let builder = builder.clone();
+            let (builder, stop) = (builder.clone(), stop.clone());
             tokio::spawn(async move {
-                if !says_something(&socket).await {
+                if !says_something(&socket, &stop).await {
                     return;
                 }
                 let connection = builder.serve_connection_with_upgrades(TokioIo::new(socket), service);
@@ -104,9 +108,9 @@ pub async fn serve(
             });
             continue;
         };
-        let (tls, builder) = (tls.clone(), builder.clone());
+        let (tls, builder, stop) = (tls.clone(), builder.clone(), stop.clone());
         tokio::spawn(async move {
-            if !says_something(&socket).await {
+            if !says_something(&socket, &stop).await {
                 return;
             }
             let Some(socket) = shake_hands(&tls, socket).await else { return };
@@ -126,9 +130,25 @@ fn note_end(ended: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
     }
 }
 
-/// Whether the other end sends anything in time: hyper's own limit begins with the first bytes.
-async fn says_something(socket: &TcpStream) -> bool {
-    matches!(tokio::time::timeout(HEAD_WITHIN, socket.readable()).await, Ok(Ok(())))
+/// Whether the other end says in time, and before `stop`, which protocol it speaks: hyper waits for that without a limit.
+async fn says_something(socket: &TcpStream, stop: &CancellationToken) -> bool {
+    let mut head = [0; PREFACE.len()];
+    let speaks = async {
+        loop {
+            match socket.peek(&mut head).await {
+                Ok(0) | Err(_) => return false,
+                Ok(length) if length < PREFACE.len() && PREFACE.starts_with(&head[..length]) => {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                Ok(_) => return true,
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        speaks = tokio::time::timeout(HEAD_WITHIN, speaks) => speaks.unwrap_or(false),
+        () = stop.cancelled() => false,
+    }
 }
 
 /// TLS from here on; `None` if the other end does not want it, or takes too long.

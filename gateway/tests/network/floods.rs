@@ -9,6 +9,8 @@ use lumbung_openapi::provider::{
     CHALLENGE_PATH, Challenge, JOIN_SCHEME, JOIN_TYP, JoinClaims, TUNNEL_PATH, TUNNEL_PROTOCOL,
 };
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::support::client::Client;
 use crate::support::{Books, MODEL, Network, Setup};
@@ -191,5 +193,21 @@ async fn an_address_that_guesses_keys_waits_and_known_keys_pass_from_there() {
     // What a client puts before what its proxy adds is its own word.
     assert_eq!(ask("sk-another", "198.51.100.77, 203.0.113.5").await.status(), 429);
     assert_eq!(ask("sk-another", "203.0.113.6").await.status(), 401, "another address");
+    network.finish().await;
+}
+
+#[tokio::test]
+async fn a_connection_on_which_nothing_is_said_is_closed() {
+    let network = setup().start().await;
+    let address = network.base.strip_prefix("http://").expect("no TLS");
+    let end_of = async |said: &str| {
+        let mut silent = TcpStream::connect(address).await.expect("a connection");
+        silent.write_all(said.as_bytes()).await.expect("sent");
+        tokio::time::timeout(Duration::from_secs(40), silent.read(&mut [0; 64])).await.expect("it ends")
+    };
+    let (nothing, beginning, half) = tokio::join!(end_of(""), end_of("PRI * HTTP/2"), end_of("POST /v1/chat"));
+    for (said, end) in [("nothing", nothing), ("the beginning of HTTP/2", beginning), ("half a head", half)] {
+        assert!(end.is_err() || end.is_ok_and(|length| length == 0), "{said}: an answer");
+    }
     network.finish().await;
 }
