@@ -61,7 +61,8 @@ async fn without_its_database_a_gateway_serves_up_to_a_limit_then_refuses_and_se
     network.finish().await;
 }
 
-/// A host that vanishes says nothing: connections stay open and no answer ever comes. New ones lead to its successor.
+/// A host that vanishes says nothing: connections stay open and no answer ever comes. New ones lead to its successor. An idle
+/// connection is found out by a ping before it is used, one in mid-batch by the writer's patience.
 #[tokio::test]
 async fn books_whose_connections_fall_silent_are_reached_on_new_ones_and_nothing_is_lost() {
     let server = OwnPostgres::start().await;
@@ -85,7 +86,6 @@ async fn books_whose_connections_fall_silent_are_reached_on_new_ones_and_nothing
         network.gateway.log().matches("outcome=\"complete\"").count() == 15
     })
     .await;
-    assert!(network.gateway.log().contains("the books do not answer"), "it was noticed");
     network.balance_becomes(&client.account, left).await;
     provider.receipts_acknowledged().await;
     network.finish().await;
