@@ -79,6 +79,11 @@ impl StoreError {
         }
     }
 
+    /// Whether the books answered that they do not take it: trying again as it is cannot help.
+    pub fn is_refusal(&self) -> bool {
+        !matches!(self.kind(), StoreErrorKind::Unavailable | StoreErrorKind::Busy)
+    }
+
     pub(super) fn corrupt(what: impl Into<Cow<'static, str>>) -> Self {
         Self::Corrupt(what.into())
     }
@@ -102,6 +107,10 @@ impl From<sqlx::Error> for StoreError {
         }
         if database.is_check_violation() || database.code().as_deref() == Some("22003") {
             return Self::Invalid("a balance would be below zero or beyond what the books can hold");
+        }
+        // SQLSTATE class 22, "data exception": say, a zero byte in a text.
+        if database.code().is_some_and(|code| code.len() == 5 && code.starts_with("22")) {
+            return Self::Invalid("a value is of a kind that the books cannot hold");
         }
         // Postgres: serialization failure, deadlock, lock timeout. SQLite: busy (5), locked (6), busy snapshot (517).
         match database.code().as_deref() {

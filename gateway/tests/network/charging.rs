@@ -3,6 +3,7 @@
 use lumbung_openapi::money::{NanoUsd, TokenPrice};
 use lumbung_openapi::receipt::JobReceipt;
 use serde_json::{Value, json};
+use sqlx::Connection;
 
 use crate::support::client::Client;
 use crate::support::process::wait_until;
@@ -126,5 +127,32 @@ async fn an_account_is_never_overdrawn() {
     assert!((1..=10).contains(&served), "{served} were served from credit for ten");
     let left = usd("0").nanos() + one.nanos() * (10 - served);
     network.balance_becomes(&client.account, NanoUsd::from_nanos(left)).await;
+    network.finish().await;
+}
+
+/// One job that the books can never take, among others: its charge is neither lost nor in anybody's way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_settlement_that_the_books_refuse_holds_up_no_other() {
+    let network = Setup::new(Books::Postgres).start().await;
+    let _provider = network.scripted(json!([{"match": "*", "reply": "one two three", "prompt_tokens": 11}])).await;
+    let (refused, other) = (network.client("1").await, network.client("1").await);
+    let left = usd("1").checked_sub(price().cost(11, 3).expect("a small cost")).expect("less");
+    let mut books = sqlx::PgConnection::connect(network.database_url()).await.expect("the books answer");
+    let refuse = format!(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'refused' USING ERRCODE = 'check_violation'; END $$;
+         CREATE TRIGGER refused BEFORE INSERT ON attempts FOR EACH ROW WHEN (NEW.account = '{}')
+            EXECUTE FUNCTION refuse()",
+        refused.account
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(refuse)).execute(&mut books).await.expect("a trigger");
+
+    let (first, second) = tokio::join!(refused.ask("count", json!({})), other.ask("count", json!({})));
+    assert_eq!(first.usage, second.usage);
+    network.balance_becomes(&other.account, left).await;
+    assert_eq!(network.balance(&refused.account).await, usd("1"), "nothing of a refused one is in the books");
+
+    sqlx::raw_sql("DROP TRIGGER refused ON attempts").execute(&mut books).await.expect("no trigger");
+    network.balance_becomes(&refused.account, left).await;
     network.finish().await;
 }
