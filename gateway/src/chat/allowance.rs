@@ -5,19 +5,21 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use lumbung_openapi::money::NanoUsd;
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::domain::ids::{AccountId, AllowanceId, PostingId, ReplicaId};
-use crate::store::{Bus, Store, StoreError};
+use crate::store::{Bus, Reserved, Store, StoreError};
 
 /// What is reserved at a time, unless a request needs more or a tenth of the credit is less.
 const SLICE: NanoUsd = NanoUsd::from_nanos(1_000_000_000);
 /// An allowance that has not been used for so long goes back.
 const IDLE: Duration = Duration::from_secs(60);
+/// When the books have answered for so long, whatever they were asked before is done or never will be.
+const DECIDED: Duration = Duration::from_secs(300);
 
 /// The allowances of one replica.
 pub struct Allowances {
@@ -38,10 +40,19 @@ pub struct Allowance {
     left: AtomicI64,
     /// Held by whoever reserves more, so that one reservation serves all who wait.
     reserving: AsyncMutex<()>,
+    /// Reservations of which the books did not say what became of them: names that are used again.
+    unsure: Mutex<Vec<Unsure>>,
     /// What is on its way back to the credit, until the books have said what became of it.
     returning: AsyncMutex<Option<Returning>>,
     /// Milliseconds since the gateway started.
     last_used: AtomicU64,
+}
+
+#[derive(Clone, Copy)]
+struct Unsure {
+    posting: PostingId,
+    /// When the books last failed to answer.
+    since: Instant,
 }
 
 #[derive(Clone, Copy)]
@@ -84,6 +95,7 @@ impl Allowances {
                 id: OnceLock::new(),
                 left: AtomicI64::new(0),
                 reserving: AsyncMutex::new(()),
+                unsure: Mutex::default(),
                 returning: AsyncMutex::new(None),
                 last_used: AtomicU64::new(0),
             })
@@ -126,11 +138,24 @@ impl Allowances {
         let short = amount.nanos() - allowance.left.load(Ordering::Acquire).clamp(0, amount.nanos());
         let (store, replica, allowance) = (self.store.clone(), self.replica, allowance.clone());
         let reserving = tokio::spawn(async move {
-            let reserved = store.reserve(&allowance.account, &replica, NanoUsd::from_nanos(short), SLICE).await?;
-            let Some(reserved) = reserved else { return Ok(false) };
-            allowance.id.get_or_init(|| reserved.allowance);
-            allowance.left.fetch_add(reserved.amount.nanos(), Ordering::AcqRel);
-            Ok(true)
+            // An earlier one may have happened though it seemed to fail: under the same name it happens once.
+            let earlier = allowance.unsure().pop();
+            let posting = earlier.map_or_else(PostingId::fresh, |unsure| unsure.posting);
+            let short = NanoUsd::from_nanos(short);
+            match store.reserve_once(&allowance.account, &replica, short, SLICE, posting).await {
+                Ok(Some(reserved)) => {
+                    allowance.add(&reserved);
+                    Ok(true)
+                }
+                Ok(None) => {
+                    allowance.unsure().extend(earlier);
+                    Ok(false)
+                }
+                Err(error) => {
+                    allowance.answer_was_lost(posting);
+                    Err(error.into())
+                }
+            }
         });
         let cut_off = |_| Err(StoreError::Corrupt("a reservation did not come to its end".into()).into());
         reserving.await.unwrap_or_else(cut_off)
@@ -164,10 +189,10 @@ impl Allowances {
         let candidates: Vec<Arc<Allowance>> = {
             let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
             // An entry that nobody else refers to and that holds nothing need not be remembered.
-            accounts.retain(|_, a| Arc::strong_count(a) > 1 || a.left.load(Ordering::Acquire) > 0 || a.is_returning());
+            accounts.retain(|_, a| Arc::strong_count(a) > 1 || a.left.load(Ordering::Acquire) > 0 || a.is_unsettled());
             let idle =
                 |a: &Allowance| now.saturating_sub(a.last_used.load(Ordering::Relaxed)) > IDLE.as_millis() as u64;
-            accounts.values().filter(|a| everything || idle(a) || a.is_returning()).cloned().collect()
+            accounts.values().filter(|a| everything || idle(a) || a.is_unsettled()).cloned().collect()
         };
         for allowance in candidates {
             self.give_back_left(&allowance).await?;
@@ -175,7 +200,26 @@ impl Allowances {
         Ok(())
     }
 
+    /// Asks the books what became of reservations that seemed to fail.
+    async fn resolve(&self, allowance: &Allowance) -> Result<(), StoreError> {
+        let unsure = std::mem::take(&mut *allowance.unsure());
+        for (at, one) in unsure.iter().enumerate() {
+            match self.store.reservation(one.posting).await {
+                Ok(Some(reserved)) => allowance.add(&reserved),
+                Ok(None) if one.since.elapsed() > DECIDED => {}
+                Ok(None) => allowance.unsure().push(*one),
+                Err(error) => {
+                    let again = |one: &Unsure| Unsure { since: Instant::now(), ..*one };
+                    allowance.unsure().extend(unsure[at..].iter().map(again));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
     async fn give_back_left(&self, allowance: &Allowance) -> Result<(), StoreError> {
+        self.resolve(allowance).await?;
         let Some(id) = allowance.id.get() else { return Ok(()) };
         let mut returning = allowance.returning.lock().await;
         if let Some(earlier) = *returning {
@@ -194,8 +238,23 @@ impl Allowances {
 }
 
 impl Allowance {
-    fn is_returning(&self) -> bool {
-        self.returning.try_lock().map_or(true, |returning| returning.is_some())
+    /// Whether the books must be asked again what became of something.
+    fn is_unsettled(&self) -> bool {
+        !self.unsure().is_empty() || self.returning.try_lock().map_or(true, |returning| returning.is_some())
+    }
+
+    /// Remembers a reservation of which the books did not say what became of it.
+    pub fn answer_was_lost(&self, posting: PostingId) {
+        self.unsure().push(Unsure { posting, since: Instant::now() });
+    }
+
+    fn unsure(&self) -> MutexGuard<'_, Vec<Unsure>> {
+        self.unsure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, reserved: &Reserved) {
+        self.id.get_or_init(|| reserved.allowance);
+        self.left.fetch_add(reserved.amount.nanos(), Ordering::AcqRel);
     }
 
     /// Takes from what is left. Not before something has been reserved: a hold names the ledger account that pays.

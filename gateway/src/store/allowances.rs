@@ -29,10 +29,27 @@ impl Store {
         need: NanoUsd,
         slice: NanoUsd,
     ) -> Result<Option<Reserved>> {
+        self.reserve_once(account, replica, need, slice, PostingId::fresh()).await
+    }
+
+    /// The same, under an id of the caller's: done again after an error, it happens once, and what was moved is told.
+    pub async fn reserve_once(
+        &self,
+        account: &AccountId,
+        replica: &ReplicaId,
+        need: NanoUsd,
+        slice: NanoUsd,
+        posting: PostingId,
+    ) -> Result<Option<Reserved>> {
         if need < NanoUsd::ZERO || slice < NanoUsd::ZERO {
             return Err(StoreError::Invalid("an amount must not be below zero"));
         }
-        sql::retrying(|| self.try_reserve(account, replica, need, slice)).await
+        sql::retrying(|| self.try_reserve(account, replica, need, slice, posting)).await
+    }
+
+    /// What was moved under an id, if it was.
+    pub async fn reservation(&self, posting: PostingId) -> Result<Option<Reserved>> {
+        reservation(&mut *self.reader.acquire().await?, posting).await
     }
 
     async fn try_reserve(
@@ -41,10 +58,17 @@ impl Store {
         replica: &ReplicaId,
         need: NanoUsd,
         slice: NanoUsd,
+        posting: PostingId,
     ) -> Result<Option<Reserved>> {
         let credit = LedgerId::credit(*account);
         let mut tx = self.transaction().await?;
-        let Some(amount) = take_credit(&mut tx, &credit, need, slice).await? else { return Ok(None) };
+        // Also a lock: two who do the same take turns.
+        let taken = take_credit(&mut tx, &credit, need, slice).await?;
+        if let Some(earlier) = reservation(&mut tx, posting).await? {
+            tx.rollback().await?;
+            return Ok(Some(earlier));
+        }
+        let Some(amount) = taken else { return Ok(None) };
         let open = "INSERT INTO ledger_accounts (id, kind, owner, replica, balance) VALUES ($1, 'allowance', $2, $3, $4)
                     ON CONFLICT (kind, owner, replica) DO UPDATE SET balance = ledger_accounts.balance + excluded.balance
                     RETURNING id";
@@ -56,15 +80,8 @@ impl Store {
             .fetch_one(&mut *tx)
             .await?;
         let allowance: AllowanceId = parse(&row.try_get::<String, _>(0)?)?;
-        self.write_move(
-            &mut tx,
-            PostingKind::Reserve,
-            credit,
-            LedgerId::allowance(allowance),
-            amount,
-            PostingId::fresh(),
-        )
-        .await?;
+        let to = LedgerId::allowance(allowance);
+        self.write_move(&mut tx, PostingKind::Reserve, credit, to, amount, posting).await?;
         tx.commit().await?;
         Ok(Some(Reserved { allowance, amount }))
     }
@@ -186,6 +203,16 @@ impl Store {
             .ok_or(StoreError::Invalid("more money than 64 bits hold"))?;
         ledger::write(connection, &self.clock(), &[posting.with_id(id)]).await
     }
+}
+
+async fn reservation(connection: &mut AnyConnection, posting: PostingId) -> Result<Option<Reserved>> {
+    let select = "SELECT account, amount FROM entries WHERE posting = $1 AND amount > 0";
+    let row = sqlx::query(select).bind(posting.to_string()).fetch_optional(connection).await?;
+    row.map(|row| {
+        let (allowance, amount) = (parse(&row.try_get::<String, _>(0)?)?, NanoUsd::from_nanos(row.try_get(1)?));
+        Ok(Reserved { allowance, amount })
+    })
+    .transpose()
 }
 
 /// Takes from the credit what is needed and what may be set aside on top, in one statement; `None` if it is too little.

@@ -94,6 +94,41 @@ on_both! {
         assert_eq!(books.store.account_balance(&account).await.expect("a balance").credit, usd("4"));
     }
 
+    async fn what_is_reserved_under_one_name_is_reserved_once(books: &Books) {
+        let (account, lease) = (books.account_with(usd("10")).await, books.replica().await);
+        let name = PostingId::fresh();
+        assert_eq!(books.store.reservation(name).await.expect("answer"), None);
+        let reserve = |need| books.store.reserve_once(&account, &lease.replica, need, NanoUsd::ZERO, name);
+        let first = reserve(usd("4")).await.expect("answer").expect("enough");
+        // Again, by somebody who needs more by now, also more than there is.
+        for need in ["5", "7"] {
+            assert_eq!(reserve(usd(need)).await.expect("answer"), Some(first));
+        }
+        assert_eq!(books.store.reservation(name).await.expect("answer"), Some(first));
+        assert_eq!((allowance_of(books, &account).await, first.amount), (usd("4"), usd("4")));
+    }
+
+    async fn a_reservation_whose_answer_was_lost_is_found_again(books: &Books) {
+        let (account, lease) = (books.account_with(usd("10")).await, books.replica().await);
+        let allowances = Allowances::new(books.store.clone(), None, lease.replica);
+        let allowance = allowances.of(&account);
+        let posting = PostingId::fresh();
+        books.store.reserve_once(&account, &lease.replica, usd("3"), NanoUsd::ZERO, posting).await.expect("answer");
+        allowance.answer_was_lost(posting);
+        assert_eq!(allowances.free().1, NanoUsd::ZERO);
+        drop(allowances.hold(&allowance, usd("2")).await.expect("enough"));
+        assert_eq!(allowances.free().1, usd("3"), "nothing else was reserved");
+
+        // Nobody asks again: it goes back like all that is idle.
+        let posting = PostingId::fresh();
+        books.store.reserve_once(&account, &lease.replica, usd("5"), NanoUsd::ZERO, posting).await.expect("answer");
+        allowance.answer_was_lost(posting);
+        allowance.answer_was_lost(PostingId::fresh());
+        allowances.give_back(true).await.expect("the books answer");
+        assert_eq!(allowance_of(books, &account).await, NanoUsd::ZERO);
+        assert_eq!(books.spendable(&account).await, usd("10"));
+    }
+
     async fn what_could_not_be_given_back_is_given_back_later(books: &Books) {
         let (account, lease) = (books.account_with(usd("10")).await, books.replica().await);
         let allowances = Allowances::new(books.store.clone(), None, lease.replica);
