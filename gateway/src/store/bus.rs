@@ -39,6 +39,7 @@ enum Message {
 
 /// The way to the other replicas.
 pub struct Bus {
+    store: Store,
     channel: String,
     replica: ReplicaId,
     redis: Redis,
@@ -50,7 +51,7 @@ impl Bus {
     /// A bus for `replica` and all others on the same books.
     pub async fn open(redis: Redis, store: &Store, replica: ReplicaId) -> Result<Self> {
         let channel = format!("{CHANNEL}{}", store.id().await?);
-        Ok(Self { channel, replica, redis, open: Mutex::default() })
+        Ok(Self { store: store.clone(), channel, replica, redis, open: Mutex::default() })
     }
 
     /// Asks every other replica to give back what it holds unused of an account's money, and waits until all of them have,
@@ -62,7 +63,10 @@ impl Bus {
         let waiting = async {
             let message = Message::Recall { id: id.clone(), from: self.replica, account: *account };
             // Everyone who is subscribed gets it, this replica too.
-            let others = self.publish(&message).await?.map_or(usize::MAX, |count| count.saturating_sub(1));
+            let others = match self.publish(&message).await? {
+                Some(count) => count.saturating_sub(1),
+                None => self.store.other_replicas(&self.replica).await.unwrap_or(usize::MAX),
+            };
             for _ in 0..others {
                 answers.recv().await;
             }
@@ -108,7 +112,7 @@ impl Bus {
         }
     }
 
-    /// Publishes, and says how many got it, if that can be known: otherwise a recall takes its whole time.
+    /// Publishes, and says how many got it, if that can be known: each node of a cluster counts its own alone.
     async fn publish(&self, message: &Message) -> redis::RedisResult<Option<usize>> {
         let text = serde_json::to_string(message).map_err(|_| (redis::ErrorKind::Client, "a message has no JSON"))?;
         self.redis.publish(&self.channel, &text).await

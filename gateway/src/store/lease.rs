@@ -134,6 +134,13 @@ impl Store {
         Ok(true)
     }
 
+    /// How many replicas other than this one have a lease that runs.
+    pub async fn other_replicas(&self, replica: &ReplicaId) -> Result<usize> {
+        let count = format!("SELECT COUNT(*) FROM replicas WHERE id <> $1 AND ends_at > {}", self.clock());
+        let others: i64 = sql::query(count).bind(replica.to_string()).fetch_one(&self.reader).await?.try_get(0)?;
+        Ok(usize::try_from(others).unwrap_or(0))
+    }
+
     /// Ends a lease now, so that the next replica need not wait for it.
     pub async fn end_lease(&self, lease: &Lease) -> Result<()> {
         let end = format!("UPDATE replicas SET ends_at = {0} WHERE id = $1 AND ends_at > {0}", self.clock());

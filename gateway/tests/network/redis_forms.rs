@@ -4,12 +4,15 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use lumbung_gateway::store::CreditKind;
+use lumbung_openapi::money::{NanoUsd, TokenPrice};
 use serde_json::{Value, json};
 
+use crate::support::client::Client;
 use crate::support::process::{free_port, wait_until};
 use crate::support::provider::{Provider, ProviderSetup};
 use crate::support::redis::OwnRedis;
-use crate::support::{Books, MODEL, Network, Replica, Setup};
+use crate::support::{ASK, Books, MODEL, Network, Replica, Setup, usd};
 
 /// A file of the tests' own authority: a certificate for this machine (`tls/`).
 fn pem(name: &str) -> String {
@@ -108,7 +111,25 @@ async fn over_a_cluster() {
     .await;
     let url = format!("redis+cluster://{}", hosts.join(","));
     let (network, other, _provider) = share(Setup::new(Books::Postgres).shared_over(url)).await;
+    money_comes_back(&network, &other).await;
     end(network, other).await;
+}
+
+/// What one gateway has set aside and does not use is there at the other, as soon as every gateway has answered: no node of
+/// a cluster knows how many there are.
+async fn money_comes_back(network: &Network, other: &Replica) {
+    let body = Client::body("fixed", json!({"max_tokens": 20})).to_string();
+    let price = TokenPrice { prompt: usd(ASK.0), completion: usd(ASK.1) };
+    let held = price.cost(body.len() as u32 + 256, 20).expect("a small cost");
+    let first = network.client("0").await;
+    let credit = NanoUsd::from_nanos(held.nanos() * 3 / 2);
+    network.store.add_credit(&first.account, credit, CreditKind::Paid, "").await.expect("credit");
+    let second = Client::new(other.base.clone(), first.key.clone(), first.account);
+    for client in [first, second] {
+        assert_eq!(client.post(body.clone()).await.status(), 200);
+    }
+    let log = other.process.log();
+    assert!(!log.contains("not every replica has answered"), "{log}");
 }
 
 #[tokio::test]
