@@ -3,10 +3,10 @@
 //! Bounded in bytes, so that a paused reader costs at most that, and the tunnel never waits for a client.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
@@ -14,13 +14,21 @@ use tokio::sync::Notify;
 
 /// The most that waits for a client.
 pub const MAX_BUFFERED: usize = 4 << 20;
+/// An ended answer of more than this does not wait for ever.
+const MAX_LEFT_BEHIND: usize = 64 << 10;
+/// How long a client may take nothing of it, as nginx's `send_timeout`.
+const UNREAD_FOR: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
 struct Inner {
     chunks: VecDeque<Bytes>,
     bytes: usize,
+    /// How many chunks the client has taken.
+    taken: u64,
     finished: bool,
     abandoned: bool,
+    /// What was left has been thrown away: the client took nothing of it for too long.
+    cut: bool,
     reader: Option<Waker>,
 }
 
@@ -34,6 +42,11 @@ pub struct Inlet(Arc<Shared>);
 
 /// The side that the client reads, as an HTTP body. Dropping it tells the [`Inlet`] that the client has gone.
 pub struct Outlet(Arc<Shared>);
+
+/// The client did not take the rest of its answer in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the answer was not read for {} s", UNREAD_FOR.as_secs())]
+pub struct Unread;
 
 /// The client does not take what it asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,9 +103,36 @@ impl Drop for Inlet {
     fn drop(&mut self) {
         let mut inner = self.0.lock();
         inner.finished = true;
+        let is_much = inner.bytes > MAX_LEFT_BEHIND && !inner.abandoned;
         let reader = inner.reader.take();
         drop(inner);
         reader.into_iter().for_each(Waker::wake);
+        if is_much && let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(cut_unread(self.0.clone()));
+        }
+    }
+}
+
+/// Throws an ended answer away whose client has stopped reading, though it keeps its connection.
+async fn cut_unread(shared: Arc<Shared>) {
+    let mut seen = shared.lock().taken;
+    loop {
+        tokio::time::sleep(UNREAD_FOR).await;
+        if shared.lock().is_over(&mut seen) {
+            return;
+        }
+    }
+}
+
+impl Inner {
+    /// Whether nothing more is to come of an ended answer: all is taken, or nothing was since the last look, and is cut.
+    fn is_over(&mut self, seen: &mut u64) -> bool {
+        let is_read = std::mem::replace(seen, self.taken) != self.taken;
+        if !self.chunks.is_empty() && !is_read {
+            (self.chunks, self.bytes, self.cut) = (VecDeque::new(), 0, true);
+            self.reader.take().into_iter().for_each(Waker::wake);
+        }
+        self.chunks.is_empty()
     }
 }
 
@@ -108,13 +148,17 @@ impl Drop for Outlet {
 
 impl Body for Outlet {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = Unread;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Unread>>> {
         let mut inner = self.0.lock();
         if let Some(chunk) = inner.chunks.pop_front() {
             inner.bytes -= chunk.len();
+            inner.taken += 1;
             return Poll::Ready(Some(Ok(Frame::data(chunk))));
+        }
+        if inner.cut {
+            return Poll::Ready(Some(Err(Unread)));
         }
         if inner.finished {
             return Poll::Ready(None);
@@ -134,6 +178,25 @@ impl Shared {
 mod tests {
     use super::*;
     use http_body_util::BodyExt;
+
+    #[tokio::test]
+    async fn an_ended_answer_that_nobody_reads_is_thrown_away_and_a_slow_reader_has_all_of_it() {
+        let piece = || Bytes::from(vec![b'x'; MAX_LEFT_BEHIND]);
+        let [(mut slow, mut seen_slow), (mut gone, mut seen_gone)] = std::array::from_fn(|_| {
+            let (inlet, outlet) = buffer();
+            (0..4).for_each(|_| inlet.push(piece()).expect("room"));
+            (outlet, 0)
+        });
+        for left in (0..4).rev() {
+            assert_eq!(slow.frame().await.expect("a frame").expect("whole").into_data().expect("data"), piece());
+            assert_eq!(slow.0.lock().is_over(&mut seen_slow), left == 0);
+        }
+        assert!(slow.frame().await.is_none());
+
+        assert!(gone.0.lock().is_over(&mut seen_gone));
+        assert_eq!(gone.0.lock().bytes, 0, "it is not kept");
+        assert_eq!(gone.frame().await.expect("an end").expect_err("broken off"), Unread);
+    }
 
     #[tokio::test]
     async fn what_goes_in_comes_out_in_order_and_ends() {
