@@ -211,3 +211,139 @@ impl Direction {
         piece
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use h2::{client, server};
+    use http::Request;
+    use tokio::io::DuplexStream;
+
+    use super::*;
+
+    /// Both ends of a job that is passed on: the gateway's that asks, and the provider's.
+    struct Ends {
+        request: SendStream<Bytes>,
+        answer: ResponseFuture,
+        asked: RecvStream,
+        respond: SendResponse<Bytes>,
+    }
+
+    type Streams = (SendStream<Bytes>, ResponseFuture, RecvStream, SendResponse<Bytes>);
+
+    /// A stream on a connection of its own, from both ends. Windows are as large as they may be: who does not read is
+    /// noticed by the buffer, not by the window.
+    async fn stream() -> Streams {
+        let (near, far): (DuplexStream, DuplexStream) = tokio::io::duplex(64 << 10);
+        let accepting = tokio::spawn(async move {
+            let mut builder = server::Builder::new();
+            builder.initial_window_size(1 << 30).initial_connection_window_size(1 << 30);
+            let mut connection = builder.handshake::<_, Bytes>(far).await.expect("a handshake");
+            let stream = connection.accept().await.expect("a stream").expect("a request");
+            tokio::spawn(async move { while connection.accept().await.is_some() {} });
+            stream
+        });
+        let (mut sender, connection) = client::handshake(near).await.expect("a handshake");
+        tokio::spawn(async move { drop(connection.await) });
+        let (answer, request) = sender.send_request(Request::new(()), false).expect("a stream");
+        let (asked, respond) = accepting.await.expect("a task");
+        (request, answer, asked.into_body(), respond)
+    }
+
+    async fn joined() -> Ends {
+        let (request, answer, listened, to_asker) = stream().await;
+        let (to_provider, answered, asked, respond) = stream().await;
+        tokio::spawn(splice(listened, to_provider, answered, to_asker));
+        Ends { request, answer, asked, respond }
+    }
+
+    async fn read(stream: &mut RecvStream, length: usize) -> Vec<u8> {
+        let mut read = Vec::new();
+        while read.len() < length {
+            let chunk = stream.data().await.expect("more").expect("whole");
+            stream.flow_control().release_capacity(chunk.len()).expect("it was taken");
+            read.extend_from_slice(&chunk);
+        }
+        read
+    }
+
+    fn numbered(count: u32) -> Vec<u8> {
+        (0..count).flat_map(u32::to_be_bytes).collect()
+    }
+
+    #[tokio::test]
+    async fn what_either_side_says_comes_to_the_other_in_order_and_ends() {
+        let mut ends = joined().await;
+        let said = numbered(1_000);
+        for piece in said.chunks(10) {
+            ends.request.send_data(Bytes::copy_from_slice(piece), false).expect("open");
+        }
+        assert_eq!(read(&mut ends.asked, said.len()).await, said);
+
+        let mut answering = ends.respond.send_response(Response::new(()), false).expect("open");
+        let mut body = ends.answer.await.expect("an answer").into_body();
+        let answer = numbered(50_000);
+        for piece in answer.chunks(700) {
+            answering.send_data(Bytes::copy_from_slice(piece), false).expect("open");
+        }
+        assert_eq!(read(&mut body, answer.len()).await, answer);
+        // The last word of each is passed on, also after the other's.
+        answering.send_data(Bytes::from_static(b"end"), true).expect("open");
+        assert_eq!(read(&mut body, 3).await, b"end");
+        assert!(body.data().await.is_none());
+        ends.request.send_data(Bytes::from_static(b"voucher"), true).expect("open");
+        assert_eq!(read(&mut ends.asked, 7).await, b"voucher");
+        assert!(ends.asked.data().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_provider_that_breaks_off_is_told_from_a_job_that_is_lost_here() {
+        let mut ends = joined().await;
+        let mut answering = ends.respond.send_response(Response::new(()), false).expect("open");
+        answering.send_data(Bytes::from_static(b"so far"), false).expect("open");
+        let mut body = ends.answer.await.expect("an answer").into_body();
+        assert_eq!(read(&mut body, 6).await, b"so far");
+        answering.send_reset(Reason::CANCEL);
+        let broken = body.data().await.expect("an end").expect_err("broken off");
+        assert_eq!(broken.reason(), Some(Reason::INTERNAL_ERROR));
+    }
+
+    #[tokio::test]
+    async fn a_provider_is_told_at_once_that_nobody_waits_any_more() {
+        for has_answered in [false, true] {
+            let mut ends = joined().await;
+            let mut answering = None;
+            if has_answered {
+                answering = Some(ends.respond.send_response(Response::new(()), false).expect("open"));
+                (&mut ends.answer).await.expect("an answer");
+            }
+            ends.request.send_reset(Reason::CANCEL);
+            let reason = match &mut answering {
+                Some(answering) => poll_fn(|cx| answering.poll_reset(cx)).await,
+                None => poll_fn(|cx| ends.respond.poll_reset(cx)).await,
+            };
+            assert_eq!(reason.expect("a reason"), Reason::CANCEL);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_does_not_read_loses_its_own_job() {
+        let mut ends = joined().await;
+        let mut answering = ends.respond.send_response(Response::new(()), false).expect("open");
+        let body = ends.answer.await.expect("an answer").into_body();
+        // Nothing of the body is read.
+        let sent = async {
+            let mut sent = 0;
+            loop {
+                answering.reserve_capacity(TOGETHER);
+                let Some(Ok(room)) = poll_fn(|cx| answering.poll_capacity(cx)).await else { return };
+                sent += room;
+                assert!(sent < 2 * MAX_KEPT, "it is kept without end");
+                if answering.send_data(Bytes::from(vec![0; room]), false).is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), sent).await.expect("the provider is told");
+        drop(body);
+    }
+}
