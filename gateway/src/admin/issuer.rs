@@ -131,11 +131,14 @@ impl Issuer {
         if within(asked.came, age) || within(asked.at, LOOK_AGAIN) {
             return;
         }
+        let began = Instant::now();
+        let fetched = self.fetch().await;
+        // From its end on: whoever waited for a silent issuer goes on with all the others, and asks it not once more.
         asked.at = Some(Instant::now());
-        match self.fetch().await {
+        match fetched {
             Ok(keys) => {
                 self.keys.store(keys.into());
-                asked.came = asked.at;
+                asked.came = Some(began);
             }
             Err(error) => tracing::warn!(issuer = %self.name, error, "the issuer's keys cannot be had"),
         }
