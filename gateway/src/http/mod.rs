@@ -11,6 +11,7 @@ mod health;
 mod layers;
 pub mod metrics;
 mod models;
+mod path;
 mod provider;
 mod rates;
 mod receipts;

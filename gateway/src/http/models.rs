@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use lumbung_openapi::modality::Architecture;
 use lumbung_openapi::money::{NanoUsd, TokenPrice};
 use lumbung_openapi::reply::{Model, ModelList, ModelMarket, ModelPricing, Spread};
 
 use super::Shared;
+use super::path::PathId;
 use crate::chat::error::ApiError;
 use crate::domain::routing::quantiles::Together;
 use crate::fleet::ModelSeats;
@@ -24,7 +25,7 @@ pub async fn list(State(shared): State<Arc<Shared>>) -> Json<ModelList> {
 }
 
 /// One model of the catalogue; the SDKs send `org%2Fname`, people `org/name`.
-pub async fn retrieve(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Result<Json<Model>, ApiError> {
+pub async fn retrieve(State(shared): State<Arc<Shared>>, PathId(id): PathId) -> Result<Json<Model>, ApiError> {
     let snapshot = shared.gateway.fleet.snapshot();
     let model = snapshot.model(&id).ok_or(ApiError::UnknownModel(id))?;
     Ok(Json(describe(model)))

@@ -3,24 +3,22 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use http::HeaderMap;
 use lumbung_openapi::receipt::JobReceipt;
 
 use super::Shared;
+use super::path::PathId;
 use crate::chat::error::ApiError;
 
 /// The receipt of one of the caller's own jobs, as soon as its answer has ended.
 pub async fn retrieve(
     State(shared): State<Arc<Shared>>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
     headers: HeaderMap,
 ) -> Result<Json<JobReceipt>, ApiError> {
     let caller = shared.gateway.keyring.authenticate(&headers).await?;
     let missing = || ApiError::NotFound(format!("There is no receipt '{id}' of this account."));
-    if !id.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(missing()); // Postgres takes no NUL
-    }
     shared.gateway.settler.flush().await?;
     let receipt = shared.store.job_receipt(&caller.allowance.account, &id).await.map_err(|error| {
         tracing::error!(%error, "receipt not read");

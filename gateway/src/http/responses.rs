@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -12,6 +12,7 @@ use lumbung_openapi::responses::{InputItems, ResponseDeleted, items_of};
 
 use super::Shared;
 use super::account::query::{Params, wrong};
+use super::path::PathId;
 use crate::chat::error::ApiError;
 use crate::domain::ids::AccountId;
 use crate::store::StoreError;
@@ -31,7 +32,7 @@ pub fn routes() -> Router<Arc<Shared>> {
 
 async fn retrieve(
     State(shared): State<Arc<Shared>>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
@@ -50,7 +51,7 @@ async fn retrieve(
 
 async fn delete(
     State(shared): State<Arc<Shared>>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
     headers: HeaderMap,
 ) -> Result<Json<ResponseDeleted>, ApiError> {
     let account = account(&shared, &headers).await?;
@@ -62,7 +63,7 @@ async fn delete(
 
 async fn input_items(
     State(shared): State<Arc<Shared>>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Json<InputItems>, ApiError> {

@@ -54,6 +54,14 @@ async fn hostile_bodies_are_refused_by_name() {
         let (got, error) = refused(&client, body).await;
         assert_eq!((got, error["param"].as_str()), (status, param), "{shown}: {error}");
     }
+    for path in ["/v1/receipts/", "/v1/models/", "/v1/responses/"] {
+        for id in ["%ff", "a%00"] {
+            let response = client.get(&format!("{path}{id}")).await;
+            let status = response.status().as_u16();
+            let body: Value = response.json().await.expect("JSON");
+            assert_eq!((status, body["error"]["param"].as_str()), (400, Some("id")), "{path}{id}: {body}");
+        }
+    }
     let (status, _) = refused(&client, b"{\"model\":\"\xff\xfe\"}".to_vec()).await;
     assert_eq!(status, 400);
     let answer = client.ask("still there?", json!({})).await;

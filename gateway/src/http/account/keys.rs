@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use http::{HeaderMap, StatusCode, Uri};
 use lumbung_openapi::account::{ApiKey, ApiKeyAnswer, ApiKeyList, KeyDeleted, NewApiKeyAnswer};
 use lumbung_openapi::chat::json::Members;
@@ -11,6 +11,7 @@ use lumbung_openapi::error::InvalidRequest;
 use lumbung_openapi::money::{NanoUsd, UsdNumber};
 
 use super::super::layers::read_body;
+use super::super::path::PathId;
 use super::limits::{apply, reset_name, shown_period, unknown};
 use super::query::Params;
 use super::{Shared, limits, manager, refused};
@@ -72,7 +73,7 @@ pub async fn create(
 /// One key.
 pub async fn retrieve(
     State(shared): State<Arc<Shared>>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
     headers: HeaderMap,
 ) -> Result<Json<ApiKeyAnswer>, ApiError> {
     let account = manager(&shared, &headers).await?.allowance.account;
@@ -83,7 +84,7 @@ pub async fn retrieve(
 /// Changes a key. Gateways follow within a second.
 pub async fn change(
     State(shared): State<Arc<Shared>>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
     request: Request,
 ) -> Result<Json<ApiKeyAnswer>, ApiError> {
     let account = manager(&shared, request.headers()).await?.allowance.account;
@@ -106,7 +107,7 @@ pub async fn change(
 /// Revokes a key, for good. Gateways follow within a second.
 pub async fn delete(
     State(shared): State<Arc<Shared>>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
     headers: HeaderMap,
 ) -> Result<Json<KeyDeleted>, ApiError> {
     let account = manager(&shared, &headers).await?.allowance.account;
@@ -117,9 +118,6 @@ pub async fn delete(
 
 async fn find(shared: &Shared, account: &AccountId, id: &str) -> Result<(KeyRecord, Limits), ApiError> {
     let missing = || ApiError::NotFound("There is no such key of this account.".into());
-    if id.contains('\0') {
-        return Err(missing());
-    }
     shared.store.key_of(account, id).await.map_err(refused)?.ok_or_else(missing)
 }
 

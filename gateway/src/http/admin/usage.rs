@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, http::HeaderValue};
@@ -52,9 +53,10 @@ pub async fn list(State(shared): State<Arc<Shared>>, mut params: Params) -> Resu
 /// `GET /admin/v1/accounts/{id}/invoices/{month}`
 pub async fn invoice(
     State(shared): State<Arc<Shared>>,
-    Path((id, month)): Path<(String, String)>,
+    path: Result<Path<(String, String)>, PathRejection>,
     mut params: Params,
 ) -> Result<Response, AdminError> {
+    let Path((id, month)) = path.map_err(|_| AdminError::invalid("id", "The id in the path is not text."))?;
     let as_csv = params.wants_csv()?;
     params.end()?;
     let id: AccountId = id.parse().map_err(|_| AdminError::Missing("account"))?;
