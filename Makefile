@@ -3,7 +3,7 @@
 
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/lumbung/target
 
-.PHONY: help demo test test-full lint fmt measure peers results instructions simulate bench spec setup
+.PHONY: help demo test test-full lint fmt measure peers results instructions simulate bench spec docs setup
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -54,6 +54,9 @@ bench: ## how long it takes to choose a provider, among ten and a hundred thousa
 
 spec: ## write openapi/openapi.json and openapi/PARAMETERS.md from the types and the code
 	@LUMBUNG_WRITE_SPEC=1 cargo test --locked -p lumbung-openapi --test spec --test parameters
+
+docs: ## build the documentation as a site; SERVE=1 shows it on this machine
+	@SERVE=$(SERVE) scripts/docs
 
 setup: ## install what the demo and the tests need
 	@scripts/setup test

@@ -70,3 +70,10 @@ sdk_dir() {
   sum=$(cat "$ROOT"/gateway/tests/sdk/{requirements.txt,requirements-spec.txt,package-lock.json} | sha256sum)
   echo "$CACHE/sdk-${sum:0:12}"
 }
+
+# The environment that the documentation is built in, likewise.
+site_dir() {
+  local sum
+  sum=$(sha256sum <"$ROOT/gateway/docs/requirements.txt")
+  echo "$CACHE/site-${sum:0:12}"
+}

@@ -13,7 +13,7 @@ Written by `lumbung-gateway config reference`; a test compares them.
 Each setting is a flag (`--max-jobs 100`), a variable of the environment, or a key of a TOML file that `--config` or
 `LUMBUNG_CONFIG` names, with the flag's name:
 
-```toml
+```toml run
 listen = \"0.0.0.0:8080\"
 public-url = [\"https://api.example\"]
 max-jobs = 100

@@ -36,6 +36,7 @@ mod scraped;
 mod sdk;
 mod shared_books;
 mod shared_limits;
+mod site;
 mod streams;
 mod surface;
 mod top_ups;
