@@ -124,19 +124,19 @@ fn the_site_is_built_and_no_link_leads_nowhere() {
     assert!(page("start/provider/index.html").contains("No test runs this"), "what is not run is said");
 }
 
-async fn network() -> (Network, Vec<crate::support::provider::Provider>) {
-    let network = Setup::new(Books::Sqlite).with_model(MODEL, 2048).with_model(VECTORS, 2048).start().await;
+async fn network(setup: Setup) -> (Network, Vec<crate::support::provider::Provider>) {
+    let network = setup.with_model(MODEL, 2048).with_model(VECTORS, 2048).start().await;
     let providers = vec![
         network.provider(ProviderSetup::bundled(MODEL)).await,
         network.provider(ProviderSetup::bundled_vectors(VECTORS)).await,
     ];
-    import(&network, MODEL).await;
     (network, providers)
 }
 
 #[tokio::test]
 async fn what_developers_are_told_works() {
-    let (network, providers) = network().await;
+    let (network, providers) = network(Setup::new(Books::Sqlite)).await;
+    import(&network, MODEL).await;
     let client = network.client("1").await;
     let home = tempfile::tempdir().expect("a folder");
     run(pages(&GUIDES, json!({GATEWAY: network.base, KEY: client.key, "./padi": model("padi")}), home.path())).await;
@@ -148,10 +148,23 @@ async fn what_developers_are_told_works() {
 
 #[tokio::test]
 async fn what_an_operator_of_a_gateway_is_told_works() {
-    let (network, _providers) = network().await;
+    let (network, _providers) = network(Setup::new(Books::Postgres).shared()).await;
     let home = tempfile::tempdir().expect("a folder");
-    let mut command = pages(&OPERATIONS, json!({GATEWAY: network.base, "./padi": model("padi")}), home.path());
-    command.env("LUMBUNG_DATA_DIR", network.folder.path());
+    let database = network.database_url();
+    let (server, _) = database.rsplit_once('/').expect("a URL with a database");
+    let (public, internal) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
+    let replace = json!({
+        GATEWAY: network.base,
+        "./padi": model("padi"),
+        "postgres://lumbung@db/lumbung": database,
+        "postgres://lumbung@db/lumbung_restored": format!("{server}/lumbung_restored"),
+        "redis://redis:6379": tool("LUMBUNG_TEST_REDIS"),
+        "0.0.0.0:8080": public,
+        "0.0.0.0:8090": internal,
+        "gateway-1.internal:8090": internal,
+    });
+    let mut command = pages(&OPERATIONS, replace, home.path());
+    command.env("DATABASE_URL", database);
     run(command).await;
     network.finish().await;
 }
