@@ -46,7 +46,7 @@ USER 1000:1000
 VOLUME /data
 ENV PATH=/usr/local/bin:/usr/bin:/bin LUMBUNG_PROVIDER_DATA_DIR=/data
 # No EXPOSE: a provider listens on nothing.
-HEALTHCHECK --interval=10s --start-period=60s CMD ["lumbung-provider", "status"]
+HEALTHCHECK --interval=10s --start-period=60s CMD ["lumbung-provider", "status", "--local"]
 ENTRYPOINT ["lumbung-provider"]
 CMD ["serve"]
 

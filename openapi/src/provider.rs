@@ -27,9 +27,11 @@ pub const REPLICA_HEADER: &str = "x-lumbung-replica";
 /// Request header of the gateway's poll: how many gateways share the fleet, so that a provider knows whether a second tunnel
 /// can lead to another one.
 pub const REPLICAS_HEADER: &str = "x-lumbung-replicas";
+/// Request header of the gateway's poll: how far the provider is trusted, `newcomer` or `trusted`.
+pub const STANDING_HEADER: &str = "x-lumbung-standing";
 /// `code` of a provider's refusal when every slot is taken (status 503).
 pub const CODE_BUSY: &str = "provider_busy";
-/// `code` of a provider's refusal while it drains (status 503).
+/// `code` of a provider's refusal while it takes nothing new (status 503).
 pub const CODE_DRAINING: &str = "provider_draining";
 
 /// A fresh challenge. The gateway keeps nothing until it is answered.
@@ -79,7 +81,7 @@ impl ChallengeAnswer for JoinClaims {
 /// What a provider offers now.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Offer {
-    /// Whether it finishes what it has and takes nothing new.
+    /// Whether it finishes what it has and takes nothing new: for good, or for as long as it says so.
     pub draining: bool,
     /// Where it says it is, free text such as `eu-west`; empty if it does not say.
     pub region: String,

@@ -2,8 +2,8 @@
 
 use http::{Method, StatusCode, header};
 use lumbung_openapi::earnings::{
-    EARNINGS_PATH, EarningsStatement, PAYOUT_DETAILS_PATH, PayoutDetailsClaims, PayoutDetailsSet, SIGNED_SCHEME,
-    StatementClaims,
+    EARNINGS_PATH, EarningsStatement, EarningsTotals, PAYOUT_DETAILS_PATH, PayoutDetailsClaims, PayoutDetailsSet,
+    SIGNED_SCHEME, StatementClaims,
 };
 use lumbung_openapi::error::ErrorBody;
 use lumbung_openapi::jws::SigningKey;
@@ -41,6 +41,15 @@ pub async fn statement(gateway: &Gateway, key: &SigningKey, since: u64) -> anyho
             _ => {}
         }
     }
+}
+
+/// Where everything is that this provider ever earned.
+pub async fn totals(gateway: &Gateway, key: &SigningKey) -> anyhow::Result<EarningsTotals> {
+    let since = gateway.clock.now_secs().to_string();
+    let claims = |challenge| StatementClaims { aud: gateway.address.origin(), challenge };
+    let query = [("since", since.as_str()), ("limit", "1")];
+    let statement: EarningsStatement = signed(gateway, key, Method::GET, EARNINGS_PATH, &query, claims).await?;
+    Ok(statement.totals)
 }
 
 /// Says where this provider wants to be paid.

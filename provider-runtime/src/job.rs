@@ -41,7 +41,7 @@ pub async fn serve(endpoint: Endpoint, State(node): State<Arc<Node>>, request: R
 }
 
 async fn accept(node: &Arc<Node>, endpoint: Endpoint, body: Body, mut times: Times) -> Result<Answer, Refusal> {
-    if node.is_draining() {
+    if node.holds.any() {
         return Err(Refusal::Draining);
     }
     let intake = {
@@ -60,8 +60,8 @@ async fn accept(node: &Arc<Node>, endpoint: Endpoint, body: Body, mut times: Tim
         return Err(Refusal::Invalid(unsupported));
     }
     let weights_digest = engine.weights_digest.clone();
-    // Asked again: the drain may have begun while the body came.
-    if node.is_draining() {
+    // Asked again: that may have changed while the body came.
+    if node.holds.any() {
         return Err(Refusal::Draining);
     }
     let slot = served.take_slot().ok_or(Refusal::Busy)?;
@@ -112,8 +112,7 @@ fn check<'a>(node: &'a Node, ticket: &Ticket, request: &[u8]) -> Result<&'a Serv
     if ticket.provider != node.provider {
         return Err(Refusal::BadTicket("The ticket is for another provider."));
     }
-    let served = node.models().iter().find(|served| served.model == ticket.model);
-    let served = served.ok_or(Refusal::BadTicket("The ticket's model is not offered."))?;
+    let served = node.served(&ticket.model).ok_or(Refusal::BadTicket("The ticket's model is not offered."))?;
     let engine = served.engine.describe();
     if !ticket.digests.is_empty() && !ticket.digests.contains(&engine.weights_digest) {
         return Err(Refusal::BadTicket("The ticket asks for other weights."));

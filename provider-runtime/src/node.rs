@@ -1,19 +1,23 @@
 //! What this provider is while it runs: its models, their slots, and whether it still takes work.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use lumbung_openapi::money::TokenPrice;
+use lumbung_openapi::money::{NanoUsd, TokenPrice};
 use lumbung_openapi::parameter::Parameter;
 use lumbung_openapi::provider::{ModelOffer, Offer};
+use lumbung_openapi::ticket::Ticket;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use crate::clock::local_secs;
 use crate::engine::Engine;
 use crate::gateway::Gateway;
+use crate::holds::{Hold, Holds};
 use crate::journal::Journal;
 use crate::observe::Meter;
 use crate::status::Counters;
+use crate::takings::{Takings, Tally, claim};
 
 /// Request bodies that may be read at once beyond the slots: each may hold 4 MiB before its job is known.
 const SPARE_INTAKES: usize = 64;
@@ -26,6 +30,8 @@ pub struct Served {
     pub ask: TokenPrice,
     /// What answers.
     pub engine: Arc<dyn Engine>,
+    /// What it has done.
+    pub tally: Tally,
     slots: Arc<Semaphore>,
     slot_count: u32,
 }
@@ -33,7 +39,8 @@ pub struct Served {
 impl Served {
     /// A model with so many slots (jobs at a time).
     pub fn new(model: String, ask: TokenPrice, engine: Arc<dyn Engine>, slots: u32) -> Self {
-        Self { model, ask, engine, slots: Arc::new(Semaphore::new(slots as usize)), slot_count: slots }
+        let (places, tally) = (Arc::new(Semaphore::new(slots as usize)), Tally::default());
+        Self { model, ask, engine, tally, slots: places, slot_count: slots }
     }
 
     /// Takes a slot; `None` when every one is taken.
@@ -82,12 +89,19 @@ pub struct Node {
     pub counters: Counters,
     /// How long it took.
     pub meter: Meter,
+    /// What its receipts claimed lately.
+    pub takings: Takings,
+    /// Why it takes no new jobs.
+    pub holds: Holds,
+    /// When it started, Unix seconds by this machine's own clock.
+    pub started_at: u64,
     /// May be held while a job's first frames are read.
     pub intake: Semaphore,
     models: Vec<Served>,
     region: String,
     hardware: String,
-    draining: AtomicBool,
+    /// How far the gateway trusts this provider, as it told last; empty until then.
+    standing: Mutex<String>,
     tunnels: Mutex<Tunnels>,
     /// How many gateways share the fleet, as they told last.
     replicas: AtomicUsize,
@@ -112,11 +126,14 @@ impl Node {
             journal,
             counters: Counters::default(),
             meter: Meter::default(),
+            takings: Takings::default(),
+            holds: Holds::default(),
+            started_at: local_secs(),
             intake: Semaphore::new(slots + SPARE_INTAKES),
             models,
             region,
             hardware,
-            draining: AtomicBool::new(false),
+            standing: Mutex::default(),
             tunnels: Mutex::default(),
             replicas: AtomicUsize::new(1),
             room: Notify::new(),
@@ -131,21 +148,45 @@ impl Node {
     /// What is offered now.
     pub fn offer(&self) -> Offer {
         Offer {
-            draining: self.is_draining(),
+            draining: self.holds.any(),
             region: self.region.clone(),
             hardware: self.hardware.clone(),
             models: self.models.iter().map(Served::offer).collect(),
         }
     }
 
-    /// From now on no job is taken.
+    /// From now on no job is taken, for good.
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.holds.set(Hold::Draining, true);
     }
 
-    /// Whether no job is taken any more.
-    pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+    /// A job with this ticket is over, in so many microseconds.
+    pub fn note_job(&self, ticket: &Ticket, outcome: &'static str, (prompt, completion): (u32, u32), took_us: u64) {
+        // Nobody pays for half a document.
+        let is_paid = outcome == "complete" || !ticket.whole;
+        let claimed = if is_paid { claim(ticket, prompt, completion) } else { NanoUsd::ZERO };
+        self.takings.add(claimed, local_secs());
+        if let Some(served) = self.served(&ticket.model) {
+            served.tally.note(completion, claimed, took_us);
+        }
+    }
+
+    /// A model that is served.
+    pub fn served(&self, model: &str) -> Option<&Served> {
+        self.models.iter().find(|served| served.model == model)
+    }
+
+    /// How far the gateway trusts this provider, as it told last; empty until then.
+    pub fn standing(&self) -> String {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A gateway says how far this provider is trusted.
+    pub fn set_standing(&self, standing: &str) {
+        let mut known = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known != standing {
+            standing.clone_into(&mut known);
+        }
     }
 
     /// Whether any job runs.

@@ -41,6 +41,13 @@ impl Default for Meter {
     }
 }
 
+impl Meter {
+    /// Tokens of prompts that were read.
+    pub fn prompt_tokens(&self) -> u64 {
+        self.prompt_tokens.get()
+    }
+}
+
 /// When a job passed which point, and the trace that it is part of.
 pub struct Times {
     operation: &'static str,
@@ -81,6 +88,7 @@ impl Times {
             let per_token = u64::try_from(over_us - first).unwrap_or(0).checked_div(later);
             per_token.into_iter().for_each(|us| meter.per_token.observe_us(us));
         }
+        node.note_job(ticket, outcome, (prompt.prompt_tokens, tokens), since_arrival(over_us));
         if let Some(trace) = self.trace {
             self.tell(trace, ticket, outcome, (prompt, tokens), over_us);
         }
@@ -161,7 +169,11 @@ impl Tells for Figures {
         page.gauge("lumbung_provider_slots_taken", "Jobs that run.", per_model(|served| served.running()))?;
         let tunnels = i64::try_from(node.connected().len()).unwrap_or(i64::MAX);
         page.number("lumbung_provider_tunnels", "Gateways that a tunnel is open to.", tunnels)?;
-        page.number("lumbung_provider_draining", "Whether no job is taken any more.", node.is_draining().into())?;
+        page.number(
+            "lumbung_provider_draining",
+            "Whether no new job is taken: paused, out of hours, machine in use, or about to end.",
+            node.holds.any().into(),
+        )?;
         let unacknowledged = i64::try_from(node.journal.backlog().len()).unwrap_or(i64::MAX);
         let help = "Receipts that the gateway has not acknowledged.";
         page.number("lumbung_provider_receipts_unacknowledged", help, unacknowledged)?;

@@ -17,7 +17,7 @@ pub enum Refusal {
     BadTicket(&'static str),
     /// Every slot is taken, or no receipt could be kept.
     Busy,
-    /// This provider finishes what it has and takes nothing new.
+    /// This provider takes nothing new at the moment, or any more.
     Draining,
     /// The engine or this program is at fault.
     Internal,
@@ -51,7 +51,7 @@ impl Refusal {
             }
             Self::Draining => (
                 StatusCode::SERVICE_UNAVAILABLE,
-                object("This provider is shutting down.", "service_unavailable", CODE_DRAINING),
+                object("This provider takes no new jobs now.", "service_unavailable", CODE_DRAINING),
             ),
             Self::Internal => (
                 StatusCode::INTERNAL_SERVER_ERROR,

@@ -1,4 +1,5 @@
-//! What this provider has done, in `status.json` in its data directory, for whoever looks after it (and for tests).
+//! What this provider is doing: over its control socket for whoever looks at it now, and in `status.json` in its data
+//! directory, which stays when it is gone.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,11 +8,14 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use lumbung_openapi::earnings::EarningsTotals;
+use lumbung_openapi::money::{NanoUsd, TokenPrice};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::local_secs;
-use crate::node::Node;
+use crate::holds::Hold;
+use crate::node::{Node, Served};
 
 /// The status's file in the data directory.
 pub const STATUS_FILE: &str = "status.json";
@@ -51,7 +55,7 @@ pub struct Counters {
     pub refused: Counter,
 }
 
-/// What the file says.
+/// What is so.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// The provider's id.
@@ -60,20 +64,48 @@ pub struct Status {
     pub pid: u32,
     /// Its version.
     pub version: String,
+    /// When it started, Unix seconds.
+    #[serde(default)]
+    pub started_at: u64,
     /// The gateway's origin.
     pub gateway: String,
+    /// How far the gateway trusts it, `newcomer` or `trusted`; empty until it has told.
+    #[serde(default)]
+    pub standing: String,
     /// The gateway replicas that tunnels are open to.
     pub connected: Vec<String>,
-    /// Whether no job is taken any more.
+    /// Whether it finishes what it has and ends.
     pub draining: bool,
+    /// Why no new job is taken now; empty while jobs are taken.
+    #[serde(default)]
+    pub holds: Vec<Hold>,
     /// By model id.
     pub models: BTreeMap<String, ModelStatus>,
+    /// Tokens of prompts that were read.
+    #[serde(default)]
+    pub prompt_tokens: u64,
     /// Tokens that came out of engines, those of cancelled jobs included.
     pub completion_tokens: u64,
     /// Jobs by what became of them.
     pub jobs: Jobs,
+    /// What receipts claimed in the last hour, by this provider's own reckoning.
+    #[serde(default, rename = "claimed_last_hour_usd")]
+    pub claimed_last_hour: NanoUsd,
     /// Receipts that the gateway has not acknowledged.
     pub receipts_unacknowledged: usize,
+    /// What the gateway's books say, where they were asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earnings: Option<Earnings>,
+}
+
+/// What the gateway's books say of this provider.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Earnings {
+    /// Where everything is that it ever earned.
+    Totals(EarningsTotals),
+    /// They could not be asked.
+    Unknown(String),
 }
 
 /// One model.
@@ -83,6 +115,36 @@ pub struct ModelStatus {
     pub running: u32,
     /// Jobs at a time.
     pub slots: u32,
+    /// What is asked for its tokens.
+    #[serde(flatten)]
+    pub ask: TokenPrice,
+    /// Jobs that are over, however they ended.
+    #[serde(default)]
+    pub jobs: u64,
+    /// Completion tokens that were sent.
+    #[serde(default)]
+    pub completion_tokens: u64,
+    /// What its receipts claim since the start, by this provider's own reckoning.
+    #[serde(default, rename = "claimed_usd")]
+    pub claimed: NanoUsd,
+    /// What an hour would bring with every slot taken, as jobs went so far; null before there were any.
+    #[serde(default, rename = "per_busy_hour_usd")]
+    pub per_busy_hour: Option<NanoUsd>,
+}
+
+impl ModelStatus {
+    fn of(served: &Served) -> Self {
+        let (tally, slots) = (&served.tally, served.slot_count());
+        Self {
+            running: served.running(),
+            slots,
+            ask: served.ask,
+            jobs: tally.jobs.get(),
+            completion_tokens: tally.tokens.get(),
+            claimed: tally.claimed(),
+            per_busy_hour: tally.per_busy_hour(slots),
+        }
+    }
 }
 
 /// Jobs by what became of them, as [`Counters`] has them.
@@ -118,16 +180,14 @@ impl Status {
             provider: node.provider.clone(),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").into(),
+            started_at: node.started_at,
             gateway: node.gateway.address.origin(),
+            standing: node.standing(),
             connected: node.connected(),
-            draining: node.is_draining(),
-            models: node
-                .models()
-                .iter()
-                .map(|served| {
-                    (served.model.clone(), ModelStatus { running: served.running(), slots: served.slot_count() })
-                })
-                .collect(),
+            draining: node.holds.has(Hold::Draining),
+            holds: node.holds.list(),
+            models: node.models().iter().map(|served| (served.model.clone(), ModelStatus::of(served))).collect(),
+            prompt_tokens: node.meter.prompt_tokens(),
             completion_tokens: counters.completion_tokens.get(),
             jobs: Jobs {
                 started: counters.started.get(),
@@ -136,7 +196,9 @@ impl Status {
                 failed: counters.failed.get(),
                 refused: counters.refused.get(),
             },
+            claimed_last_hour: node.takings.last_hour(local_secs()),
             receipts_unacknowledged: node.journal.backlog().len(),
+            earnings: None,
         }
     }
 

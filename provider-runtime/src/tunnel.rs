@@ -13,7 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use lumbung_link::{Patience, gather};
 use lumbung_openapi::endpoint::Endpoint;
-use lumbung_openapi::provider::{MOVE_PATH, OFFER_PATH, Offer, REPLICAS_HEADER};
+use lumbung_openapi::provider::{MOVE_PATH, OFFER_PATH, Offer, REPLICAS_HEADER, STANDING_HEADER};
 use reqwest::Upgraded;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -175,6 +175,10 @@ fn router(node: Arc<Node>, moving: CancellationToken) -> Router {
     async fn offer(State(node): State<Arc<Node>>, headers: HeaderMap) -> Json<Offer> {
         let replicas = headers.get(REPLICAS_HEADER).and_then(|count| count.to_str().ok()?.parse().ok());
         node.count_replicas(replicas.unwrap_or(1));
+        // Shown to people, so only what can be a word.
+        let standing = headers.get(STANDING_HEADER).and_then(|standing| standing.to_str().ok());
+        let is_word = |text: &&str| text.len() <= 32 && text.bytes().all(|byte| byte.is_ascii_lowercase());
+        standing.filter(is_word).into_iter().for_each(|standing| node.set_standing(standing));
         Json(node.offer())
     }
     let move_on = async move || {

@@ -226,7 +226,8 @@ impl Fleet {
         let (mut misses, patience) = (0, self.limits.poll_every.mul_f32(0.4));
         loop {
             let asked_at = Instant::now();
-            match tunnel.fetch_offer(self.replicas.load(Ordering::Relaxed), patience).await {
+            let standing_now = self.standing(&tunnel.provider);
+            match tunnel.fetch_offer(self.replicas.load(Ordering::Relaxed), standing_now, patience).await {
                 Ok(offer) => {
                     misses = 0;
                     self.lock().known.round_trip(&tunnel.provider, asked_at.elapsed().as_secs_f64());

@@ -12,12 +12,13 @@ use h2::SendStream;
 use h2::client::{ResponseFuture, SendRequest};
 use http::{HeaderValue, Method, Request, StatusCode};
 use lumbung_link::{Patience, gather};
-use lumbung_openapi::provider::{MOVE_PATH, OFFER_PATH, Offer, REPLICAS_HEADER};
+use lumbung_openapi::provider::{MOVE_PATH, OFFER_PATH, Offer, REPLICAS_HEADER, STANDING_HEADER};
 use lumbung_telemetry::trace::{Context, TRACEPARENT};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::job::{JobStream, OpenError, Origin};
 use crate::domain::ids::ProviderId;
+use crate::domain::provider::Standing;
 
 pub(super) const STREAM_WINDOW: u32 = 256 << 10;
 pub(super) const CONNECTION_WINDOW: u32 = 1 << 30;
@@ -75,15 +76,23 @@ impl Tunnel {
         self.open.store(false, Ordering::Release);
     }
 
-    /// Asks what the provider offers now, and tells it how many gateways there are.
-    pub async fn fetch_offer(&self, replicas: usize, timeout: Duration) -> Result<Offer, OfferError> {
-        tokio::time::timeout(timeout, self.fetch_offer_untimed(replicas)).await.map_err(|_| OfferError::Timeout)?
+    /// Asks what the provider offers now, and tells it how many gateways there are and how far it is trusted.
+    pub async fn fetch_offer(
+        &self,
+        replicas: usize,
+        standing: Standing,
+        timeout: Duration,
+    ) -> Result<Offer, OfferError> {
+        tokio::time::timeout(timeout, self.fetch_offer_untimed(replicas, standing))
+            .await
+            .map_err(|_| OfferError::Timeout)?
     }
 
-    async fn fetch_offer_untimed(&self, replicas: usize) -> Result<Offer, OfferError> {
+    async fn fetch_offer_untimed(&self, replicas: usize, standing: Standing) -> Result<Offer, OfferError> {
         let mut sender = self.sender.clone().ready().await?;
         let mut request = request(Method::GET, OFFER_PATH);
         request.headers_mut().insert(REPLICAS_HEADER, replicas.into());
+        request.headers_mut().insert(STANDING_HEADER, HeaderValue::from_static(standing.as_str()));
         let (response, _) = sender.send_request(request, true)?;
         let response = response.await?;
         if response.status() != StatusCode::OK {

@@ -187,7 +187,7 @@ fn day(text: &str) -> Result<u64, String> {
 }
 
 /// `2026-11-25 16:30`, UTC.
-fn time(secs: u64) -> String {
+pub(super) fn time(secs: u64) -> String {
     let (days, minutes) = (secs / 86_400 + 719_468, secs % 86_400 / 60);
     // The same, civil_from_days.
     let (era, of_era) = (days / 146_097, days % 146_097);

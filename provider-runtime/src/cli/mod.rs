@@ -1,5 +1,6 @@
 //! The command line. The only place that reads the environment.
 
+mod control;
 mod doctor;
 mod earnings;
 mod engine;
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+use crate::control::Request;
 use crate::data_dir;
 use crate::identity::Identity;
 
@@ -54,11 +56,17 @@ enum Command {
     },
     /// Print this provider's id, making its key if there is none.
     Identity,
-    /// Print what a provider that uses this data directory does.
-    Status {
-        /// As JSON.
+    /// Show what a provider that uses this data directory does: live on a terminal.
+    Status(status::StatusArgs),
+    /// Have it take no new jobs until told to resume, also after a restart. What runs goes on, and it stays connected.
+    Pause,
+    /// Have it take jobs again.
+    Resume,
+    /// Have it finish what runs and end, and wait for that.
+    Drain {
+        /// Do not wait.
         #[arg(long)]
-        json: bool,
+        no_wait: bool,
     },
 }
 
@@ -95,7 +103,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             println!("{}", Identity::open(&data_dir)?.id);
             Ok(ExitCode::SUCCESS)
         }
-        Command::Status { json } => status::print(&data_dir, json),
+        Command::Status(args) => status::show(&args, &data_dir),
+        Command::Pause => control::tell(&data_dir, Request::Pause),
+        Command::Resume => control::tell(&data_dir, Request::Resume),
+        Command::Drain { no_wait } => control::drain(&data_dir, !no_wait),
     }
 }
 

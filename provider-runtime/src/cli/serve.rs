@@ -11,10 +11,12 @@ use clap::Args;
 use lumbung_openapi::money::{NanoUsd, TokenPrice};
 use lumbung_telemetry::otlp;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::engine::EngineArgs;
+use crate::control::{Control, Listening, Told};
 use crate::gateway::{Gateway, GatewayAddress};
 use crate::hardware::Hardware;
 use crate::identity::Identity;
@@ -130,6 +132,10 @@ async fn serve_until_told(
     mut signals: StopSignals,
 ) -> anyhow::Result<()> {
     let (stop_tunnels, stop_status) = (CancellationToken::new(), CancellationToken::new());
+    let (told, mut control_tells) = mpsc::channel(4);
+    let listening = Listening::start(dir)?;
+    let control = Arc::new(Control::new(node.clone(), identity.clone(), dir, told));
+    let controlled = tokio::spawn(async move { listening.serve(control).await });
     let status = tokio::spawn({
         let (node, dir, stop) = (node.clone(), dir.to_owned(), stop_status.clone());
         async move { status::keep_written(&node, &dir, stop).await }
@@ -142,6 +148,9 @@ async fn serve_until_told(
     let mut offering = Offering::new(node.gateway.clone(), identity, node.journal.clone());
     tokio::select! {
         () = signals.told() => {}
+        told = control_tells.recv() => if let Some(Told::Drain) = told {
+            tracing::info!("told to finish what runs and end");
+        },
         () = offering.run() => {}
     }
 
@@ -165,6 +174,8 @@ async fn serve_until_told(
         node.journal.synced().await;
         stop_status.cancel();
         let _ = status.await;
+        controlled.abort();
+        let _ = controlled.await;
     };
     tokio::select! {
         () = ended => {}

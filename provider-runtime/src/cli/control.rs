@@ -1,0 +1,68 @@
+//! `lumbung-provider pause`, `resume` and `drain`: telling the provider that runs on this machine.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::control::Request;
+use crate::control::client::Running;
+use crate::holds::Hold;
+use crate::status::Status;
+
+/// How often it is looked whether a provider has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Tells it, and prints what follows from that.
+pub fn tell(data_dir: &Path, request: Request) -> anyhow::Result<ExitCode> {
+    let status = running(data_dir)?.ask(request)?;
+    let holds: Vec<&str> =
+        status.holds.iter().filter(|hold| **hold != Hold::Paused).map(|hold| describe(*hold)).collect();
+    match (request, holds.as_slice()) {
+        (Request::Pause, _) => {
+            println!("paused: no new jobs until `lumbung-provider resume`; {}", still_running(&status))
+        }
+        (_, []) => println!("takes jobs"),
+        (_, others) => println!("not paused any more, but {}", others.join(", and ")),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Has it finish what runs, and end.
+pub fn drain(data_dir: &Path, waits: bool) -> anyhow::Result<ExitCode> {
+    let status = running(data_dir)?.ask(Request::Drain)?;
+    println!("takes no new jobs, and ends when it can; {}", still_running(&status));
+    if waits {
+        while Running::find(data_dir)?.is_some() {
+            std::thread::sleep(LOOK_EVERY);
+        }
+        println!("it has ended");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn running(data_dir: &Path) -> anyhow::Result<Running> {
+    let found = Running::find(data_dir)?;
+    found.with_context(|| {
+        format!("no provider runs with the data directory {}; is --data-dir right?", data_dir.display())
+    })
+}
+
+fn still_running(status: &Status) -> String {
+    match status.models.values().map(|model| model.running).sum() {
+        0u32 => "nothing runs".to_owned(),
+        1 => "1 job still runs, and is finished".to_owned(),
+        jobs => format!("{jobs} jobs still run, and are finished"),
+    }
+}
+
+/// For people, as the end of a sentence.
+pub fn describe(hold: Hold) -> &'static str {
+    match hold {
+        Hold::Paused => "paused by its owner",
+        Hold::OutOfHours => "outside its hours",
+        Hold::MachineInUse => "the machine is in use",
+        Hold::Draining => "finishing what runs, to end then",
+    }
+}
