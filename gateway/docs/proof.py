@@ -35,6 +35,7 @@ TAKEN = {
     "gateway/CONFIG.md": "operations/settings.md",
     "gateway/deploy/observe/README.md": "operations/observe.md",
     "gateway/ROUTING.md": "guide/rules.md",
+    "provider-runtime/CONFIG.md": "start/settings.md",
     "provider-runtime/FORMS.md": "guide/forms.md",
     "openapi/PARAMETERS.md": "api/parameters.md",
     "gateway/ARCHITECTURE.md": "inside/architecture.md",

@@ -1,7 +1,6 @@
-//! What `serve` can be told: by flag, by environment, or in a file, in this order of precedence. `file` reads the file,
-//! `problems` finds what does not go together, `reference` writes CONFIG.md from the same declarations.
+//! What `serve` can be told: by flag, by environment, or in a file, in this order of precedence. `problems` finds what does not
+//! go together, `reference` says how the file is read (`lumbung_settings` does it) and writes CONFIG.md.
 
-mod file;
 mod problems;
 mod reference;
 
@@ -9,8 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use file::{FileError, with_file};
-pub use reference::reference;
+pub use reference::{reference, with_file};
 
 use clap::{ArgAction, Args, ValueEnum};
 use lumbung_openapi::money::NanoUsd;

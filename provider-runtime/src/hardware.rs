@@ -1,6 +1,7 @@
 //! What this machine has, as Linux tells it. Where it does not, the answer is empty, never a guess.
 
 use std::fs;
+use std::path::Path;
 
 /// What a machine has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +25,7 @@ impl Hardware {
     pub fn detect() -> Self {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let (allowed, taken) = cgroup(Path::new("/sys/fs/cgroup"));
         Self {
             gpus: nvidia_gpus(),
             cpu: field(&cpuinfo, "model name").unwrap_or_default().to_owned(),
@@ -32,8 +34,8 @@ impl Hardware {
                 .or_else(|| field(&cpuinfo, "Features"))
                 .map(|flags| flags.split_whitespace().map(str::to_owned).collect())
                 .unwrap_or_default(),
-            memory: kibibytes(&meminfo, "MemTotal"),
-            memory_available: kibibytes(&meminfo, "MemAvailable"),
+            memory: kibibytes(&meminfo, "MemTotal").min(allowed),
+            memory_available: kibibytes(&meminfo, "MemAvailable").min(allowed.saturating_sub(taken)),
         }
     }
 
@@ -48,6 +50,11 @@ impl Hardware {
     }
 }
 
+/// Memory in bytes that this process takes now; 0 where the system does not tell.
+pub fn resident() -> u64 {
+    kibibytes(&fs::read_to_string("/proc/self/status").unwrap_or_default(), "VmRSS")
+}
+
 /// The kernel driver lists its GPUs here, without a tool or a library being there.
 fn nvidia_gpus() -> Vec<String> {
     let Ok(gpus) = fs::read_dir("/proc/driver/nvidia/gpus") else { return Vec::new() };
@@ -55,6 +62,12 @@ fn nvidia_gpus() -> Vec<String> {
         .filter_map(|gpu| fs::read_to_string(gpu.path().join("information")).ok())
         .filter_map(|text| field(&text, "Model").map(str::to_owned))
         .collect()
+}
+
+/// Bytes that this container or service may have, and what it has by now (cgroup v2); as good as unlimited where nobody says.
+fn cgroup(at: &Path) -> (u64, u64) {
+    let number = |name: &str| fs::read_to_string(at.join(name)).ok()?.trim().parse::<u64>().ok();
+    (number("memory.max").unwrap_or(u64::MAX), number("memory.current").unwrap_or(0))
 }
 
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
@@ -79,6 +92,18 @@ mod tests {
         assert_eq!(field("Model: \t\t NVIDIA H100\nIRQ: 5\n", "Model"), Some("NVIDIA H100"));
         assert_eq!(kibibytes("MemTotal:       16384 kB\nMemAvailable: 10 kB\n", "MemAvailable"), 10_240);
         assert_eq!(kibibytes("", "MemTotal"), 0);
+    }
+
+    #[test]
+    fn a_container_may_have_less_than_the_machine_has() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(cgroup(dir.path()), (u64::MAX, 0));
+        fs::write(dir.path().join("memory.max"), "max\n").unwrap();
+        fs::write(dir.path().join("memory.current"), "4096\n").unwrap();
+        assert_eq!(cgroup(dir.path()), (u64::MAX, 4096));
+        fs::write(dir.path().join("memory.max"), "1073741824\n").unwrap();
+        assert_eq!(cgroup(dir.path()), (1 << 30, 4096));
+        assert!(resident() > 1 << 20);
     }
 
     #[test]

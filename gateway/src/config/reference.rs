@@ -1,8 +1,8 @@
-//! CONFIG.md: every setting, from the declarations that the command line is parsed by.
+//! How this gateway's settings are named in a file, and the head of CONFIG.md, which is made from them.
 
-use std::fmt::Write;
+use std::ffi::OsString;
 
-use clap::{Arg, Args, Command};
+use lumbung_settings::{FileError, Section, Settings};
 
 use super::{BooksConfig, ServeConfig};
 
@@ -27,28 +27,23 @@ without starting anything.
 
 /// The whole reference, as Markdown.
 pub fn reference() -> String {
-    let mut text = HEAD.to_owned();
-    section(&mut text, "Every command", &BooksConfig::augment_args(Command::new("books")));
-    section(&mut text, "`serve`", &ServeConfig::augment_args(Command::new("serve")));
-    text
+    settings().reference(HEAD)
 }
 
-fn section(text: &mut String, title: &str, command: &Command) {
-    let _ = write!(text, "\n## {title}\n\n| key | environment | default | |\n|---|---|---|---|\n");
-    for arg in command.get_arguments() {
-        let Some(key) = arg.get_long() else { continue };
-        let environment = arg.get_env().map(|name| format!("`{}`", name.to_string_lossy())).unwrap_or_default();
-        let _ = writeln!(text, "| `{key}` | {environment} | {} | {} |", default_of(arg), meaning(arg));
+/// This command line (the program's name first), with what the configuration file adds to it.
+pub fn with_file(arguments: Vec<OsString>) -> Result<Vec<OsString>, FileError> {
+    Ok(settings().with_file(arguments)?.arguments)
+}
+
+fn settings() -> Settings {
+    Settings {
+        flag: "--config",
+        variable: "LUMBUNG_CONFIG",
+        before_command: &["--config", "--data-dir", "--database"],
+        sections: vec![
+            Section::of::<BooksConfig>("Every command", |_| true),
+            Section::of::<ServeConfig>("`serve`", |words| matches!(words, ["serve", ..] | ["config", "check", ..])),
+        ],
+        tables: None,
     }
-}
-
-fn default_of(arg: &Arg) -> String {
-    let values: Vec<_> =
-        arg.get_default_values().iter().map(|value| format!("`{}`", value.to_string_lossy())).collect();
-    values.join(", ")
-}
-
-fn meaning(arg: &Arg) -> String {
-    let help = arg.get_long_help().or_else(|| arg.get_help()).map(ToString::to_string).unwrap_or_default();
-    help.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "\\|")
 }

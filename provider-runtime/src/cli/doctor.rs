@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::engine::{EngineArgs, EngineKind};
+use super::engine::EngineKind;
+use super::model::ModelArgs;
 use super::serve::GatewayArgs;
 use crate::doctor::{EnginePatient, Level, Patient, Report, examine};
 
@@ -15,7 +16,7 @@ pub struct DoctorArgs {
     #[command(flatten)]
     gateway: GatewayArgs,
     #[command(flatten)]
-    engine: EngineArgs,
+    model: ModelArgs,
     /// As JSON.
     #[arg(long)]
     json: bool,
@@ -26,10 +27,10 @@ pub async fn run(args: DoctorArgs, data_dir: PathBuf) -> anyhow::Result<ExitCode
     let patient = Patient {
         data_dir,
         gateway: (!args.gateway.gateway.is_empty()).then(|| args.gateway.open()),
-        engine: match args.engine.engine {
-            EngineKind::Mistral => EnginePatient::Embedded(args.engine.model.clone()),
-            EngineKind::Openai => EnginePatient::Sidecar(args.engine.sidecar().await.map(Box::new)),
-            EngineKind::Scripted => EnginePatient::Script(args.engine.script().map(drop)),
+        engine: match args.model.engine.engine {
+            EngineKind::Mistral => EnginePatient::Embedded(args.model.engine.model.clone()),
+            EngineKind::Openai => EnginePatient::Sidecar(args.model.engine.sidecar().await.map(Box::new)),
+            EngineKind::Scripted => EnginePatient::Script(args.model.engine.script().map(drop)),
         },
     };
     let report = examine(&patient).await;

@@ -85,6 +85,28 @@ impl EngineArgs {
             .context("--model-id is missing: the model's id in the gateway's catalogue")
     }
 
+    /// Whether there is anything that says which model is meant.
+    pub fn names_a_model(&self) -> bool {
+        let named = [&self.model, &self.model_id, &self.upstream_model];
+        named.into_iter().any(Option::is_some) || self.script.is_some()
+    }
+
+    /// Whether what is needed to load it is said.
+    pub fn check(&self) -> anyhow::Result<()> {
+        self.model_id()?;
+        match self.engine {
+            EngineKind::Mistral => {
+                self.model.as_deref().context(NO_MODEL)?;
+            }
+            EngineKind::Openai => {
+                self.upstream_model.as_ref().or(self.model.as_ref()).context(NO_UPSTREAM_MODEL)?;
+                parse_parameters(&self.upstream_supports).context("--upstream-supports")?;
+            }
+            EngineKind::Scripted => drop(self.script()?),
+        }
+        Ok(())
+    }
+
     /// Loads the model. May take minutes.
     pub async fn load(&self) -> anyhow::Result<Arc<dyn Engine>> {
         let engine: Arc<dyn Engine> = match self.engine {
@@ -104,7 +126,7 @@ impl EngineArgs {
         let model = self.upstream_model.clone().or_else(|| self.model.clone());
         let mut upstream = Upstream {
             base: self.upstream.clone(),
-            model: model.context("--upstream-model is missing: the model's name at the server")?,
+            model: model.context(NO_UPSTREAM_MODEL)?,
             key: self.upstream_key.clone(),
             supported: match self.upstream_supports.as_slice() {
                 [] => usual_parameters(),
@@ -127,8 +149,7 @@ impl EngineArgs {
     /// The model of the embedded engine, as it was named.
     #[cfg(feature = "mistral")]
     pub fn source(&self) -> anyhow::Result<ModelSource> {
-        let model =
-            self.model.as_deref().context("--model is missing: a folder, a .gguf file, or a Hugging Face id")?;
+        let model = self.model.as_deref().context(NO_MODEL)?;
         Ok(model.parse()?)
     }
 
@@ -161,6 +182,9 @@ impl EngineArgs {
 /// What to do about a program without the embedded engine.
 #[cfg(not(feature = "mistral"))]
 pub const WITHOUT_MISTRAL: &str = "this program was built without the embedded engine; build it with the feature `mistral` (on by default), or name another with --engine openai";
+
+const NO_MODEL: &str = "--model is missing: a folder, a .gguf file, or a Hugging Face id";
+const NO_UPSTREAM_MODEL: &str = "--upstream-model is missing: the model's name at the server";
 
 /// A path's last part without `.gguf`; anything else as it is.
 fn name_of(model: &str) -> String {

@@ -1,11 +1,17 @@
 //! The command line. The only place that reads the environment.
 
+mod config;
 mod control;
 mod doctor;
 mod earnings;
 mod engine;
+mod limits;
+mod model;
 mod serve;
 mod status;
+mod when;
+
+pub use config::reference;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -13,6 +19,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
+
+use config::ConfigCommand;
 
 use crate::control::Request;
 use crate::data_dir;
@@ -22,6 +30,9 @@ use crate::identity::Identity;
 #[derive(Parser)]
 #[command(name = "lumbung-provider", version)]
 struct Cli {
+    /// A TOML file with settings by the names of their flags. Flags and the environment come before it.
+    #[arg(long, env = config::VARIABLE, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
     #[command(flatten)]
     common: Common,
     #[command(subcommand)]
@@ -30,8 +41,8 @@ struct Cli {
 
 #[derive(Args)]
 struct Common {
-    /// Where the identity, the receipts and the status are kept.
-    #[arg(long, global = true, env = "LUMBUNG_PROVIDER_DATA_DIR", default_value_os_t = default_data_dir())]
+    /// Where the identity, the receipts and the status are kept. Default: lumbung-provider in $XDG_DATA_HOME or ~/.local/share.
+    #[arg(long, global = true, env = "LUMBUNG_PROVIDER_DATA_DIR", default_value_os_t = default_data_dir(), hide_default_value = true)]
     data_dir: PathBuf,
     /// How logs are written to standard error.
     #[arg(long, global = true, env = "LUMBUNG_PROVIDER_LOG", value_enum, default_value_t = LogFormat::Console)]
@@ -45,6 +56,9 @@ struct Common {
 enum Command {
     /// Join a gateway and serve until told to stop (SIGTERM or Ctrl-C: finish what runs; a second time: at once).
     Serve(Box<serve::ServeArgs>),
+    /// The configuration.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Look at this machine, the model and the gateway, and say what to do about what prevents serving.
     Doctor(Box<doctor::DoctorArgs>),
     /// Print what this provider earned, job by job, and where it is.
@@ -80,21 +94,28 @@ enum LogFormat {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    start_logs(&cli.common);
-    match run(cli) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("lumbung-provider: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    run().unwrap_or_else(|error| {
+        eprintln!("lumbung-provider: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
-fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+fn run() -> anyhow::Result<ExitCode> {
+    let given = config::settings().with_file(std::env::args_os().collect())?;
+    let (cli, tables) = (Cli::parse_from(given.arguments), given.tables);
+    start_logs(&cli.common);
     let data_dir = cli.common.data_dir;
     match cli.command {
-        Command::Serve(args) => block_on(serve::run(*args, data_dir))?,
+        Command::Serve(args) => block_on(serve::run(*args, &tables, data_dir))?,
+        Command::Config(ConfigCommand::Check(args)) => {
+            config::check(&args, &tables)?;
+            println!("the configuration is right");
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Config(ConfigCommand::Reference) => {
+            print!("{}", reference());
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Doctor(args) => block_on(doctor::run(*args, data_dir))?,
         Command::Earnings(args) => block_on(earnings::run(*args, &data_dir))?,
         Command::PayoutDetails { action } => block_on(earnings::payout_details(action, &data_dir))?,

@@ -1,5 +1,6 @@
 //! `lumbung-provider serve`: puts the parts together, and takes them apart in order.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,14 +9,16 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use lumbung_openapi::money::{NanoUsd, TokenPrice};
 use lumbung_telemetry::otlp;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::engine::EngineArgs;
+use super::engine::EngineKind;
+use super::limits::LimitArgs;
+use super::model::ModelArgs;
+use super::when::WhenArgs;
 use crate::control::{Control, Listening, Told};
 use crate::gateway::{Gateway, GatewayAddress};
 use crate::hardware::Hardware;
@@ -57,15 +60,20 @@ impl GatewayArgs {
 #[derive(Args)]
 pub struct ServeArgs {
     #[command(flatten)]
-    gateway: GatewayArgs,
+    pub gateway: GatewayArgs,
     #[command(flatten)]
-    engine: EngineArgs,
-    /// US dollars asked per million prompt tokens.
-    #[arg(long, env = "LUMBUNG_PROVIDER_ASK_PROMPT", value_name = "USD", default_value = "0.05", value_parser = ask)]
-    ask_prompt: NanoUsd,
-    /// US dollars asked per million completion tokens.
-    #[arg(long, env = "LUMBUNG_PROVIDER_ASK_COMPLETION", value_name = "USD", default_value = "0.10", value_parser = ask)]
-    ask_completion: NanoUsd,
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub serving: ServingArgs,
+}
+
+/// How it is served.
+#[derive(Args)]
+pub struct ServingArgs {
+    #[command(flatten)]
+    when: WhenArgs,
+    #[command(flatten)]
+    pub limits: LimitArgs,
     /// Where this machine is, such as eu-west; shown to clients.
     #[arg(long, env = "LUMBUNG_PROVIDER_REGION", default_value = "")]
     region: String,
@@ -80,35 +88,31 @@ pub struct ServeArgs {
     drain_secs: u64,
 }
 
-fn ask(text: &str) -> Result<NanoUsd, String> {
-    let amount: NanoUsd = text.parse().map_err(|error| format!("{error}"))?;
-    if amount < NanoUsd::ZERO { Err("must not be negative".into()) } else { Ok(amount) }
-}
-
-/// Serves until told to stop.
-pub async fn run(args: ServeArgs, data_dir: PathBuf) -> anyhow::Result<ExitCode> {
+/// Serves until told to stop; what the flags name, and what the configuration file's tables do.
+pub async fn run(args: ServeArgs, tables: &[Vec<OsString>], data_dir: PathBuf) -> anyhow::Result<ExitCode> {
+    let ServeArgs { gateway, model, serving: args } = args;
+    args.limits.choose_gpus()?;
     let mut signals = StopSignals::new()?;
     data_dir::create(&data_dir)?;
     let _lock = data_dir::lock(&data_dir)?;
     let identity = Arc::new(Identity::open(&data_dir)?);
-    let gateway = Arc::new(args.gateway.open()?);
-    let model_id = args.engine.model_id()?;
-    let engine = tokio::select! {
-        engine = args.engine.load() => engine.with_context(|| format!("cannot load the model '{model_id}'"))?,
+    let gateway = Arc::new(gateway.open()?);
+    let models = model.with_others(tables)?;
+    let served = tokio::select! {
+        served = load(&models, &args.limits) => served?,
         () = signals.told() => return Ok(ExitCode::SUCCESS),
     };
     let journal =
         Journal::open(&data_dir).with_context(|| format!("cannot open the journal in {}", data_dir.display()))?;
 
-    let price = TokenPrice { prompt: args.ask_prompt, completion: args.ask_completion };
-    let served = Served::new(model_id.clone(), price, engine, args.engine.slots());
     let hardware = Hardware::detect().summary();
-    let node = Arc::new(Node::new(identity.id.clone(), gateway, journal, vec![served], args.region.clone(), hardware));
+    let node = Arc::new(Node::new(identity.id.clone(), gateway, journal, served, args.region.clone(), hardware));
+    let computes_all = models.iter().all(|model| model.engine.engine != EngineKind::Openai);
+    let kept = tokio::spawn(args.when.clone().keep(node.clone(), computes_all)?);
     tracing::info!(
         provider = identity.id,
         gateway = node.gateway.address.origin(),
-        model = model_id,
-        slots = args.engine.slots(),
+        models = ?node.models().iter().map(|served| (&served.model, served.slot_count())).collect::<Vec<_>>(),
         receipts = node.journal.backlog().len(),
         "serving"
     );
@@ -118,14 +122,27 @@ pub async fn run(args: ServeArgs, data_dir: PathBuf) -> anyhow::Result<ExitCode>
         None => None,
     };
     let served = serve_until_told(&args, node, identity, &data_dir, signals).await;
-    scraped.into_iter().for_each(|scraped| scraped.abort());
+    scraped.into_iter().chain([kept]).for_each(|task| task.abort());
     otlp.stop().await;
     served?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// Loads one model after the other, as far as there is room for them.
+async fn load(models: &[ModelArgs], limits: &LimitArgs) -> anyhow::Result<Vec<Served>> {
+    limits.check_before(models)?;
+    let mut served = Vec::new();
+    for model in models {
+        let id = model.engine.model_id()?;
+        let engine = model.engine.load().await.with_context(|| format!("cannot load the model '{id}'"))?;
+        limits.check_after(&id)?;
+        served.push(Served::new(id, model.ask(), engine, model.engine.slots()));
+    }
+    Ok(served)
+}
+
 async fn serve_until_told(
-    args: &ServeArgs,
+    args: &ServingArgs,
     node: Arc<Node>,
     identity: Arc<Identity>,
     dir: &Path,

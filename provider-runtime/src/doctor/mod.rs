@@ -7,6 +7,7 @@ mod model;
 
 use std::path::{Path, PathBuf};
 
+pub use model::weight_bytes;
 use serde::Serialize;
 
 use crate::engine::openai::OpenAiEngine;
@@ -104,7 +105,7 @@ pub async fn examine(patient: &Patient) -> Report {
 }
 
 /// A size for people.
-fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     match bytes < 1 << 30 {
         true => format!("{} MiB", bytes.div_ceil(1 << 20)),
         false => format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64),

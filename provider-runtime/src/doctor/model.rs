@@ -41,13 +41,7 @@ fn folder(path: &Path, hardware: &Hardware) -> Vec<Finding> {
         let advice = "name the folder that holds config.json, tokenizer.json and *.safetensors, or a .gguf file itself";
         return vec![Finding::problem("model", format!("{at} has no readable config.json"), advice)];
     }
-    let weights: Vec<PathBuf> = fs::read_dir(path)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"))
-        .collect();
+    let weights = safetensors(path);
     if weights.is_empty() {
         let advice = "download the weights as well (a git clone without git-lfs leaves them out)";
         return vec![Finding::problem("model", format!("{at} has no .safetensors files"), advice)];
@@ -64,6 +58,21 @@ fn folder(path: &Path, hardware: &Hardware) -> Vec<Finding> {
     let mut findings = vec![fits(at.to_string(), weight_bytes, hardware)];
     findings.extend(parts(has_tokenizer, has_template, context));
     findings
+}
+
+fn safetensors(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.filter(|path| path.extension().is_some_and(|extension| extension == "safetensors")).collect()
+}
+
+/// Bytes of a model's weights on this machine; `None` where they are not here (yet).
+pub fn weight_bytes(named: &str) -> Option<u64> {
+    let path = Path::new(named);
+    match (path.is_dir(), path.is_file()) {
+        (true, _) => Some(size_of(&safetensors(path))),
+        (false, true) => Some(size_of(&[path.to_owned()])),
+        (false, false) => None,
+    }
 }
 
 fn gguf_file(path: &Path, hardware: &Hardware) -> Vec<Finding> {

@@ -23,6 +23,7 @@ pub struct Provider {
 pub struct Start {
     dir: Arc<TempDir>,
     args: Vec<String>,
+    env: Vec<(String, String)>,
     script: Option<String>,
 }
 
@@ -40,11 +41,19 @@ pub fn sidecar(gateway: &str, upstream: &str) -> Start {
 impl Start {
     fn new(engine: &str, script: Option<String>) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
-        Self { dir, args: vec!["--engine".into(), engine.into()], script }
+        Self { dir, args: vec!["--engine".into(), engine.into()], env: Vec::new(), script }
     }
 
+    /// With a flag; one without a value where that is empty.
     pub fn with(mut self, name: &str, value: &str) -> Self {
-        self.args.extend([name.to_owned(), value.to_owned()]);
+        self.args.push(name.to_owned());
+        self.args.extend(Some(value.to_owned()).filter(|value| !value.is_empty()));
+        self
+    }
+
+    /// With a variable of the environment.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -67,6 +76,7 @@ impl Start {
         let child = command
             .env("LUMBUNG_PROVIDER_DATA_DIR", &data_dir)
             .env("LUMBUNG_PROVIDER_LOG_LEVEL", "info,lumbung_provider=debug")
+            .envs(self.env)
             .stdin(Stdio::null())
             .stderr(log)
             .spawn()
