@@ -18,8 +18,8 @@ ENV PATH=/root/.cargo/bin:$PATH FEATURES=cuda
 FROM tools-cpu AS build-gateway
 WORKDIR /src
 COPY . .
-RUN cargo build --locked --release -p lumbung-gateway \
-    && scripts/rootfs gateway target/release/lumbung-gateway /image
+RUN cargo build --locked --profile dist -p lumbung-gateway \
+    && scripts/rootfs gateway target/dist/lumbung-gateway /image
 
 FROM tools-${ENGINE} AS build-provider
 WORKDIR /src

@@ -3,6 +3,10 @@
 
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/lumbung/target
 
+# What is measured is built as images are, and without the embedded engine: a scripted one answers.
+DIST = cargo build --locked --profile dist --no-default-features -p lumbung-gateway -p lumbung-provider -p lumbung-loadtest
+LOADTEST = $(CARGO_TARGET_DIR)/dist/lumbung-loadtest
+
 .PHONY: help demo test test-full lint fmt measure peers results instructions simulate bench spec docs setup
 
 help: ## what can be made
@@ -26,25 +30,25 @@ fmt: ## format the code
 
 measure: ## what a request costs the gateway beside nginx: CPU, latency, memory, size
 	@scripts/setup build
-	@cargo build --locked --release --workspace --bins
-	@$(CARGO_TARGET_DIR)/release/lumbung-loadtest compare
+	@$(DIST)
+	@$(LOADTEST) compare
 
 peers: ## the same beside nginx, haproxy, vllm-router, sglang-router and LiteLLM, which are installed; five rounds
 	@scripts/setup test
 	@scripts/peers
-	@cargo build --locked --release --workspace --bins
-	@$(CARGO_TARGET_DIR)/release/lumbung-loadtest compare --beside nginx,haproxy,vllm-router,sglang-router,litellm --rounds 5
+	@$(DIST)
+	@$(LOADTEST) compare --beside nginx,haproxy,vllm-router,sglang-router,litellm --rounds 5
 
 results: ## everything that is measured, written into loadtest/RESULTS.md; about half an hour
 	@scripts/setup test
 	@scripts/peers
-	@cargo build --locked --release --workspace --bins
-	@scripts/with-services $(CARGO_TARGET_DIR)/release/lumbung-loadtest results
+	@$(DIST)
+	@scripts/with-services $(LOADTEST) results
 
 instructions: ## how many instructions a request takes, compared with loadtest/instructions.json; WRITE=1 writes it anew
 	@scripts/setup test
-	@cargo build --locked --release --workspace --bins
-	@$(CARGO_TARGET_DIR)/release/lumbung-loadtest instructions --baseline loadtest/instructions.json $(if $(WRITE),--write)
+	@$(DIST)
+	@$(LOADTEST) instructions --baseline loadtest/instructions.json $(if $(WRITE),--write)
 
 simulate: ## choosing a provider, on a virtual clock, beside simpler ways: the table in gateway/ROUTING.md
 	@cargo test --locked --release -p lumbung-gateway --test routing -- --ignored --exact --nocapture table::write
