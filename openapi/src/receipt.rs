@@ -82,13 +82,13 @@ impl ReceiptBatch {
         Self { jws: key.sign_with_jwk(RECEIPTS_TYP, &claims), receipts }
     }
 
-    /// Who signed exactly these receipts.
-    pub fn verify(&self) -> Result<PublicKey, JwsError> {
+    /// Who signed exactly these receipts, and their leaves.
+    pub fn verify(&self) -> Result<(PublicKey, Vec<Hash>), JwsError> {
         let key = jws::embedded_key(&self.jws)?;
         let claims: RootClaims = key.verify(RECEIPTS_TYP, &self.jws)?;
         let leaves: Vec<Hash> = self.receipts.iter().map(Receipt::leaf).collect();
         match claims.count == leaves.len() && claims.root == merkle::root(&leaves) {
-            true => Ok(key),
+            true => Ok((key, leaves)),
             false => Err(JwsError::BadSignature),
         }
     }

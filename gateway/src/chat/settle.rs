@@ -25,8 +25,8 @@ use crate::store::{SettleOutcome, Settlement, SigningKeys, Store, StoreError};
 
 /// Settlements in one transaction.
 const MAX_BATCH: usize = 256;
-/// How long the first settlement of a batch waits for company.
-const LINGER: Duration = Duration::from_millis(20);
+/// How long the first settlement of a batch waits for company: a transaction costs as much as thirty rows in one.
+const LINGER: Duration = Duration::from_millis(50);
 /// How long somebody waits for everything before to be committed.
 const FLUSH_WITHIN: Duration = Duration::from_secs(5);
 /// How long the writer waits before it tries the books again.

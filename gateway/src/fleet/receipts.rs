@@ -51,7 +51,8 @@ impl ReceiptDesk {
         if batch.receipts.len() > MAX_RECEIPTS {
             return Err(DeskError::TooMany(MAX_RECEIPTS));
         }
-        let provider = ProviderId::from(batch.verify()?);
+        let (key, leaves) = batch.verify()?;
+        let provider = ProviderId::from(key);
         if !is_known(&provider) {
             return Err(DeskError::Stranger);
         }
@@ -61,7 +62,7 @@ impl ReceiptDesk {
         }
         // What they claim is judged by that where they are committed.
         let backings: Vec<_> = batch.receipts.iter().map(|receipt| self.keys.backing(receipt)).collect();
-        let verdicts = self.store.commit_receipts(&provider, batch, &backings).await?;
+        let verdicts = self.store.commit_receipts(&provider, batch, &leaves, &backings).await?;
         let reasons = verdicts.iter().filter_map(|verdict| match verdict {
             ReceiptVerdict::Refused { reason } => Some(reason.as_str()),
             ReceiptVerdict::Committed | ReceiptVerdict::Pending => None,

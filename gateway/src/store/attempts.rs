@@ -102,12 +102,11 @@ pub(super) async fn write(
     let funding = promotional::spend(connection, attempts).await?;
     let records: Vec<String> = attempts.iter().map(record).collect::<Result<_>>()?;
     let batch = sign(connection, clock, now_us, &records, keys).await?;
-    let mut known: HashSet<AttemptKey> = attempts.iter().map(|new| attempt_key(new.ticket)).collect();
-    let mut numbered = records.iter().enumerate();
+    let (mut written, mut numbered) = (0, records.iter().enumerate());
     for piece in pieces(attempts) {
         let rows = values(connection, COLUMNS.len(), piece.len());
         let mut insert = query(format!(
-            "INSERT INTO attempts ({}) VALUES {rows} ON CONFLICT (job, attempt) DO NOTHING RETURNING job, attempt",
+            "INSERT INTO attempts ({}) VALUES {rows} ON CONFLICT (job, attempt) DO NOTHING",
             COLUMNS.join(", ")
         ));
         for (new, (index, record)) in piece.iter().zip(&mut numbered) {
@@ -147,13 +146,10 @@ pub(super) async fn write(
                 .bind(new.proof.map(|(_, index)| index as i64))
                 .bind("settled");
         }
-        for row in insert.fetch_all(&mut *connection).await? {
-            let (job, attempt): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
-            known.remove(&(job, attempt as u32));
-        }
+        written += insert.execute(&mut *connection).await?.rows_affected();
     }
-    if !known.is_empty() {
-        return Ok(Err(known));
+    if written < attempts.len() as u64 {
+        return Ok(Err(written_before(connection, attempts, batch).await?));
     }
     promotional::mark(connection, attempts, &funding).await?;
     let postings: Vec<Posting> =
@@ -161,6 +157,32 @@ pub(super) async fn write(
     ledger::write_at(connection, now_us, &postings).await?;
     usage::count(connection, now_us, attempts.iter().map(used)).await?;
     Ok(Ok(()))
+}
+
+/// Those of the attempts that were in the books before this batch, of which there is one at least.
+async fn written_before(
+    connection: &mut AnyConnection,
+    attempts: &[NewAttempt<'_>],
+    batch: BatchId,
+) -> Result<HashSet<AttemptKey>> {
+    let mut known = HashSet::new();
+    for piece in pieces(attempts) {
+        let (rows, last) = (values(connection, 2, piece.len()), 2 * piece.len() + 1);
+        let mut select = query(format!(
+            "WITH wanted(id, number) AS (VALUES {rows}) SELECT a.job, a.attempt
+             FROM wanted JOIN attempts a ON a.job = wanted.id AND a.attempt = wanted.number WHERE a.batch <> ${last}"
+        ));
+        for NewAttempt { ticket, .. } in piece {
+            select = select.bind(ticket.job.as_str()).bind(i64::from(ticket.attempt));
+        }
+        for row in select.bind(batch.to_string()).fetch_all(&mut *connection).await? {
+            known.insert((row.try_get(0)?, row.try_get::<i64, _>(1)? as u32));
+        }
+    }
+    match known.is_empty() {
+        true => Err(StoreError::corrupt("an attempt is in the books and cannot be found")),
+        false => Ok(known),
+    }
 }
 
 /// Signs a Merkle root over settlement records and writes it down; the batch's id.

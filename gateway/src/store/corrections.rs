@@ -18,11 +18,6 @@ use crate::domain::ids::AccountId;
 use crate::domain::posting::{LedgerId, Posting, PostingKind};
 use crate::domain::settlement::{Charge, Tokens};
 
-/// The columns that [`Correction::of`] reads.
-pub(super) const RETURNED: &str =
-    "job, attempt, account, prompt_tokens, completion_tokens, charge, fee, delivered_sha256,
-                       COALESCE(api_key, ''), promotional, promotional_share";
-
 /// An attempt that was charged for more than its provider claims.
 pub(super) struct Correction<'a> {
     ticket: &'a Ticket,
@@ -36,13 +31,25 @@ pub(super) struct Correction<'a> {
 }
 
 impl<'a> Correction<'a> {
-    /// From the attempt's row as [`RETURNED`] names it, its ticket and what the provider claims; `None` where that is as much
-    /// as was charged.
-    pub fn of(row: &AnyRow, ticket: &'a Ticket, claims: &ReceiptClaims) -> Result<Option<Self>> {
+    /// Of an attempt whose row is locked, by its ticket and what the provider claims; `None` where that is as much as was
+    /// charged.
+    pub async fn read(
+        connection: &mut AnyConnection,
+        ticket: &'a Ticket,
+        claims: &ReceiptClaims,
+    ) -> Result<Option<Self>> {
+        let select =
+            "SELECT account, prompt_tokens, completion_tokens, charge, fee, delivered_sha256, COALESCE(api_key, ''),
+                promotional, promotional_share FROM attempts WHERE job = $1 AND attempt = $2";
+        let select = sqlx::query(select).bind(ticket.job.as_str()).bind(i64::from(ticket.attempt));
+        Self::of(&select.fetch_one(connection).await?, ticket, claims)
+    }
+
+    fn of(row: &AnyRow, ticket: &'a Ticket, claims: &ReceiptClaims) -> Result<Option<Self>> {
         let damaged = || StoreError::corrupt("an attempt's row is malformed");
         let count = |n: i64| u32::try_from(n).map_err(|_| damaged());
-        let tokens = Tokens { prompt: count(row.try_get(3)?)?, completion: count(row.try_get(4)?)? };
-        let (amount, fee) = (NanoUsd::from_nanos(row.try_get(5)?), NanoUsd::from_nanos(row.try_get(6)?));
+        let tokens = Tokens { prompt: count(row.try_get(1)?)?, completion: count(row.try_get(2)?)? };
+        let (amount, fee) = (NanoUsd::from_nanos(row.try_get(3)?), NanoUsd::from_nanos(row.try_get(4)?));
         let was = Charge { tokens, amount, fee };
         let claimed = tokens.lower(Tokens::from(claims));
         if claimed == tokens {
@@ -51,13 +58,13 @@ impl<'a> Correction<'a> {
         // What was charged was within the last ceiling, which only a voucher may know.
         let priced = Ticket { ceiling: amount, ..ticket.clone() };
         let is = Charge::of(&priced, claimed, amount);
-        let delivered: Option<String> = row.try_get(7)?;
+        let delivered: Option<String> = row.try_get(5)?;
         let delivered = delivered.map(|hash| hash.parse().map_err(|_| damaged())).transpose()?;
         let record = attempts::record_text(ticket, &is, delivered)?;
-        let account = row.try_get::<String, _>(2)?.parse().map_err(|_| damaged())?;
-        let api_key = row.try_get(8)?;
+        let account = row.try_get::<String, _>(0)?.parse().map_err(|_| damaged())?;
+        let api_key = row.try_get(6)?;
         let was_given =
-            Funding { promotional: NanoUsd::from_nanos(row.try_get(9)?), share: NanoUsd::from_nanos(row.try_get(10)?) };
+            Funding { promotional: NanoUsd::from_nanos(row.try_get(7)?), share: NanoUsd::from_nanos(row.try_get(8)?) };
         let is_given = was_given.lowered(&was, &is);
         Ok(Some(Self { ticket, account, api_key, was, is, was_given, is_given, record }))
     }

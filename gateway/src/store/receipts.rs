@@ -1,7 +1,7 @@
 //! Receipts that providers hand in, signed: each is attached to its settled attempt, or settles it where the gateway that
 //! should have is gone.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use lumbung_openapi::merkle::Hash;
 use lumbung_openapi::money::NanoUsd;
@@ -12,7 +12,7 @@ use sqlx::{AnyConnection, Row};
 
 use super::accounts::owner_of;
 use super::attempts::{self, AttemptKey, JobSoFar, NewAttempt, attempt_key};
-use super::corrections::{Correction, RETURNED, correct};
+use super::corrections::{Correction, correct};
 use super::settle::{now, take, touch};
 use super::sql::{pieces, query, values};
 use super::{Result, Store, StoreError, promotional, signing_keys, sql};
@@ -44,12 +44,14 @@ enum Finding {
 }
 
 impl Store {
-    /// Takes a provider's receipts. The caller has verified that `provider` signed the batch, and what each receipt rests
-    /// on: ticket and voucher of each, in order, or why it is refused. Offering a receipt again changes nothing.
+    /// Takes a provider's receipts. The caller has verified that `provider` signed the batch over these `leaves`, and what
+    /// each receipt rests on: ticket and voucher of each, in order, or why it is refused. Offering a receipt again changes
+    /// nothing.
     pub async fn commit_receipts(
         &self,
         provider: &ProviderId,
         batch: &ReceiptBatch,
+        leaves: &[Hash],
         backings: &[std::result::Result<Backing, Refusal>],
     ) -> Result<Vec<ReceiptVerdict>> {
         let mut verdicts: Vec<Option<ReceiptVerdict>> = vec![None; batch.receipts.len()];
@@ -76,7 +78,7 @@ impl Store {
             if open.is_empty() {
                 break;
             }
-            for (index, verdict) in sql::retrying(|| self.try_commit(batch, &open)).await? {
+            for (index, verdict) in sql::retrying(|| self.try_commit(batch, leaves, &open)).await? {
                 verdicts[index] = Some(verdict);
             }
         }
@@ -87,29 +89,61 @@ impl Store {
     }
 
     /// One turn: decides what can be decided, leaving out what changed meanwhile.
-    async fn try_commit(&self, batch: &ReceiptBatch, open: &[&Offered<'_>]) -> Result<Vec<(usize, ReceiptVerdict)>> {
-        let findings = self.look_up(open).await?;
-        let (mut verdicts, mut attach, mut alone) =
-            (Vec::new(), Vec::new(), BTreeMap::<&str, Vec<&Offered<'_>>>::new());
-        for (offered, finding) in open.iter().zip(findings) {
+    async fn try_commit(
+        &self,
+        batch: &ReceiptBatch,
+        leaves: &[Hash],
+        open: &[&Offered<'_>],
+    ) -> Result<Vec<(usize, ReceiptVerdict)>> {
+        // Almost every receipt belongs to an attempt that is settled: that is tried before anything is looked up.
+        let attached = self.attach(batch, leaves, open).await?;
+        let mut verdicts: Vec<_> = attached.iter().map(|index| (*index, ReceiptVerdict::Committed)).collect();
+        let open: Vec<&Offered<'_>> = open.iter().filter(|o| !attached.contains(&o.index)).copied().collect();
+        if open.is_empty() {
+            return Ok(verdicts);
+        }
+        let mut alone = BTreeMap::<&str, Vec<&Offered<'_>>>::new();
+        for (offered, finding) in open.iter().zip(self.look_up(&open).await?) {
             match finding {
                 Finding::Decided(verdict) => verdicts.push((offered.index, verdict)),
-                Finding::Attach => attach.push(*offered),
+                Finding::Attach => {} // settled meanwhile: the next turn attaches it
                 Finding::Alone => alone.entry(&offered.ticket.replica).or_default().push(*offered),
             }
         }
-        if attach.is_empty() && alone.is_empty() {
-            return Ok(verdicts);
+        if !alone.is_empty() {
+            verdicts.extend(self.try_charge(batch, leaves, alone).await?);
         }
+        Ok(verdicts)
+    }
+
+    /// Attaches what can be attached to settled attempts; the receipts' places.
+    async fn attach(&self, batch: &ReceiptBatch, leaves: &[Hash], open: &[&Offered<'_>]) -> Result<HashSet<usize>> {
+        let clock = self.clock();
+        let mut tx = self.transaction().await?;
+        let proof = attempts::write_batch(&mut tx, &clock, "receipts", &batch.jws, leaves).await?;
+        let (places, restored) = attach_all(&mut tx, &clock, open, proof).await?;
+        promotional::restore(&mut tx, &restored).await?;
+        match places.is_empty() {
+            true => tx.rollback().await?, // no receipt refers to this batch
+            false => tx.commit().await?,
+        }
+        Ok(places)
+    }
+
+    /// Settles attempts, by replica, whose gateway is gone.
+    async fn try_charge(
+        &self,
+        batch: &ReceiptBatch,
+        leaves: &[Hash],
+        alone: BTreeMap<&str, Vec<&Offered<'_>>>,
+    ) -> Result<Vec<(usize, ReceiptVerdict)>> {
         let clock = self.clock();
         let mut tx = self.transaction().await?;
         for replica in alone.keys() {
             touch(&mut tx, &clock, replica).await?;
         }
-        let leaves: Vec<Hash> = batch.receipts.iter().map(Receipt::leaf).collect();
-        let proof = attempts::write_batch(&mut tx, &clock, "receipts", &batch.jws, &leaves).await?;
-        let (mut committed, restored) = attach_all(&mut tx, &clock, &attach, proof).await?;
-        let (mut new, mut refusals) = (Vec::new(), Vec::new());
+        let proof = attempts::write_batch(&mut tx, &clock, "receipts", &batch.jws, leaves).await?;
+        let (mut new, mut verdicts) = (Vec::new(), Vec::new());
         for offered in alone.into_values().flatten() {
             match charge_alone(&mut tx, offered, &new).await? {
                 Ok((account, charge)) => new.push(NewAttempt {
@@ -122,25 +156,21 @@ impl Store {
                     proof: Some((proof, offered.index)),
                     charge,
                 }),
-                Err(refusal) => refusals.push((offered.index, refused(refusal))),
+                Err(refusal) => verdicts.push((offered.index, refused(refusal))),
             }
         }
-        if !new.is_empty() {
-            let (now_us, keys) = (now(&mut tx, &clock).await?, signing_keys::existing(&mut tx).await?);
-            if attempts::write(&mut tx, &clock, now_us, &new, &keys).await?.is_err() {
-                tx.rollback().await?; // settled meanwhile: the next turn sees it
-                return Ok(verdicts);
-            }
+        if new.is_empty() {
+            tx.rollback().await?; // no receipt refers to this batch
+            return Ok(verdicts);
         }
-        promotional::restore(&mut tx, &restored).await?;
-        committed.extend(new.iter().filter_map(|new| new.proof).map(|(_, index)| index));
-        match committed.is_empty() {
-            true => tx.rollback().await?, // no receipt refers to this batch
-            false => tx.commit().await?,
+        let (now_us, keys) = (now(&mut tx, &clock).await?, signing_keys::existing(&mut tx).await?);
+        if attempts::write(&mut tx, &clock, now_us, &new, &keys).await?.is_err() {
+            tx.rollback().await?; // settled meanwhile: the next turn sees it
+            return Ok(Vec::new());
         }
-        verdicts.extend(refusals);
-        verdicts.extend(committed.into_iter().map(|index| (index, ReceiptVerdict::Committed)));
-        Ok(verdicts)
+        tx.commit().await?;
+        let committed = new.iter().filter_map(|new| new.proof).map(|(_, index)| (index, ReceiptVerdict::Committed));
+        Ok(verdicts.into_iter().chain(committed).collect())
     }
 
     async fn look_up(&self, open: &[&Offered<'_>]) -> Result<Vec<Finding>> {
@@ -205,38 +235,44 @@ fn settled(row: &AnyRow, offered: &Offered<'_>) -> Result<Finding> {
     })
 }
 
-/// Attaches receipts to their settled attempts; those that changed meanwhile are left out. Where a receipt claims fewer
-/// tokens than were charged, the difference goes back to the account. Returns the receipts' places, and what of
+/// Attaches receipts to their settled attempts; those that have none, or another receipt, are left out. Where a receipt
+/// claims fewer tokens than were charged, the difference goes back to the account. Returns the receipts' places, and what of
 /// the refunds was promotional credit.
 async fn attach_all(
     connection: &mut AnyConnection,
     clock: &str,
-    attach: &[&Offered<'_>],
+    open: &[&Offered<'_>],
     proof: BatchId,
-) -> Result<(Vec<usize>, BTreeMap<AccountId, NanoUsd>)> {
-    let by_key: HashMap<AttemptKey, &Offered<'_>> = attach.iter().map(|o| (attempt_key(o.ticket), *o)).collect();
-    let (mut places, mut corrections) = (Vec::new(), Vec::new());
-    for piece in pieces(attach) {
-        let (rows, batch) = (values(connection, 4, piece.len()), 4 * piece.len() + 1);
+) -> Result<(HashSet<usize>, BTreeMap<AccountId, NanoUsd>)> {
+    let by_place: HashMap<usize, &Offered<'_>> = open.iter().map(|offered| (offered.index, *offered)).collect();
+    let (mut places, mut corrections) = (HashSet::with_capacity(open.len()), Vec::new());
+    for piece in pieces(open) {
+        let (rows, batch) = (values(connection, 5, piece.len()), 5 * piece.len() + 1);
         let mut update = query(format!(
-            "WITH offered(id, number, claims, place) AS (VALUES {rows})
+            "WITH offered(id, number, ticket, claims, place) AS (VALUES {rows})
              UPDATE attempts SET receipt = offered.claims, receipt_batch = ${batch}, receipt_index = offered.place
              FROM offered WHERE job = offered.id AND attempt = offered.number AND receipt_batch IS NULL AND state = 'settled'
-               AND (receipt IS NULL OR receipt = offered.claims)
-             RETURNING {RETURNED}"
+               AND (receipt IS NULL OR receipt = offered.claims) AND attempts.ticket = offered.ticket
+             RETURNING receipt_index, prompt_tokens, completion_tokens"
         ));
         for offered in piece {
             update = update
                 .bind(offered.ticket.job.as_str())
                 .bind(i64::from(offered.ticket.attempt))
+                .bind(offered.receipt.ticket.as_str())
                 .bind(offered.receipt.claims.as_str())
                 .bind(offered.index as i64);
         }
         for row in update.bind(proof.to_string()).fetch_all(&mut *connection).await? {
-            let key = (row.try_get(0)?, row.try_get::<i64, _>(1)? as u32);
-            let offered = by_key.get(&key).ok_or(StoreError::corrupt("an attempt answers that was not asked for"))?;
-            places.push(offered.index);
-            corrections.extend(Correction::of(&row, offered.ticket, &offered.claims)?);
+            let (place, prompt, completion): (i64, i64, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+            let offered = usize::try_from(place).ok().and_then(|place| by_place.get(&place));
+            let offered = *offered.ok_or(StoreError::corrupt("an attempt answers that was not asked for"))?;
+            places.insert(offered.index);
+            if prompt > i64::from(offered.claims.prompt_tokens)
+                || completion > i64::from(offered.claims.completion_tokens)
+            {
+                corrections.extend(Correction::read(connection, offered.ticket, &offered.claims).await?);
+            }
         }
     }
     let restored = correct(connection, clock, &corrections).await?;

@@ -127,7 +127,8 @@ on_both! {
         let (customer, provider) = (books.customer("1").await, Provider::new(1));
         let (_, receipt) = settled(books, &customer, &provider).await;
         let batch = ReceiptBatch::sign(&provider.key, vec![receipt], 0);
-        let verdicts = books.store.commit_receipts(&provider.id, &batch, &[Err(Refusal::BadSignature)]).await;
+        let (_, leaves) = batch.verify().expect("signed just now");
+        let verdicts = books.store.commit_receipts(&provider.id, &batch, &leaves, &[Err(Refusal::BadSignature)]).await;
         assert_eq!(verdicts.expect("answer"), [refused(Refusal::BadSignature)]);
         assert_eq!(books.number("SELECT COUNT(*) FROM attempts WHERE receipt_batch IS NOT NULL").await, 0);
     }

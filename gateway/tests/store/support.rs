@@ -211,8 +211,9 @@ impl Books {
     /// Offers receipts as the gateway's desk does: the tickets verified.
     pub async fn offer(&self, provider: &Provider, receipts: Vec<Receipt>) -> Vec<ReceiptVerdict> {
         let batch = ReceiptBatch::sign(&provider.key, receipts, 1_700_000_000);
+        let (_, leaves) = batch.verify().expect("signed just now");
         let backings: Vec<_> = batch.receipts.iter().map(|receipt| self.keys.backing(receipt)).collect();
-        self.store.commit_receipts(&provider.id, &batch, &backings).await.expect("the books answer")
+        self.store.commit_receipts(&provider.id, &batch, &leaves, &backings).await.expect("the books answer")
     }
 
     pub async fn now_secs(&self) -> u64 {
