@@ -1,5 +1,6 @@
 //! One provider's try at an answer, or at the rest of one that another began.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -231,24 +232,30 @@ impl Trying<'_> {
         let Self { gateway, job, .. } = *self;
         let mut vouching = Vouching::new(&gateway.keys, ticket);
         let mut funding = Funding::new(gateway, job, ticket, self.delivered.spent());
-        let mut heard_at = asked_at;
+        let (mut heard_at, mut alarm) = (asked_at, pin!(tokio::time::sleep_until(asked_at + patience.first_token)));
         loop {
             let has_begun = notes.meter.first_token_us.is_some();
             let patient_until = heard_at + if has_begun { patience.stall } else { patience.first_token };
             let until = vouching.due_at(notes.meter.tokens()).map_or(patient_until, |due| due.min(patient_until));
+            // One that rings too early is set again: cheaper than to move it for each token.
+            if until < alarm.deadline() || alarm.is_elapsed() {
+                alarm.as_mut().reset(until);
+            }
             let heard = tokio::select! {
-                heard = tokio::time::timeout_at(until, stream.next()) => heard,
+                biased; // what has come counts, however late it is looked at
+                () = self.client.gone() => return Err(Outcome::ClientGone),
                 reserved = funding.reserved() => {
                     funding.take(reserved, ticket, notes.meter.longest_prompt(ticket));
                     vouching.keep_up(stream, ticket, notes.meter.tokens());
                     continue;
                 }
-                () = self.client.gone() => return Err(Outcome::ClientGone),
+                heard = stream.next() => Some(heard),
+                () = &mut alarm => if alarm.deadline() < until { continue } else { None },
             };
             let needs_body = !job.wish.stream || job.endpoint.has_open_end();
             let has_all = notes.ended && (notes.body.is_some() || !needs_body);
             match heard {
-                Ok(Ok(Some(frame))) => {
+                Some(Ok(Some(frame))) => {
                     let before = (notes.meter.tokens(), notes.ended, notes.body.is_some());
                     self.take(frame, ticket, &mut funding, notes).await?;
                     // What comes before the first token is no sign of it, and frames that bring nothing are none of life.
@@ -263,19 +270,19 @@ impl Trying<'_> {
                         vouching.keep_up(stream, ticket, notes.meter.tokens());
                     }
                 }
-                Ok(Ok(None)) if has_all => break,
+                Some(Ok(None)) if has_all => break,
                 // After the receipt nothing is missing, however the stream ends.
-                Ok(Err(_)) if has_all && notes.meter.has_receipt() => break,
-                Ok(Ok(None)) => return Err(broken(ticket, Fault::Failed, &"the stream ended before the answer")),
-                Ok(Err(JobError::Hop(why))) => {
+                Some(Err(_)) if has_all && notes.meter.has_receipt() => break,
+                Some(Ok(None)) => return Err(broken(ticket, Fault::Failed, &"the stream ended before the answer")),
+                Some(Err(JobError::Hop(why))) => {
                     warn!(provider = %ticket.provider, job = %ticket.job, why, "the way to the provider was lost");
                     return Err(Outcome::Unreachable);
                 }
-                Ok(Err(error)) => return Err(broken(ticket, Fault::Failed, &error)),
-                Err(_) if until < patient_until => vouching.keep_up(stream, ticket, notes.meter.tokens()),
+                Some(Err(error)) => return Err(broken(ticket, Fault::Failed, &error)),
+                None if until < patient_until => vouching.keep_up(stream, ticket, notes.meter.tokens()),
                 // This process itself did not run: what came meanwhile is yet to be read.
-                Err(_) if patient_until.elapsed() > MOST_LATE => heard_at = Instant::now(),
-                Err(_) => {
+                None if patient_until.elapsed() > MOST_LATE => heard_at = Instant::now(),
+                None => {
                     let outcome = match has_begun {
                         true => broken(ticket, Fault::Stalled, &"no token for too long"),
                         false => broken(ticket, Fault::Failed, &"no first token in time"),

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
-use tokio::sync::Notify;
 
 /// The most that waits for a client.
 pub const MAX_BUFFERED: usize = 4 << 20;
@@ -30,12 +29,11 @@ struct Inner {
     /// What was left has been thrown away: the client took nothing of it for too long.
     cut: bool,
     reader: Option<Waker>,
+    /// Who wants to know when the reader has gone.
+    writer: Option<Waker>,
 }
 
-struct Shared {
-    inner: Mutex<Inner>,
-    left: Notify,
-}
+struct Shared(Mutex<Inner>);
 
 /// The side that fills the buffer. Dropping it ends the client's stream.
 pub struct Inlet(Arc<Shared>);
@@ -59,7 +57,7 @@ pub enum PushError {
 
 /// An empty buffer.
 pub fn buffer() -> (Inlet, Outlet) {
-    let shared = Arc::new(Shared { inner: Mutex::default(), left: Notify::new() });
+    let shared = Arc::new(Shared(Mutex::default()));
     (Inlet(shared.clone()), Outlet(shared))
 }
 
@@ -90,12 +88,16 @@ impl Inlet {
         Ok(())
     }
 
-    /// Resolves when the client has gone.
+    /// Resolves when the client has gone. One task at a time is told.
     pub async fn client_gone(&self) {
-        let left = self.0.left.notified();
-        if !self.0.lock().abandoned {
-            left.await;
-        }
+        std::future::poll_fn(|cx| {
+            let mut inner = self.0.lock();
+            match inner.abandoned {
+                true => Poll::Ready(()),
+                false => remember(&mut inner.writer, cx),
+            }
+        })
+        .await;
     }
 }
 
@@ -141,8 +143,9 @@ impl Drop for Outlet {
         let mut inner = self.0.lock();
         inner.abandoned = true;
         inner.chunks.clear();
+        let writer = inner.writer.take();
         drop(inner);
-        self.0.left.notify_one(); // one waiter, and a permit for it if it comes later
+        writer.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -163,14 +166,22 @@ impl Body for Outlet {
         if inner.finished {
             return Poll::Ready(None);
         }
-        inner.reader = Some(cx.waker().clone());
-        Poll::Pending
+        remember(&mut inner.reader, cx)
     }
+}
+
+/// Has this task woken later. That it is asked again and again costs nothing, as long as it is the same task.
+fn remember<T>(waker: &mut Option<Waker>, cx: &Context<'_>) -> Poll<T> {
+    match waker {
+        Some(waker) => waker.clone_from(cx.waker()),
+        None => *waker = Some(cx.waker().clone()),
+    }
+    Poll::Pending
 }
 
 impl Shared {
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
