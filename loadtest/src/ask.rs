@@ -52,6 +52,8 @@ pub struct Ask {
     pub reader: Reader,
     /// Whether it needs a connection of its own.
     pub alone: bool,
+    /// The trace that it is part of, as its header says.
+    pub traceparent: Option<&'static str>,
 }
 
 /// What requests are made of.
@@ -88,7 +90,7 @@ impl Wording {
         if let Some(most) = self.max_tokens {
             body["max_tokens"] = json!(most);
         }
-        Ask { body: body.to_string().into(), streams, reader: Reader::Steady, alone: false }
+        Ask { body: body.to_string().into(), streams, reader: Reader::Steady, alone: false, traceparent: None }
     }
 }
 

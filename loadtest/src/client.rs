@@ -75,6 +75,10 @@ impl Target {
     fn chat(&self, ask: &Ask) -> anyhow::Result<Request<Full<Bytes>>> {
         let request = Request::post(format!("{}/chat/completions", self.base));
         let request = request.header(HOST, &self.authority).header(AUTHORIZATION, &self.authorization);
+        let request = match ask.traceparent {
+            Some(trace) => request.header("traceparent", trace),
+            None => request,
+        };
         Ok(request.header(CONTENT_TYPE, "application/json").body(Full::new(ask.body.clone()))?)
     }
 

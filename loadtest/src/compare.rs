@@ -48,6 +48,9 @@ pub struct CompareArgs {
     /// Folder of the binaries; this program's own by default.
     #[arg(long)]
     pub bin: Option<PathBuf>,
+    /// Where the books are: a database's URL; a SQLite file, whose work is the gateway's own, if absent.
+    #[arg(long)]
+    pub database: Option<String>,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
@@ -92,8 +95,9 @@ pub struct Median {
 }
 
 /// What is measured, with units.
-pub const FIGURES: [&str; 7] = [
+pub const FIGURES: [&str; 8] = [
     "CPU µs per request",
+    "without the books",
     "CPU µs per chunk",
     "added p50, µs",
     "added p99, µs",
@@ -126,9 +130,9 @@ pub async fn run(args: &CompareArgs) -> anyhow::Result<()> {
 pub async fn compare(args: &CompareArgs) -> anyhow::Result<Comparison> {
     let setup = Setup::new(args.bin.as_deref())?;
     let binary_mib = fs::metadata(setup.bin.join("lumbung-gateway"))?.len() as f64 / f64::from(1 << 20);
-    let network = setup.start()?;
+    let network = Setup { database: args.database.clone(), ..setup }.start()?;
     let idle = Memory::of(&process::used_by(network.gateway.pid())?);
-    let upstream = Upstream::start()?;
+    let upstream = Upstream::start(&std::env::current_exe()?)?;
     let (mut peers, mut missing): (Vec<(Peer, Running)>, _) = (Vec::new(), Vec::new());
     for peer in &args.beside {
         match peer.start(&upstream)? {
@@ -193,6 +197,7 @@ impl<'a> Contestant<'a> {
         let micros = |ms: f64| ms * 1000.0;
         let figures = [
             completion.report.cpu.map_or(0.0, |cpu| cpu.us_per_request),
+            completion.report.cpu.map_or(0.0, |cpu| cpu.us_per_request - cpu.books_us_per_request),
             stream.report.cpu.and_then(|cpu| cpu.us_per_chunk).unwrap_or(0.0),
             micros(single.report.total_ms.p50),
             micros(single.report.total_ms.p99),

@@ -227,7 +227,7 @@ impl Shared {
             first_token_ms: Latency::of(&tally.first_token),
             between_tokens_ms: (!pauses.is_empty()).then(|| Latency::of(&pauses)),
             total_ms: Latency::of(&tally.total),
-            cpu: used.map(|(before, after)| Cpu::of(after.cpu.saturating_sub(before.cpu), seconds, requests, chunks)),
+            cpu: used.map(|(before, after)| Cpu::of(&before, &after, seconds, requests, chunks)),
             memory: used.map(|(_, after)| Memory::of(&after)),
             failures: tally.failures.clone(),
         }

@@ -51,6 +51,8 @@ pub struct Setup {
     pub redis: Option<String>,
     /// Flags of `lumbung-gateway serve`.
     pub flags: Vec<String>,
+    /// Variables of its environment.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 /// A running network.
@@ -81,8 +83,8 @@ impl Setup {
             Some(bin) => bin.to_owned(),
             None => std::env::current_exe()?.parent().context("this program lies in no folder")?.to_owned(),
         };
-        let (under, flags) = (Vec::new(), Vec::new());
-        Ok(Self { bin, providers: 1, slots: 4096, under, patience: 1, database: None, redis: None, flags })
+        let (under, flags, environment) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { bin, providers: 1, slots: 4096, under, patience: 1, database: None, redis: None, flags, environment })
     }
 
     /// Starts everything; ready when this returns.
@@ -118,7 +120,7 @@ impl Setup {
                 command
             }
         };
-        command.args(&self.flags);
+        command.args(&self.flags).envs(self.environment.iter().map(|(name, value)| (name, value)));
         // Everybody here comes from one address.
         command.args(["--joins-per-minute", "1000000", "--newcomer-joins-per-minute", "1000000"]);
         command.args(["--newcomer-tunnels-per-address", "100000", "--newcomer-tunnels-percent", "100"]);

@@ -54,15 +54,22 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Starts it.
-    pub fn start() -> anyhow::Result<Self> {
+    /// Starts it: a `lumbung-loadtest`.
+    pub fn start(program: &Path) -> anyhow::Result<Self> {
         let (folder, port) = (tempfile::tempdir()?, free_port()?);
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = Command::new(program);
         command.args(["upstream", "--listen", &format!("127.0.0.1:{port}")]);
         let server = Server::start(&mut command, &folder.path().join("upstream.log"))?;
         server.wait_for(START_TIMEOUT, || get_status(port, "/health").is_some())?;
         let target = Target::new(&format!("http://127.0.0.1:{port}/v1"), "none")?;
         Ok(Self { target, port, _server: server, _folder: folder })
+    }
+
+    /// What has a gateway send its traces here, of those requests whose callers want it.
+    pub fn as_collector(&self) -> Vec<(&'static str, String)> {
+        let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://127.0.0.1:{}", self.port));
+        let only = ("OTEL_METRICS_EXPORTER", "none".to_owned());
+        vec![endpoint, only, ("OTEL_TRACES_SAMPLER", "parentbased_always_off".to_owned())]
     }
 }
 

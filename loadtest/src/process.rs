@@ -14,6 +14,8 @@ const TICK: Duration = Duration::from_millis(10);
 pub struct Used {
     /// CPU time, user and system.
     pub cpu: Duration,
+    /// How much of it the gateway's threads for the books have used, SQLite's among them.
+    pub books: Duration,
     /// Resident memory now, in bytes.
     pub rss: u64,
     /// The most that each was resident, added up, in bytes.
@@ -32,6 +34,7 @@ pub fn used_by(pid: u32) -> anyhow::Result<Used> {
         family.extend(stats.iter().filter(|(_, stat)| stat.parent == pid).map(|(child, _)| *child));
         let Some(stat) = stats.get(&pid) else { continue };
         used.cpu += TICK * stat.ticks;
+        used.books += TICK * ticks_of_books(pid);
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         used.rss += kib(&status, "VmRSS:") << 10;
         used.peak_rss += kib(&status, "VmHWM:") << 10;
@@ -54,6 +57,17 @@ fn all_stats() -> HashMap<u32, Stat> {
             Some((pid, parse_stat(&fs::read_to_string(entry.path().join("stat")).ok()?)?))
         })
         .collect()
+}
+
+/// Ticks of the threads that settle and take receipts, and wait for nobody.
+fn ticks_of_books(pid: u32) -> u32 {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
+    let ticks = threads.flatten().filter_map(|thread| {
+        let is_of_books = |name: &str| name.trim() == "books" || name.starts_with("sqlx-sqlite");
+        fs::read_to_string(thread.path().join("comm")).ok().filter(|name| is_of_books(name))?;
+        Some(parse_stat(&fs::read_to_string(thread.path().join("stat")).ok()?)?.ticks)
+    });
+    ticks.sum()
 }
 
 /// A process's name may hold spaces and parentheses, so the fields are counted from the last one. Field numbers as in proc(5).

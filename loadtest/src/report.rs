@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -79,6 +78,8 @@ pub struct Cpu {
     pub cores: f64,
     /// Microseconds per request.
     pub us_per_request: f64,
+    /// How much of that the gateway's threads for the books have used.
+    pub books_us_per_request: f64,
     /// Microseconds per streamed piece, everything included; absent where nothing was streamed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub us_per_chunk: Option<f64>,
@@ -157,11 +158,14 @@ impl Latency {
 
 impl Cpu {
     /// From what was spent.
-    pub fn of(spent: Duration, seconds: f64, requests: u64, chunks: u64) -> Self {
+    pub fn of(before: &Used, after: &Used, seconds: f64, requests: u64, chunks: u64) -> Self {
+        let spent = after.cpu.saturating_sub(before.cpu);
+        let books = after.books.saturating_sub(before.books);
         let micros = spent.as_secs_f64() * 1e6;
         Self {
             cores: spent.as_secs_f64() / seconds,
             us_per_request: micros / requests.max(1) as f64,
+            books_us_per_request: books.as_secs_f64() * 1e6 / requests.max(1) as f64,
             us_per_chunk: (chunks > 0).then(|| micros / chunks as f64),
         }
     }

@@ -79,8 +79,8 @@ impl Section {
             Self::Compare => {
                 let beside = Peer::value_variants().to_vec();
                 let (rounds, seconds) = (args.rounds, args.seconds);
-                let (connections, rate, streams, json) = (8, 1000.0, 256, false);
-                let args = CompareArgs { beside, rounds, seconds, connections, rate, streams, bin, json };
+                let (connections, rate, streams, database, json) = (8, 1000.0, 256, None, false);
+                let args = CompareArgs { beside, rounds, seconds, connections, rate, streams, bin, database, json };
                 let comparison = compare::compare(&args).await?;
                 draw(&comparison, plots)?;
                 format!("{rounds} rounds of {seconds} s for each load.\n\n{}", comparison.markdown())
@@ -113,9 +113,10 @@ impl Section {
             Self::Instructions => {
                 let counted = instructions::count(&Setup::new(args.bin.as_deref())?, 60, None).await?;
                 format!(
-                    "Built for {}: {} instructions for an answer in one piece, {} for a streamed one of 7 pieces.",
+                    "Built for {}: {} instructions for an answer in one piece ({} with traces sampled at 1 %), {} for a streamed one of 7 pieces.",
                     instructions::build(),
                     counted.completion,
+                    counted.traced,
                     counted.stream
                 )
             }

@@ -59,13 +59,18 @@ pub async fn serve(listener: TcpListener) -> anyhow::Result<()> {
 async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<impl Body<Data = Bytes, Error = BoxError>>, hyper::Error> {
-    let kind = if request.uri().path().ends_with("/models") { Kind::Models } else { Kind::Chat };
+    let kind = match request.uri().path() {
+        path if path.ends_with("/models") => Kind::Models,
+        path if path.ends_with("/traces") => Kind::Traces,
+        _ => Kind::Chat,
+    };
     let body = request.into_body().collect().await?.to_bytes();
     let has = |part: &str| memchr::memmem::find(&body, part.as_bytes()).is_some();
     // Routers write what they have read anew, with or without a space.
     let is_streamed = has(r#""stream":true"#) || has(r#""stream": true"#);
     let (content_type, body) = match kind {
         Kind::Models => ("application/json", Either::Right(Full::from(MODELS))),
+        Kind::Traces => ("application/x-protobuf", Either::Right(Full::default())),
         Kind::Chat if is_streamed => ("text/event-stream", Either::Left(StreamBody::new(stream(has(STORY.trim()))))),
         Kind::Chat => ("application/json", Either::Right(Full::from(COMPLETION))),
     };
@@ -77,6 +82,8 @@ async fn answer(
 /// What is asked for; whoever asks after its health gets an answer, too.
 enum Kind {
     Models,
+    /// Spans of a gateway, which are thrown away.
+    Traces,
     Chat,
 }
 
