@@ -249,7 +249,7 @@ async fn refusals_are_told_apart() {
             r#"{"error":{"message":"maximum context length is 9","param":"messages"}}"#,
             (400, "context_length_exceeded"),
         ),
-        (422, r#"{"detail":"no"}"#, (400, "")),
+        (422, r#"{"detail":"no"}"#, (400, "invalid_value")),
         (401, r#"{"error":"key"}"#, (500, "internal_error")),
         (404, "", (500, "internal_error")),
         (429, "", (503, "provider_busy")),

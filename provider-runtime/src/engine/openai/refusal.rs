@@ -39,8 +39,12 @@ fn invalid(body: &[u8]) -> InvalidRequest {
     let (message, param) = message_of(body);
     let lower = message.to_lowercase();
     let is_context = ["context length", "context size", "context window", "maximum context"];
-    let code = is_context.iter().any(|words| lower.contains(words)).then_some("context_length_exceeded");
-    InvalidRequest { message, param, code }
+    // Always one that a gateway knows: without, it would take the refusal for a failure of this provider.
+    let code = match is_context.iter().any(|words| lower.contains(words)) {
+        true => "context_length_exceeded",
+        false => "invalid_value",
+    };
+    InvalidRequest { message, param, code: Some(code) }
 }
 
 /// The message, and the parameter at fault if named.
@@ -97,6 +101,7 @@ mod tests {
         ] {
             let EngineError::Invalid(invalid) = refused(400, body) else { panic!("{body}") };
             assert_eq!((invalid.message.as_str(), invalid.param.as_deref()), (message, param), "{body}");
+            assert_eq!(invalid.code, Some("invalid_value"), "{body}");
         }
     }
 
