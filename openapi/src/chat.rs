@@ -182,7 +182,9 @@ impl<'a> ChatRequest<'a> {
         request.tools = Tools::parse(&members, &mut used)?;
         request.response_format = ResponseFormat::parse(&members, &mut used)?;
         request.reasoning_effort = members.get("reasoning_effort").map(ReasoningEffort::parse).transpose()?;
-        used.when(Parameter::ReasoningEffort, request.reasoning_effort.is_some());
+        // A model that cannot reason honours the wish that it does not.
+        let reasons = request.reasoning_effort.is_some_and(|effort| effort != ReasoningEffort::None);
+        used.when(Parameter::ReasoningEffort, reasons);
         request.template = TemplateOptions::parse(&members)?;
         parse_features(&members, &mut used)?;
         request.parameters = used.0;
@@ -202,12 +204,18 @@ impl<'a> ChatRequest<'a> {
         request.stop = parse_stop(members.get("stop"))?;
         used.when(Parameter::Stop, !request.stop.is_empty());
         parse_labels(members)?;
-        request.routing = Routing::parse(members.get("provider"))?;
-        request.fallbacks = routing::parse_models(members.get("models"))?;
-        if members.get("model").is_none() && !request.fallbacks.is_empty() {
-            request.fallbacks.remove(0); // it stands for `model`
-        }
+        request.parse_routing(members)?;
         Ok(request)
+    }
+
+    /// Who may answer, which is the same question at every endpoint.
+    fn parse_routing(&mut self, members: &Members<'a>) -> Result<(), InvalidRequest> {
+        self.routing = Routing::parse(members.get("provider"))?;
+        self.fallbacks = routing::parse_models(members.get("models"))?;
+        if members.get("model").is_none() && !self.fallbacks.is_empty() {
+            self.fallbacks.remove(0); // it stands for `model`
+        }
+        Ok(())
     }
 
     /// A request that asks nothing of a model yet.

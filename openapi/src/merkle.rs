@@ -81,10 +81,14 @@ pub fn inclusion_path(leaves: &[Hash], index: usize) -> Vec<Hash> {
     path
 }
 
-/// Whether `leaf` stands at `index` of the `count` leaves under `root`.
+/// Whether `leaf` stands at `index` of the `count` leaves under `root`. A path that is longer than any tree is deep proves nothing.
 pub fn verify_inclusion(root: Hash, leaf: Hash, index: usize, count: usize, path: &[Hash]) -> bool {
-    index < count && climb(leaf, index, count, path) == Some(root)
+    index < count && count <= MAX_LEAVES && path.len() <= MAX_DEPTH && climb(leaf, index, count, path) == Some(root)
 }
+
+/// Far beyond any tree that there will be.
+const MAX_DEPTH: usize = 48;
+const MAX_LEAVES: usize = 1 << MAX_DEPTH;
 
 fn climb(leaf: Hash, index: usize, count: usize, path: &[Hash]) -> Option<Hash> {
     if count == 1 {
@@ -117,6 +121,13 @@ mod tests {
         assert_eq!(hex(root(&leaves[..1])), "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d");
         assert_eq!(hex(root(&leaves[..2])), "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125");
         assert_eq!(hex(root(&leaves[..3])), "aeb6bcfe274b70a14fb067a5e5578264db0fa9b51af5e0ba159158f329e06e77");
+    }
+
+    #[test]
+    fn a_proof_beyond_all_measure_is_refused() {
+        let leaf = Hash::of_leaf(&[b"leaf"]);
+        assert!(!verify_inclusion(leaf, leaf, 0, usize::MAX, &[leaf; 64]));
+        assert!(!verify_inclusion(leaf, leaf, 0, 2, &vec![leaf; 1 << 20]));
     }
 
     #[test]

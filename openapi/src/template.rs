@@ -13,6 +13,9 @@ use self::json::Json;
 use crate::chat::{ChatRequest, Message, ReasoningEffort, Role, Tool, ToolCall};
 
 /// The name of the one template in its environment.
+/// Stands after the text of a message that the model is to go on with, while the template is rendered. Its space tells
+/// whether the template trims.
+const MARK: &str = "\u{e000}here the model goes on\u{e000} ";
 const NAME: &str = "chat";
 /// The variable that holds the time, Unix seconds.
 const NOW: &str = "now_secs";
@@ -76,7 +79,11 @@ impl ChatTemplate {
 
     /// The same, with a choice of how tools are written.
     pub fn render_with(&self, request: &ChatRequest<'_>, members: ToolMembers, now_secs: i64) -> Result<String, Error> {
-        let messages: Vec<Value> = request.messages.iter().map(|message| self.message(message)).collect();
+        let goes_on = request.template.continue_final_message;
+        let last = request.messages.len().saturating_sub(1);
+        let mark = |at| if goes_on && at == last { MARK } else { "" };
+        let messages: Vec<Value> =
+            request.messages.iter().enumerate().map(|(at, message)| self.message(message, mark(at))).collect();
         let tools = match request.tools.list.as_slice() {
             [] => Value::UNDEFINED,
             tools => Json::wrap(tools.iter().map(|tool| tool_json(tool, members)).collect()),
@@ -86,7 +93,7 @@ impl ChatTemplate {
             messages,
             tools,
             add_generation_prompt => request.template.add_generation_prompt,
-            continue_final_message => request.template.continue_final_message,
+            continue_final_message => goes_on,
             bos_token => self.special.bos,
             eos_token => self.special.eos,
             unk_token => self.special.unk,
@@ -107,20 +114,21 @@ impl ChatTemplate {
         // Of a name given more than once, the first counts.
         let context = context! { ..fixed, ..variables, ..defaults };
         let text = self.environment.get_template(NAME)?.render(context)?;
-        match (request.template.continue_final_message, request.messages.last()) {
-            (true, Some(last)) => cut_after(text, &last.text),
-            _ => Ok(text),
-        }
+        if goes_on { cut_at_mark(text) } else { Ok(text) }
     }
 
-    fn message(&self, message: &Message<'_>) -> Value {
+    /// A message as templates take it, with `mark` after its text.
+    fn message(&self, message: &Message<'_>, mark: &str) -> Value {
         let role = match message.role {
             Role::Developer if !self.mentions("developer") => Role::System,
             role => role,
         };
         let mut members = vec![("role", Value::from(role.name()))];
         let is_call_alone = message.text.is_empty() && !message.tool_calls.is_empty();
-        members.push(("content", if is_call_alone { Value::from(()) } else { Value::from(message.text.as_ref()) }));
+        members.push((
+            "content",
+            if is_call_alone { Value::from(()) } else { Value::from(format!("{}{mark}", message.text)) },
+        ));
         let texts = [
             ("name", &message.name),
             ("tool_call_id", &message.tool_call_id),
@@ -174,15 +182,18 @@ fn effort_name(effort: Option<ReasoningEffort>) -> &'static str {
     }
 }
 
-/// The prompt up to the end of the last message's text: what the template writes after it would end the turn that the
-/// model is to go on with.
-fn cut_after(mut prompt: String, last: &str) -> Result<String, Error> {
-    // Some templates trim what is said.
-    let end = [last, last.trim()]
-        .into_iter()
-        .find_map(|text| prompt.rfind(text).filter(|_| !text.is_empty()).map(|start| start + text.len()))
-        .ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "the last message is not in the prompt as it stands"))?;
-    prompt.truncate(end);
+/// The prompt up to the mark: what the template writes after it would end the turn that the model is to go on with.
+fn cut_at_mark(mut prompt: String) -> Result<String, Error> {
+    let mark = MARK.trim_end();
+    let start = prompt
+        .rfind(mark)
+        .ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "the last message is not in the prompt"))?;
+    // Some templates trim what is said; then they would have trimmed what stands before the mark too.
+    let is_trimmed = !prompt[start..].starts_with(MARK);
+    prompt.truncate(start);
+    if is_trimmed {
+        prompt.truncate(prompt.trim_end().len());
+    }
     Ok(prompt)
 }
 
@@ -319,6 +330,17 @@ mod tests {
         let body = r#"{"model":"m","continue_final_message":true,"messages":[{"role":"user","content":"Rice"},{"role":"assistant","content":"Rice is"}]}"#;
         assert_eq!(render_body(template, body).ok().as_deref(), Some("<user>Rice</>\n<assistant>Rice is"));
         assert!(render_body("{{ messages[0].content }}", body).is_err(), "the message is not in the prompt");
+
+        // What is said may be a piece of what ends a turn, and end in a space, which some templates trim.
+        let template = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}";
+        let trimming = template.replace("m.content", "m.content | trim");
+        for said in ["<", "im", "|", "end", "so "] {
+            let body = format!(
+                r#"{{"model":"m","continue_final_message":true,"messages":[{{"role":"assistant","content":"{said}"}}]}}"#
+            );
+            assert_eq!(render_body(template, &body).expect("rendered"), format!("<|im_start|>{said}"));
+            assert_eq!(render_body(&trimming, &body).expect("rendered"), format!("<|im_start|>{}", said.trim()));
+        }
     }
 
     #[test]

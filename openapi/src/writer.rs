@@ -20,12 +20,12 @@ impl Writer {
         Self { text: "[".into(), close: ']' }
     }
 
-    /// Adds a member whose value is JSON already.
+    /// Adds a member whose value is JSON already. It comes to stand on one line, whatever it was: SSE ends at line ends.
     pub fn raw(&mut self, name: &str, json: &str) -> &mut Self {
         self.separate();
         self.text.push_str(&json_of(name));
         self.text.push(':');
-        self.text.push_str(json);
+        self.push_line(json);
         self
     }
 
@@ -37,8 +37,18 @@ impl Writer {
     /// Adds an item that is JSON already.
     pub fn item(&mut self, json: &str) -> &mut Self {
         self.separate();
-        self.text.push_str(json);
+        self.push_line(json);
         self
+    }
+
+    /// A line end is white space here: none stands within a JSON string.
+    fn push_line(&mut self, json: &str) {
+        let mut lines = json.split(['\n', '\r']);
+        self.text.push_str(lines.next().unwrap_or_default());
+        for line in lines {
+            self.text.push(' ');
+            self.text.push_str(line);
+        }
     }
 
     /// Whether nothing was added.
@@ -80,6 +90,7 @@ mod tests {
         let mut object = Writer::object();
         object.put("na\"me", "vä\nlue").raw("list", &inner.close());
         assert_eq!(object.close(), "{\"na\\\"me\":\"vä\\nlue\",\"list\":[1.10,\"a\"]}");
+        assert_eq!(Writer::object().raw("a", "{\r\n\"b\":\n1.0}").text, "{\"a\":{  \"b\": 1.0}");
         assert_eq!(Writer::object().close(), "{}");
         assert!(Writer::array().is_empty());
     }

@@ -36,6 +36,7 @@ impl<'a> ChatRequest<'a> {
         let mut used = Used::default();
         let mut request = Self::of_model(parse_model(&members)?);
         parse_labels(&members)?;
+        request.parse_routing(&members)?;
         let inputs = parse_prompts(members.required("input")?, "input", MAX_INPUTS)?;
         let encoding = match members.get("encoding_format").map(|v| v.string("encoding_format")).transpose()?.as_deref()
         {
@@ -85,6 +86,8 @@ mod tests {
             (r#""input":"a","encoding_format":"int8""#, "encoding_format"),
             (r#""input":"a","dimensions":0"#, "dimensions"),
             (&many, "input"),
+            (r#""input":"a","provider":{"only":7}"#, "provider.only"),
+            (r#""input":"a","models":"x""#, "models"),
         ] {
             assert_eq!(parse(more), Err(Some(param.to_owned())), "{more}");
         }

@@ -200,14 +200,14 @@ fn write_metadata(members: &Members<'_>, chat: &mut Writer) -> Result<(), Invali
     Ok(())
 }
 
-/// A budget of thinking becomes an effort; none is asked for where thinking is off.
+/// A budget of thinking becomes an effort.
 fn write_thinking(members: &Members<'_>, chat: &mut Writer) -> Result<(), InvalidRequest> {
     let Some(thinking) = members.get("thinking").map(|value| value.object("thinking")).transpose()? else {
         return Ok(());
     };
     let kind = thinking.get("type").ok_or_else(|| InvalidRequest::missing("thinking.type"))?.string("thinking.type")?;
     let effort = match &*kind {
-        "disabled" => return Ok(()),
+        "disabled" => "none",
         "adaptive" => "medium",
         "enabled" => {
             let budget =

@@ -92,7 +92,7 @@ fn images_thinking_and_forms_are_translated() {
         (json!({"type": "enabled", "budget_tokens": 1024}), json!("low")),
         (json!({"type": "enabled", "budget_tokens": 10000}), json!("medium")),
         (json!({"type": "enabled", "budget_tokens": 50000}), json!("high")),
-        (json!({"type": "disabled"}), Value::Null),
+        (json!({"type": "disabled"}), json!("none")),
     ] {
         assert_eq!(chat(json!({"thinking": thinking})).expect("chat")["reasoning_effort"], effort);
     }

@@ -109,6 +109,22 @@ fn what_is_not_offered_is_refused_by_its_own_name() {
 }
 
 #[test]
+fn a_request_that_was_written_on_many_lines_is_told_on_one() {
+    let body = json!({
+        "model": "m", "input": "x", "metadata": {"a": "b"}, "tool_choice": {"type": "function", "name": "f"},
+        "tools": [{"type": "function", "name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "number"}}}}],
+        "text": {"format": {"type": "json_schema", "name": "s", "schema": {"type": "object"}}}
+    });
+    let open = |body: String| {
+        Envelope::new(body.as_bytes(), "resp_1", 7, "m").expect("an envelope").open(State::InProgress, "[]")
+    };
+    let pretty = open(serde_json::to_string_pretty(&body).expect("JSON").replace('\n', "\r\n\r\n"));
+    assert!(!pretty.contains(['\r', '\n']), "{pretty}");
+    let read = |open: &str| serde_json::from_str::<Value>(&format!("{open}}}")).expect("JSON");
+    assert_eq!(read(&pretty), read(&open(body.to_string())));
+}
+
+#[test]
 fn the_object_has_all_that_open_responses_requires() {
     let body = json!({"model": "m", "input": "x", "tools": [{"type": "function", "name": "f"}], "temperature": 0.5});
     let envelope = Envelope::new(body.to_string().as_bytes(), "resp_1", 7, "m").expect("an envelope");
