@@ -227,7 +227,7 @@ impl Place {
 
 impl Item {
     fn place(&self, index: usize) -> Place {
-        Place { item: json_of(&self.id), output: json_of(&index), has_parts: self.part().is_some() }
+        Place { item: json_of(&self.id), output: json_of(&index), has_parts: !matches!(self.kind, Kind::Call { .. }) }
     }
 
     /// The content so far, where an item has such.
