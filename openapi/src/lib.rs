@@ -4,7 +4,7 @@
 //! - [`chat`]: what a client asks for, parsed once and by the same code at the gateway and at the provider
 //! - [`endpoint`]: where it asks; [`responses`], [`messages`]: the two endpoints whose requests are put into a chat's words
 //! - [`template`]: how a conversation becomes the model's prompt, for the same reason
-//! - [`reply`]: what a client gets back; [`error`]: how it is told no; [`modality`]: what a model takes and gives
+//! - [`reply`]: what a client gets back; [`models`]: what it can ask for; [`error`]: how it is told no; [`modality`]: what a model takes and gives
 //! - [`frame`], [`provider`], [`ticket`], [`voucher`], [`receipt`]: the link between gateway and provider
 //! - [`earnings`]: what a provider is told of its money
 //! - [`merkle`], [`jws`]: the proofs that receipts rest on
@@ -26,6 +26,7 @@ pub mod jws;
 pub mod merkle;
 pub mod messages;
 pub mod modality;
+pub mod models;
 pub mod money;
 pub mod parameter;
 pub mod payouts;

@@ -3,8 +3,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::modality::Architecture;
-
 /// `POST /v1/chat/completions`, not streamed.
 #[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ChatCompletion {
@@ -247,79 +245,6 @@ pub struct CompletionTokensDetails {
     pub accepted_prediction_tokens: u32,
     /// Of a prediction, not used.
     pub rejected_prediction_tokens: u32,
-}
-
-/// One model, `GET /v1/models/{id}`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct Model {
-    /// Its name in requests.
-    pub id: String,
-    /// Always `model`.
-    pub object: String,
-    /// When it entered the catalogue, Unix seconds.
-    pub created: u64,
-    /// The part of its name before the slash.
-    pub owned_by: String,
-    /// What it takes and gives.
-    pub architecture: Architecture,
-    /// What marketplaces show.
-    #[serde(flatten)]
-    pub market: ModelMarket,
-}
-
-/// What marketplaces show of a model, in OpenRouter's words.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct ModelMarket {
-    /// Tokens of prompt and completion together.
-    pub context_length: u32,
-    /// Completion tokens of one answer at most; null where only the context limits them.
-    pub max_completion_tokens: Option<u32>,
-    /// The least that a provider asks now; the most that one may ask where nobody serves it.
-    pub pricing: ModelPricing,
-    /// The parameters that at least one provider honours, by OpenAI's names. `prompt`: it is served at `/v1/completions`;
-    /// `input`: at `/v1/embeddings`.
-    pub supported_parameters: Vec<String>,
-    /// How the weights are quantized that providers serve.
-    pub quantizations: Vec<String>,
-    /// How many providers serve it now.
-    pub providers: u32,
-    /// Seconds to the first token, over the latest jobs that the gateway which answers has relayed itself; null until it has.
-    pub latency: Option<Spread>,
-    /// Tokens per second of one answer, likewise.
-    pub throughput: Option<Spread>,
-}
-
-/// How a figure is spread over jobs: half of them did at least as well as `p50`, 99 of 100 at least as well as `p99`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct Spread {
-    /// Half of the jobs.
-    pub p50: f64,
-    /// Three of four.
-    pub p75: f64,
-    /// Nine of ten.
-    pub p90: f64,
-    /// 99 of 100.
-    pub p99: f64,
-}
-
-/// US dollars per token, as decimal strings.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct ModelPricing {
-    /// For prompt tokens.
-    #[schema(example = "0.0000005")]
-    pub prompt: String,
-    /// For completion tokens.
-    #[schema(example = "0.000002")]
-    pub completion: String,
-}
-
-/// `GET /v1/models`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct ModelList {
-    /// Always `list`.
-    pub object: String,
-    /// The models that a provider serves now.
-    pub data: Vec<Model>,
 }
 
 /// A member that is absent, null, or there: `None`, `Some(None)`, `Some(Some(_))`.

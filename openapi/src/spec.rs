@@ -26,9 +26,10 @@ use utoipa::{PartialSchema, ToSchema};
 use crate::earnings::{EARNINGS_PATH, EarningsStatement, PAYOUT_DETAILS_PATH, PayoutDetailsSet, SIGNED_SCHEME};
 use crate::error::ErrorBody;
 use crate::explain::{EXPLAIN_HEADER, Explanation};
+use crate::models::{Model, ModelEndpoints, ModelList};
 use crate::provider::{CHALLENGE_PATH, Challenge, JOIN_SCHEME, RECEIPTS_PATH, TUNNEL_PATH, TUNNEL_PROTOCOL};
 use crate::receipt::{JobReceipt, ReceiptBatch, ReceiptVerdicts};
-use crate::reply::{ChatCompletion, ChatCompletionChunk, Model, ModelList};
+use crate::reply::{ChatCompletion, ChatCompletionChunk};
 use chat::ChatCompletionRequest;
 
 const JSON: &str = "application/json";
@@ -49,6 +50,7 @@ pub fn document() -> OpenApi {
         .path("/v1/chat/completions", PathItem::new(HttpMethod::Post, create_chat_completion()))
         .path("/v1/models", PathItem::new(HttpMethod::Get, list_models()))
         .path("/v1/models/{id}", PathItem::new(HttpMethod::Get, retrieve_model()))
+        .path("/v1/models/{id}/endpoints", PathItem::new(HttpMethod::Get, list_model_endpoints()))
         .path("/v1/receipts/{id}", PathItem::new(HttpMethod::Get, retrieve_receipt()))
         .path(CHALLENGE_PATH, PathItem::new(HttpMethod::Get, get_challenge()))
         .path(TUNNEL_PATH, PathItem::new(HttpMethod::Get, open_tunnel()))
@@ -119,6 +121,13 @@ fn retrieve_model() -> OperationBuilder {
     operation("retrieveModel", "One model of the catalogue", "OpenAI")
         .parameter(id("The model's id. It may hold a slash, as it is or as `%2F`.", "lumbung/padi"))
         .response("200", with_request_id(answer::<Model>("The model.")))
+        .response("404", error("`model_not_found`"))
+}
+
+fn list_model_endpoints() -> OperationBuilder {
+    operation("listModelEndpoints", "The providers that serve a model now, as OpenRouter lists them", "OpenAI")
+        .parameter(id("The model's id. It may hold a slash, as it is or as `%2F`.", "lumbung/padi"))
+        .response("200", with_request_id(answer::<ModelEndpoints>("The model and its providers.")))
         .response("404", error("`model_not_found`"))
 }
 
@@ -274,6 +283,7 @@ fn components() -> ComponentsBuilder {
     collect::<ChatCompletionChunk>(&mut schemas);
     collect::<Explanation>(&mut schemas);
     collect::<ModelList>(&mut schemas);
+    collect::<ModelEndpoints>(&mut schemas);
     collect::<JobReceipt>(&mut schemas);
     collect::<EarningsStatement>(&mut schemas);
     collect::<PayoutDetailsSet>(&mut schemas);

@@ -47,7 +47,7 @@ use members::{Member, Members};
 use others::Links;
 use peer::Tunnels;
 use queue::WaitQueue;
-use seat::Seat;
+pub use seat::Seat;
 use tunnel::{OfferError, Tunnel};
 
 /// Polls that may be missed in a row before a provider counts as gone.

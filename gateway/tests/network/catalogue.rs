@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::support::client::Client;
 use crate::support::process::wait_until;
+use crate::support::provider::ProviderSetup;
 use crate::support::{Books, MODEL, Network, Setup};
 
 /// Runs the operator's command line on the network's books.
@@ -72,7 +73,7 @@ async fn a_request_with_content_that_its_model_does_not_take_is_refused_by_its_p
 #[tokio::test]
 async fn newcomers_may_need_a_tokenizer() {
     let network = Setup::new(Books::Sqlite).with_gateway_flag("--newcomers-need-tokenizer", "true").start().await;
-    let provider = crate::support::provider::ProviderSetup::scripted(json!([{"match": "*", "reply": "ok"}]));
+    let provider = ProviderSetup::scripted(json!([{"match": "*", "reply": "ok"}]));
     let provider = provider.start(&network.base);
     provider.connected().await;
     let client = network.client("1").await;
@@ -93,6 +94,48 @@ async fn newcomers_may_need_a_tokenizer() {
     let entry =
         ["models", "add", MODEL, "--context-length", "5000", "--prompt-price", "0.50", "--completion-price", "2"];
     assert_eq!(operate(&network, &entry)["tokenizer"], imported["tokenizer"]);
+    network.finish().await;
+}
+
+#[tokio::test]
+async fn who_serves_a_model_is_listed_the_cheapest_first() {
+    let network = Setup::new(Books::Sqlite).start().await;
+    let script = json!([{"match": "*", "reply": "one two three", "delay_ms_per_token": 5}]);
+    let dear = network.provider(ProviderSetup::scripted(script.clone()).ask("0.3", "0.9")).await;
+    let cheap = network.provider(ProviderSetup::scripted(script).ask("0.2", "0.8")).await;
+    let client = network.client("1").await;
+    let endpoints = async |id: &str| -> Value {
+        client.get(&format!("/v1/models/{id}/endpoints")).await.json().await.expect("JSON")
+    };
+    wait_until("both are listed", Duration::from_secs(5), async || {
+        endpoints(MODEL).await["data"]["endpoints"].as_array().is_some_and(|listed| listed.len() == 2)
+    })
+    .await;
+    let encoded = endpoints(&MODEL.replace('/', "%2F")).await;
+    assert_eq!(encoded, endpoints(MODEL).await);
+    let model = &encoded["data"];
+    assert_eq!((model["id"].as_str(), model["architecture"]["modality"].as_str()), (Some(MODEL), Some("text->text")));
+    let listed = model["endpoints"].as_array().expect("a list");
+    let ids: Vec<&Value> = listed.iter().map(|endpoint| &endpoint["tag"]).collect();
+    assert_eq!(ids, [&json!(cheap.id()), &json!(dear.id())]);
+    assert_eq!(listed[0]["pricing"], json!({"prompt": "0.0000002", "completion": "0.0000008"}));
+    assert_eq!(listed[0]["status"], 0);
+    assert!(listed[0]["supported_parameters"].as_array().is_some_and(|names| !names.is_empty()), "{listed:?}");
+    assert!(listed.iter().all(|endpoint| endpoint["latency_last_30m"].is_null()), "nothing has been measured");
+
+    let only = json!({"provider": {"only": [dear.id()]}});
+    for _ in 0..4 {
+        assert!(client.stream("x", only.clone()).await.done);
+    }
+    let measured = endpoints(MODEL).await;
+    let [cheap, dear] = [0, 1].map(|at| measured["data"]["endpoints"][at].clone());
+    assert!(dear["latency_last_30m"]["p50"].as_f64().is_some_and(|seconds| seconds > 0.0), "{dear}");
+    assert!(dear["throughput_last_30m"]["p99"].as_f64().is_some_and(|speed| speed > 0.0), "{dear}");
+    assert!(cheap["latency_last_30m"].is_null(), "{cheap}");
+
+    let unknown = endpoints("nobody/nothing").await;
+    assert_eq!(unknown["error"]["code"], "model_not_found");
+    assert!(unknown["error"]["message"].as_str().is_some_and(|text| text.contains("'nobody/nothing'")), "{unknown}");
     network.finish().await;
 }
 

@@ -232,6 +232,11 @@ impl Vitals {
         (learned.first_token.clone(), learned.speed.clone())
     }
 
+    /// How much of a prompt's beginning that it has read before it does not read again, 0 to 1, where that has been measured.
+    pub fn cached_share(&self) -> Option<f64> {
+        self.cached_share.get()
+    }
+
     /// Takes a job that came to its end, or was left by its client, into account.
     pub fn learn(&self, sample: &Sample, prior: &Prior) {
         self.jobs.fetch_add(1, Ordering::Relaxed);
