@@ -8,6 +8,7 @@ A block's first line says, behind its language, one of
 
     run                      `proof.py run` runs it, and a test runs that
     run within=SECONDS       it is run again until it succeeds, for so long at most
+    run=provider             (a `toml` block) `lumbung-provider config check` finds nothing wrong; else `lumbung-gateway` is asked
     run=background until=X   its last command is left running; the page goes on when the command X succeeds
     output                   (a `text` block) is what the block before prints; `…` stands for anything, a line of its own for lines
     tested=FILE::NAME        the test NAME in FILE does what it shows
@@ -195,11 +196,16 @@ def script(program, suffix):
     return runner
 
 
+def settings(block, number, replaced):
+    program = "lumbung-provider" if block.marks["run"] == "provider" else "lumbung-gateway"
+    return script(f"{program} config check --config", ".toml")(block, number, replaced)
+
+
 RUNNERS = {
     "console": console,
     "python": script("python3", ".py"),
     "js": script("node", ".mjs"),
-    "toml": script("lumbung-gateway config check --config", ".toml"),
+    "toml": settings,
 }
 
 

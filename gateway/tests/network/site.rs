@@ -29,6 +29,8 @@ const GUIDES: [&str; 9] = [
     "guide/receipts.md",
     "README.md",
 ];
+/// For a provider.
+const PROVIDERS: [&str; 2] = ["start/provider.md", "provider-runtime/CONFIG.md"];
 /// For an operator who has a gateway.
 const OPERATIONS: [&str; 4] = ["operations/work.md", "operations/keep.md", "operations/deploy.md", "gateway/CONFIG.md"];
 
@@ -173,7 +175,7 @@ async fn what_an_operator_of_a_gateway_is_told_works() {
 async fn what_a_provider_is_told_works() {
     let network = Setup::new(Books::Sqlite).with_model(MODEL, 2048).start().await;
     let home = tempfile::tempdir().expect("a folder");
-    run(pages(&["start/provider.md"], json!({GATEWAY: network.base, "./padi": model("padi")}), home.path())).await;
+    run(pages(&PROVIDERS, json!({GATEWAY: network.base, "./padi": model("padi")}), home.path())).await;
     network.finish().await;
 }
 

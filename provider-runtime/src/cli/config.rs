@@ -77,7 +77,7 @@ Written by `lumbung-provider config reference`; a test compares them.
 Each setting is a flag (`--tunnels 2`), a variable of the environment, or a key of a TOML file that `--config` or
 `LUMBUNG_PROVIDER_CONFIG` names, with the flag's name:
 
-```toml tested=provider-runtime/tests/serve/configuration.rs::the_reference_is_that_of_this_provider
+```toml run=provider
 gateway = \"https://api.example\"
 hours = [\"mon-fri 18:00-08:00\", \"sat-sun\"]
 only-when-idle = true
