@@ -153,11 +153,16 @@ impl EngineArgs {
         Ok(model.parse()?)
     }
 
+    /// What the embedded engine is loaded with.
+    #[cfg(feature = "mistral")]
+    pub fn load_options(&self) -> LoadOptions {
+        let slots = self.slots.and_then(|slots| NonZeroUsize::new(slots as usize));
+        slots.map_or_else(LoadOptions::default, |slots| LoadOptions { slots })
+    }
+
     #[cfg(feature = "mistral")]
     async fn load_mistral(&self) -> anyhow::Result<Arc<dyn Engine>> {
-        let options = self.slots.and_then(|slots| NonZeroUsize::new(slots as usize));
-        let options = options.map_or_else(LoadOptions::default, |slots| LoadOptions { slots });
-        let source = self.source()?;
+        let (options, source) = (self.load_options(), self.source()?);
         if let Some(folder) = source.folder_of_vectors() {
             return Ok(Arc::new(Box::pin(MistralEmbedder::load(folder.to_owned())).await?));
         }

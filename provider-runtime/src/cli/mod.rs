@@ -1,5 +1,6 @@
 //! The command line. The only place that reads the environment.
 
+mod bench;
 mod config;
 mod control;
 mod doctor;
@@ -61,6 +62,8 @@ enum Command {
     Config(config::ConfigCommand),
     /// Look at this machine, the model and the gateway, and say what to do about what prevents serving.
     Doctor(Box<doctor::DoctorArgs>),
+    /// Say how fast the embedded engine makes tokens on this machine when nothing else asks it.
+    Bench(Box<bench::BenchArgs>),
     /// Print what this provider earned, job by job, and where it is.
     Earnings(Box<earnings::EarningsArgs>),
     /// Where this provider is paid to.
@@ -117,6 +120,7 @@ fn run() -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Doctor(args) => block_on(doctor::run(*args, data_dir))?,
+        Command::Bench(args) => block_on(bench::run(*args))?,
         Command::Earnings(args) => block_on(earnings::run(*args, &data_dir))?,
         Command::PayoutDetails { action } => block_on(earnings::payout_details(action, &data_dir))?,
         Command::Identity => {

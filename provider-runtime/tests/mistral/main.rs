@@ -3,6 +3,7 @@
 #![cfg(feature = "mistral")]
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
 
+mod alone;
 mod answers;
 mod defects;
 mod forms;

@@ -11,8 +11,11 @@
 //!
 //! Models of vectors have a way of their own: `embedding`.
 //!
+//! `alone` asks mistralrs past all of this, to see what it costs.
+//!
 //! How a model writes calls and reasoning is `convention`. `load`, `source` and `files` bring the model in.
 
+mod alone;
 mod choice;
 mod convention;
 mod embedding;
@@ -39,6 +42,7 @@ use lumbung_openapi::frame::PromptCount;
 use mistralrs::Model;
 use tokio::sync::mpsc;
 
+pub use self::alone::{Load, Pace};
 use self::choice::{Choice, ChoiceOf};
 use self::convention::CallStyle;
 pub use self::embedding::MistralEmbedder;
