@@ -39,11 +39,12 @@ peers: ## the same beside nginx, haproxy, vllm-router, sglang-router and LiteLLM
 	@$(DIST)
 	@$(LOADTEST) compare --beside nginx,haproxy,vllm-router,sglang-router,litellm --rounds 5
 
-results: ## everything that is measured, written into loadtest/RESULTS.md; about half an hour
+results: ## everything that is measured, written into loadtest/RESULTS.md; about an hour
 	@scripts/setup test
 	@scripts/peers
 	@$(DIST)
-	@scripts/with-services $(LOADTEST) results
+	@cargo build --locked --release --workspace --bins
+	@scripts/with-services $(LOADTEST) results --engine-bin $(CARGO_TARGET_DIR)/release
 
 instructions: ## how many instructions a request takes, compared with loadtest/instructions.json; WRITE=1 writes it anew
 	@scripts/setup test
@@ -53,8 +54,9 @@ instructions: ## how many instructions a request takes, compared with loadtest/i
 simulate: ## choosing a provider, on a virtual clock, beside simpler ways: the table in gateway/ROUTING.md
 	@cargo test --locked --release -p lumbung-gateway --test routing -- --ignored --exact --nocapture table::write
 
-bench: ## how long it takes to choose a provider, among ten and a hundred thousand
-	@cargo test --locked --release -p lumbung-gateway --test routing -- --ignored --nocapture bench::
+bench: ## how long the hot functions take, and choosing a provider among ten and a hundred thousand
+	@cargo bench --locked --workspace --bench wire --bench relay --bench render
+	@cargo test --locked --release --workspace --test routing -- --ignored --nocapture bench::
 
 spec: ## write openapi/openapi.json and openapi/PARAMETERS.md from the types and the code
 	@LUMBUNG_WRITE_SPEC=1 cargo test --locked -p lumbung-openapi --test spec --test parameters

@@ -148,7 +148,7 @@ fn write_json<T: Serialize + ?Sized>(out: &mut impl BufMut, value: &T) {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     //! What the renderings' tests have in common.
 
     use lumbung_openapi::merkle::Hash;
