@@ -69,12 +69,15 @@ pub struct Wording {
     pub prompt_bytes: usize,
     /// The most tokens of an answer.
     pub max_tokens: Option<u32>,
+    /// Whether the likeliest tokens are asked for, so that nothing is drawn.
+    pub greedy: bool,
 }
 
 impl Wording {
     /// Made-up prompts of 200 bytes for a model.
     pub fn of(model: &str) -> Self {
-        Self { model: model.into(), prompt: None, stream_cue: String::new(), prompt_bytes: 200, max_tokens: None }
+        let (model, stream_cue) = (model.into(), String::new());
+        Self { model, prompt: None, stream_cue, prompt_bytes: 200, max_tokens: None, greedy: false }
     }
 
     /// One request for an answer.
@@ -89,6 +92,9 @@ impl Wording {
         }
         if let Some(most) = self.max_tokens {
             body["max_tokens"] = json!(most);
+        }
+        if self.greedy {
+            body["temperature"] = json!(0);
         }
         Ask { body: body.to_string().into(), streams, reader: Reader::Steady, alone: false, traceparent: None }
     }

@@ -8,7 +8,6 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
-use hyper::http::request;
 use hyper::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -84,24 +83,9 @@ impl Target {
 
     /// Reads a document below the base URL, such as `/receipts/…`.
     pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
-        self.call(Request::get(format!("{}{path}", self.base)), Bytes::new()).await
-    }
-
-    /// Posts a document below the base URL, and reads the answer.
-    pub async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
-        let request = Request::post(format!("{}{path}", self.base)).header(CONTENT_TYPE, "application/json");
-        self.call(request, body.to_string().into()).await
-    }
-
-    async fn call(&self, request: request::Builder, body: Bytes) -> anyhow::Result<Value> {
+        let request = Request::get(format!("{}{path}", self.base));
         let request = request.header(HOST, &self.authority).header(AUTHORIZATION, &self.authorization);
-        let request = request.body(Full::new(body))?;
-        let what = format!("{} {}", request.method(), request.uri());
-        let response = Connection::open(self, Reader::Steady).await?.send(request).await?;
-        let status = response.status();
-        let body = response.into_body().collect().await?.to_bytes();
-        anyhow::ensure!(status.is_success(), "{what}: {status} {}", String::from_utf8_lossy(&body));
-        Ok(serde_json::from_slice(&body)?)
+        Connection::open(self, Reader::Steady).await?.call(request.body(Full::default())?).await
     }
 }
 
@@ -134,6 +118,22 @@ impl Connection {
     async fn send(&mut self, request: Request<Full<Bytes>>) -> anyhow::Result<Response<Incoming>> {
         self.0.ready().await.context("the connection was closed")?;
         self.0.send_request(request).await.context("no response")
+    }
+
+    /// Posts a document below the base URL, and reads the answer.
+    pub async fn post(&mut self, target: &Target, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let request = Request::post(format!("{}{path}", target.base)).header(CONTENT_TYPE, "application/json");
+        let request = request.header(HOST, &target.authority).header(AUTHORIZATION, &target.authorization);
+        self.call(request.body(Full::new(body.to_string().into()))?).await
+    }
+
+    async fn call(&mut self, request: Request<Full<Bytes>>) -> anyhow::Result<Value> {
+        let what = format!("{} {}", request.method(), request.uri());
+        let response = self.send(request).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
+        anyhow::ensure!(status.is_success(), "{what}: {status} {}", String::from_utf8_lossy(&body));
+        Ok(serde_json::from_slice(&body)?)
     }
 
     /// Asks once and reads the answer to its end, or as far as its reader cares to. What arrives is counted in `live` as it
@@ -169,6 +169,7 @@ async fn read_stream(mut body: Incoming, reader: Reader, first_byte: Instant, li
         live.count_chunks(come.pieces);
         if come.tokens > 0 {
             tokens += come.tokens;
+            live.count_tokens(come.tokens);
             first_token.get_or_insert(now);
             if let Some(before) = last.replace(now) {
                 live.count_pause(now - before);

@@ -14,6 +14,7 @@ use crate::load::{self, Arrivals, Plan};
 use crate::network::{EPIC, NOVEL, Network, Setup};
 use crate::process;
 use crate::report::{Latency, Report};
+use crate::stub::Trade;
 use crate::tunnels::Tunnels;
 use crate::upstream::ANSWER_TOKENS;
 
@@ -106,19 +107,19 @@ pub async fn crowd(args: &CrowdArgs) -> anyhow::Result<Crowd> {
     Ok(crowd)
 }
 
-/// Every stream once; all run at the same time for most of it.
+/// Every stream once; all run at the same time for most of it. Those that begin are not timed: all do so while it warms up.
 async fn streams(setup: &Setup, count: usize, cue: &str, pace: Duration) -> anyhow::Result<Streams> {
     eprintln!("{count} streams");
     // As many as one tunnel carries would leave no room for the gateway's own polls on it.
     let (network, before) = fresh(&Setup { providers: 2, ..setup.clone() }).await?;
     let wording = Wording { stream_cue: cue.into(), ..Network::wording() };
     let ramp = RAMP.max(Duration::from_millis(3 * count as u64));
-    // Connections ask again until it is over: the first to begin must not have ended by then.
+    // The first to begin must not have ended when it is over.
     let length = (pace * ANSWER_TOKENS).saturating_sub(ramp);
     let plan = Plan {
         target: network.target()?,
         mix: Mix::only(wording.ask(true, 200)),
-        arrivals: Arrivals::Closed,
+        arrivals: Arrivals::Once,
         connections: count,
         warm_up: ramp * 2,
         length: length.saturating_sub(ramp).max(Duration::from_secs(1)),
@@ -162,7 +163,8 @@ async fn used_once(port: u16) -> anyhow::Result<TcpStream> {
 async fn tunnels(setup: &Setup, count: usize) -> anyhow::Result<Held> {
     eprintln!("{count} idle tunnels");
     let (network, before) = fresh(setup).await?;
-    let mut tunnels = Tunnels::open(network.port, count).await?;
+    let mut tunnels = Tunnels::new(network.port, Trade::Idle)?;
+    tunnels.open(count).await?;
     // Each has been polled by then.
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(12) {

@@ -14,7 +14,8 @@
 //! - [`network`]: a gateway with its books, and providers; their reconciliation with what clients saw
 //! - [`upstream`]: what stands behind other gateways, for comparison
 //! - [`peers`]: those other gateways
-//! - [`tunnels`]: many providers that are there, and do nothing
+//! - [`random_model`]: a model of a size that matters, which says nothing
+//! - [`stub`], [`tunnels`]: many providers that are there, without an engine and without a process of their own
 //!
 //! What is found out:
 //! - [`compare`]: what a request costs, beside others
@@ -35,6 +36,7 @@ pub mod network;
 pub mod peers;
 pub mod plot;
 pub mod process;
+pub mod random_model;
 pub mod report;
 pub mod results;
 pub mod runtime;
@@ -42,6 +44,7 @@ pub mod scale;
 pub mod servers;
 pub mod soak;
 pub mod stream;
+pub mod stub;
 pub mod tally;
 pub mod tunnels;
 pub mod upstream;

@@ -25,6 +25,8 @@ const GRACE: Duration = Duration::from_secs(60);
 pub enum Arrivals {
     /// By so many connections, each as soon as it has its answer.
     Closed,
+    /// By so many connections, each once.
+    Once,
     /// So many per second. What finds all connections taken waits for one, and its time counts.
     Rate(f64),
 }
@@ -72,6 +74,7 @@ struct Mark {
     at: Instant,
     requests: u64,
     chunks: u64,
+    tokens: u64,
     used: Option<Used>,
 }
 
@@ -92,7 +95,7 @@ pub async fn run(plan: Plan) -> anyhow::Result<Done> {
     });
     let mut asking = JoinSet::new();
     match shared.plan.arrivals {
-        Arrivals::Closed => {
+        Arrivals::Closed | Arrivals::Once => {
             (0..shared.plan.connections).for_each(|place| drop(asking.spawn(shared.clone().ask_on(place))));
         }
         Arrivals::Rate(rate) => drop(asking.spawn(shared.clone().ask_at(rate))),
@@ -124,6 +127,9 @@ impl Shared {
         while !self.over.load(Relaxed) {
             let number = self.live.due.fetch_add(1, Relaxed);
             self.ask(number, Instant::now()).await;
+            if self.plan.arrivals == Arrivals::Once {
+                return;
+            }
         }
     }
 
@@ -199,7 +205,7 @@ impl Shared {
     fn mark(&self) -> anyhow::Result<Mark> {
         let used = self.plan.pid.map(process::used_by).transpose()?;
         let requests = self.live.ended.load(Relaxed);
-        Ok(Mark { at: Instant::now(), requests, chunks: self.live.chunks(), used })
+        Ok(Mark { at: Instant::now(), requests, chunks: self.live.chunks(), tokens: self.live.tokens(), used })
     }
 
     fn tally(&self) -> MutexGuard<'_, Tally> {
@@ -223,6 +229,7 @@ impl Shared {
             completion_tokens: tally.used.completion_tokens,
             requests_per_second: requests as f64 / seconds,
             chunks_per_second: chunks as f64 / seconds,
+            tokens_per_second: (last.tokens - first.tokens) as f64 / seconds,
             first_byte_ms: Latency::of(&tally.first_byte),
             first_token_ms: Latency::of(&tally.first_token),
             between_tokens_ms: (!pauses.is_empty()).then(|| Latency::of(&pauses)),

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use lumbung_openapi::money::{NanoUsd, TokenPrice};
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
-use crate::ask::Wording;
-use crate::client::Target;
+use crate::ask::{Reader, Wording};
+use crate::client::{Connection, Target};
 use crate::servers::{Server, free_port, get_body, get_status};
 use crate::tally::Tally;
 use crate::upstream::{ANSWER_TOKENS, MS_PER_TOKEN};
@@ -26,7 +27,9 @@ pub const EPIC: &str = "epic ";
 /// Credit of the account.
 const CREDIT: &str = "100000";
 /// Dollars for a million tokens, of prompts and of answers: whole nano-dollars for each.
-const PRICE: (&str, &str) = ("0.10", "0.40");
+pub const PRICE: (&str, &str) = ("0.10", "0.40");
+/// Accounts that are made at a time.
+const ADDED_AT_ONCE: usize = 8;
 /// How long a gateway and a provider may take until they are ready.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the last answers may take to be in the books.
@@ -41,6 +44,8 @@ pub struct Setup {
     pub providers: usize,
     /// Jobs at a time, of each.
     pub slots: u32,
+    /// The folder of a model that they run; scripted answers if absent.
+    pub answering: Option<PathBuf>,
     /// A program that runs the gateway, with its arguments: none, or a profiler.
     pub under: Vec<String>,
     /// How much slower it is under that.
@@ -83,8 +88,10 @@ impl Setup {
             Some(bin) => bin.to_owned(),
             None => std::env::current_exe()?.parent().context("this program lies in no folder")?.to_owned(),
         };
+        let (database, redis, answering) = (None, None, None);
         let (under, flags, environment) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { bin, providers: 1, slots: 4096, under, patience: 1, database: None, redis: None, flags, environment })
+        let (providers, slots, patience) = (1, 4096, 1);
+        Ok(Self { bin, providers, slots, answering, under, patience, database, redis, flags, environment })
     }
 
     /// Starts everything; ready when this returns.
@@ -124,6 +131,7 @@ impl Setup {
         // Everybody here comes from one address.
         command.args(["--joins-per-minute", "1000000", "--newcomer-joins-per-minute", "1000000"]);
         command.args(["--newcomer-tunnels-per-address", "100000", "--newcomer-tunnels-percent", "100"]);
+        command.args(["--max-tunnels", "20000"]);
         command.envs(self.redis.as_ref().map(|url| ("REDIS_URL", url)));
         let gateway = Server::start(&mut command, &operator.path(&format!("{name}.log")))?;
         gateway.wait_for(START_TIMEOUT * self.patience, || get_status(port, "/health/ready") == Some(200))?;
@@ -136,9 +144,12 @@ impl Network {
     pub fn add_provider(&mut self) -> anyhow::Result<()> {
         let name = format!("provider-{}", self.providers.len());
         let mut serve = clean(&self.setup.bin.join("lumbung-provider"));
-        serve.args(["serve", "--gateway", &self.origin(), "--engine", "scripted", "--model-id", MODEL]);
+        serve.args(["serve", "--gateway", &self.origin(), "--model-id", MODEL]);
         serve.args(["--ask-prompt", PRICE.0, "--ask-completion", PRICE.1, "--slots", &self.setup.slots.to_string()]);
-        serve.arg("--script").arg(self.operator.path("script.json"));
+        match &self.setup.answering {
+            None => serve.args(["--engine", "scripted", "--script"]).arg(self.operator.path("script.json")),
+            Some(model) => serve.args(["--engine", "mistral", "--model"]).arg(model),
+        };
         serve.arg("--data-dir").arg(self.operator.path(&name));
         let provider = Server::start(&mut serve, &self.operator.path(&format!("{name}.log")))?;
         provider.wait_for(START_TIMEOUT * self.setup.patience, || provider.log().contains("tunnel is up"))?;
@@ -153,17 +164,17 @@ impl Network {
         self.setup.gateway(&self.operator, name)
     }
 
-    /// More accounts, each in credit and with a key; the keys. Made by the API for operators, one after another.
+    /// More accounts, each in credit and with a key; the keys. Made by the API for operators, some at a time.
     pub async fn add_accounts(&self, count: usize) -> anyhow::Result<Vec<String>> {
         let token = self.operator.json(&["admin", "token", "--role", "admin", "--subject", "load"])?;
         let admin = Target::new(&format!("{}/admin/v1", self.origin()), text(&token, "token")?)?;
+        let mut adding = JoinSet::new();
+        for part in 0..ADDED_AT_ONCE {
+            adding.spawn(add_some(admin.clone(), (count + part) / ADDED_AT_ONCE));
+        }
         let mut keys = Vec::with_capacity(count);
-        for _ in 0..count {
-            let account = admin.post("/accounts", &json!({ "name": "one of many" })).await?;
-            let path = format!("/accounts/{}", text(&account, "id")?);
-            admin.post(&format!("{path}/credit"), &json!({ "amount_usd": "10", "kind": "paid" })).await?;
-            let key = admin.post(&format!("{path}/keys"), &json!({ "label": "load" })).await?;
-            keys.push(text(&key, "key")?.to_owned());
+        while let Some(added) = adding.join_next().await {
+            keys.extend(added??);
         }
         Ok(keys)
     }
@@ -273,6 +284,21 @@ impl Network {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
+}
+
+/// So many accounts, over one connection.
+async fn add_some(admin: Target, count: usize) -> anyhow::Result<Vec<String>> {
+    let mut connection = Connection::open(&admin, Reader::Steady).await?;
+    let mut keys = Vec::with_capacity(count);
+    for _ in 0..count {
+        let account = connection.post(&admin, "/accounts", &json!({ "name": "one of many" })).await?;
+        let path = format!("/accounts/{}", text(&account, "id")?);
+        let credit = json!({ "amount_usd": "10", "kind": "paid" });
+        connection.post(&admin, &format!("{path}/credit"), &credit).await?;
+        let key = connection.post(&admin, &format!("{path}/keys"), &json!({ "label": "load" })).await?;
+        keys.push(text(&key, "key")?.to_owned());
+    }
+    Ok(keys)
 }
 
 /// What clients and books agree on.

@@ -33,7 +33,7 @@ pub fn used_by(pid: u32) -> anyhow::Result<Used> {
     while let Some(pid) = family.pop() {
         family.extend(stats.iter().filter(|(_, stat)| stat.parent == pid).map(|(child, _)| *child));
         let Some(stat) = stats.get(&pid) else { continue };
-        used.cpu += TICK * stat.ticks;
+        used.cpu += precise(pid, TICK * stat.ticks);
         used.books += TICK * ticks_of_books(pid);
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         used.rss += kib(&status, "VmRSS:") << 10;
@@ -41,6 +41,18 @@ pub fn used_by(pid: u32) -> anyhow::Result<Used> {
         used.open_files += fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count) as u64;
     }
     Ok(used)
+}
+
+/// The CPU time to the nanosecond, which the scheduler tells for threads that still run; `rounded`, where some have ended.
+fn precise(pid: u32, rounded: Duration) -> Duration {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return rounded };
+    let of_thread = |thread: fs::DirEntry| {
+        let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
+    };
+    let exact: Duration = threads.flatten().filter_map(of_thread).sum();
+    // Each of four figures has been rounded down by up to a tick.
+    if (rounded..rounded + 4 * TICK).contains(&exact) { exact } else { rounded }
 }
 
 struct Stat {

@@ -35,6 +35,8 @@ pub struct Report {
     pub requests_per_second: f64,
     /// Streamed pieces, per second.
     pub chunks_per_second: f64,
+    /// Streamed pieces with text, per second: an answer's beginning and end are left out.
+    pub tokens_per_second: f64,
     /// From when a request was due to the head of its answer.
     pub first_byte_ms: Latency,
     /// From when a request was due to the answer's first token.

@@ -40,6 +40,9 @@ pub struct ResultsArgs {
     /// A Redis for the same.
     #[arg(long, env = "LUMBUNG_TEST_REDIS", hide_env_values = true)]
     redis: Option<String>,
+    /// Folder of binaries of which the provider was built with the embedded engine; like the others' by default.
+    #[arg(long)]
+    engine_bin: Option<PathBuf>,
     /// Folder of the binaries; this program's own by default.
     #[arg(long)]
     bin: Option<PathBuf>,
@@ -101,14 +104,30 @@ impl Section {
             }
             Self::Scale => {
                 let (prompts, rate, seconds) = ((0..6).map(|power| 1024 << (2 * power)).collect(), 400.0, 6.0);
-                let (providers, accounts, replicas) = (vec![1, 10, 100], vec![1, 100, 1000], vec![1, 2, 3]);
+                let rest = 10.0;
+                let (providers, accounts, replicas) = (vec![1, 10, 100], vec![1, 1000, 100_000], vec![1, 2, 3]);
+                let stubs = vec![100, 1000, 10_000];
                 let (database, redis) = (args.database.clone(), args.redis.clone());
-                let args = ScaleArgs { prompts, providers, accounts, replicas, rate, seconds, database, redis, bin };
+                let args = ScaleArgs {
+                    prompts,
+                    providers,
+                    stubs,
+                    accounts,
+                    replicas,
+                    rate,
+                    seconds,
+                    rest,
+                    database,
+                    redis,
+                    bin,
+                };
                 scale::markdown(&scale::scale(&args).await?)
             }
             Self::Runtime => {
-                let args = RuntimeArgs { streams: vec![1, 8, 64], seconds: 10.0, bin };
-                runtime::markdown(&runtime::runtime(&args).await?)
+                let (streams, engine_streams, engine_rounds, seconds) = (vec![1, 8, 64], vec![1, 8], 3, 10.0);
+                let engine_bin = args.engine_bin.clone();
+                let args = RuntimeArgs { streams, seconds, engine_streams, engine_rounds, engine_bin, bin };
+                runtime::runtime(&args).await?.markdown()
             }
             Self::Instructions => {
                 let counted = instructions::count(&Setup::new(args.bin.as_deref())?, 60, None).await?;

@@ -18,6 +18,7 @@ pub struct Live {
     /// Requests that have ended, however.
     pub ended: AtomicU64,
     chunks: AtomicU64,
+    tokens: AtomicU64,
     pauses: Mutex<Histogram<u64>>,
 }
 
@@ -60,12 +61,23 @@ impl Live {
     /// Nothing yet.
     pub fn new() -> anyhow::Result<Self> {
         let pauses = histogram()?.into();
-        Ok(Self { due: AtomicU64::new(0), ended: AtomicU64::new(0), chunks: AtomicU64::new(0), pauses })
+        Ok(Self {
+            due: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            chunks: AtomicU64::new(0),
+            tokens: AtomicU64::new(0),
+            pauses,
+        })
     }
 
     /// Streamed pieces have come.
     pub fn count_chunks(&self, count: u64) {
         self.chunks.fetch_add(count, Relaxed);
+    }
+
+    /// Streamed pieces with text have come.
+    pub fn count_tokens(&self, count: u64) {
+        self.tokens.fetch_add(count, Relaxed);
     }
 
     /// A token came so long after the one before.
@@ -76,6 +88,11 @@ impl Live {
     /// Streamed pieces so far.
     pub fn chunks(&self) -> u64 {
         self.chunks.load(Relaxed)
+    }
+
+    /// Streamed pieces with text so far.
+    pub fn tokens(&self) -> u64 {
+        self.tokens.load(Relaxed)
     }
 
     /// From token to token, in microseconds.

@@ -7,6 +7,7 @@ use lumbung_loadtest::ask::Scenario;
 use lumbung_loadtest::crowd::{self, CrowdArgs, Held};
 use lumbung_loadtest::instructions::{self, Instructions};
 use lumbung_loadtest::network::Setup;
+use lumbung_loadtest::scale::{self, ScaleArgs};
 use lumbung_loadtest::soak::{self, SoakArgs};
 
 /// What a test of a few may see of an allocator that takes and gives back megabytes at a time, in KiB.
@@ -45,6 +46,19 @@ async fn many_streams_are_whole_and_connections_and_tunnels_take_little() {
     for Held { count, kib_each } in [crowd.connections, crowd.tunnels].into_iter().flatten() {
         assert!(kib_each * count as f64 <= 64.0 * count as f64 + ALLOCATOR_KIB, "{kib_each} KiB for each of {count}");
     }
+}
+
+#[tokio::test]
+async fn providers_without_processes_and_many_accounts_are_asked_like_others() {
+    let (prompts, providers, replicas) = (Vec::new(), Vec::new(), Vec::new());
+    let (stubs, accounts, rate, seconds, rest) = (vec![3], vec![1, 20], 20.0, 1.0, 1.0);
+    let (database, redis, bin) = (None, None, Some(bin()));
+    let args = ScaleArgs { prompts, providers, stubs, accounts, replicas, rate, seconds, rest, database, redis, bin };
+    let rows = scale::scale(&args).await.expect("whole answers and exact books");
+    println!("{}", scale::markdown(&rows));
+    assert_eq!(rows.len(), 3);
+    // So few requests may take less CPU time than can be told.
+    assert!(rows.iter().all(|row| row.p50_ms > 0.0 && row.rss_mib > 1.0), "{rows:?}");
 }
 
 #[tokio::test]
