@@ -289,7 +289,9 @@ fn page() -> String {
          Made by `openapi/tests/parameters.rs` from the code that reads requests (`make spec`); a test compares it.\n\n\
          A parameter counts as used when its value asks for something: `n: 1`, `tools: []` and null ask for nothing. What a model's \
          providers offer is in `supported_parameters` of `GET /v1/models`. Members that a specification does not have are passed on \
-         to the provider; our own engine passes over them.\n",
+         to the provider; our own engine passes over them.\n\n\
+         `functions` and `function_call` are the form that tools had before 2024: no engine here offers them, and who still sends \
+         them is told so by name. `tools` and `tool_choice` say the same.\n",
     );
     for endpoint in Endpoint::ALL {
         page += &format!(

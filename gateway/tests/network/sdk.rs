@@ -26,7 +26,9 @@ async fn network() -> (Network, crate::support::provider::Provider) {
     (network, provider)
 }
 
-async fn run(mut command: Command, network: &Network) {
+/// Runs one test file, or several, of an SDK; the answers that it gets are noted in `collected`.
+async fn run(mut command: Command, network: &Network, collected: &Path) {
+    command.env("COLLECTED", collected);
     let (rich, poor, limited) = (network.client("1").await, network.client("0").await, network.client("1").await);
     let one = Limits { requests_per_minute: Some(1), ..Limits::default() };
     network.store.set_limits(LimitOwner::Account(limited.account), &one).await.expect("limits");
@@ -36,6 +38,18 @@ async fn run(mut command: Command, network: &Network) {
         .env("MODEL", MODEL)
         .env("IDLE_MODEL", IDLE)
         .env("QUESTIONS", folder("../provider-runtime/models/questions.json"));
+    finish(command).await;
+}
+
+/// Whether every answer that was noted has the types that the SDK for Node declares.
+async fn has_types(collected: &Path) {
+    let mut command = Command::new(tool("LUMBUNG_TEST_NODE"));
+    command.env("LUMBUNG_TEST_NODE_PATH", tool("LUMBUNG_TEST_NODE_PATH")).env("COLLECTED", collected);
+    command.arg(folder("tests/sdk/types.mjs"));
+    finish(command).await;
+}
+
+async fn finish(mut command: Command) {
     let output = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("it runs");
     let said = format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}");
@@ -44,11 +58,13 @@ async fn run(mut command: Command, network: &Network) {
 
 #[tokio::test]
 async fn python() {
+    let collected = tempfile::NamedTempFile::new().expect("a file");
     let (network, provider) = network().await;
     let mut command = Command::new(tool("LUMBUNG_TEST_PYTHON"));
     command.args(["-m", "pytest", "-q", "-p", "no:cacheprovider"]).arg(folder("tests/sdk/test_openai.py"));
     command.arg(folder("tests/sdk/test_forms.py"));
-    run(command, &network).await;
+    run(command, &network, collected.path()).await;
+    has_types(collected.path()).await;
     provider.receipts_acknowledged().await;
     network.finish().await;
 }
@@ -56,17 +72,19 @@ async fn python() {
 /// Generated schemas, validated by validators that are not ours.
 #[tokio::test]
 async fn forms() {
+    let collected = tempfile::NamedTempFile::new().expect("a file");
     let (network, provider) = network().await;
     let mut command = Command::new(tool("LUMBUNG_TEST_SPEC_PYTHON"));
     let schemas = if std::env::var_os("LUMBUNG_TEST_FULL").is_some() { "300" } else { "30" };
     command.arg(folder("tests/sdk/schemas.py")).env("SCHEMAS", schemas);
-    run(command, &network).await;
+    run(command, &network, collected.path()).await;
     provider.receipts_acknowledged().await;
     network.finish().await;
 }
 
 #[tokio::test]
 async fn python_and_node_at_the_other_endpoints() {
+    let collected = tempfile::NamedTempFile::new().expect("a file");
     let vectors = "lumbung/vectors";
     let network = Setup::new(Books::Sqlite).with_model(MODEL, 2048).with_model(vectors, 2048).start().await;
     let provider = network.provider(ProviderSetup::bundled(MODEL)).await;
@@ -86,11 +104,12 @@ async fn python_and_node_at_the_other_endpoints() {
     let mut command = Command::new(tool("LUMBUNG_TEST_PYTHON"));
     command.args(["-m", "pytest", "-q", "-p", "no:cacheprovider"]).arg(folder("tests/sdk/test_surface.py"));
     command.env("SCRIPTED_MODEL", SCRIPTED).env("VECTORS_MODEL", vectors);
-    run(command, &network).await;
+    run(command, &network, collected.path()).await;
     let mut command = Command::new(tool("LUMBUNG_TEST_NODE"));
     command.env("NODE_PATH", tool("LUMBUNG_TEST_NODE_PATH")).arg("--test").arg(folder("tests/sdk/surface.test.mjs"));
     command.env("SCRIPTED_MODEL", SCRIPTED).env("VECTORS_MODEL", vectors);
-    run(command, &network).await;
+    run(command, &network, collected.path()).await;
+    has_types(collected.path()).await;
     provider.receipts_acknowledged().await;
     network.finish().await;
 }
@@ -98,25 +117,29 @@ async fn python_and_node_at_the_other_endpoints() {
 /// On Postgres, where keeping is on; the books have no answer beside those that clients wanted kept.
 #[tokio::test]
 async fn responses_are_kept_where_the_operator_says_so() {
+    let collected = tempfile::NamedTempFile::new().expect("a file");
     let setup = Setup::new(Books::Postgres).with_model(MODEL, 2048).with_gateway_flag("--store-responses-days", "30");
     let network = setup.start().await;
     let provider = network.provider(ProviderSetup::bundled(MODEL)).await;
     let mut command = Command::new(tool("LUMBUNG_TEST_PYTHON"));
     command.args(["-m", "pytest", "-q", "-p", "no:cacheprovider"]).arg(folder("tests/sdk/test_storing.py"));
-    run(command, &network).await;
+    run(command, &network, collected.path()).await;
     let mut command = Command::new(tool("LUMBUNG_TEST_NODE"));
     command.env("NODE_PATH", tool("LUMBUNG_TEST_NODE_PATH")).arg("--test").arg(folder("tests/sdk/storing.test.mjs"));
-    run(command, &network).await;
+    run(command, &network, collected.path()).await;
+    has_types(collected.path()).await;
     provider.receipts_acknowledged().await;
     network.finish().await;
 }
 
 #[tokio::test]
 async fn node() {
+    let collected = tempfile::NamedTempFile::new().expect("a file");
     let (network, provider) = network().await;
     let mut command = Command::new(tool("LUMBUNG_TEST_NODE"));
     command.env("NODE_PATH", tool("LUMBUNG_TEST_NODE_PATH")).arg("--test").arg(folder("tests/sdk/openai.test.mjs"));
-    run(command, &network).await;
+    run(command, &network, collected.path()).await;
+    has_types(collected.path()).await;
     provider.receipts_acknowledged().await;
     network.finish().await;
 }

@@ -12,13 +12,15 @@ import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { test } from 'node:test';
 
+import { collecting } from './collected.mjs';
+
 const { LUMBUNG_TEST_NODE_PATH: MODULES, BASE_URL, API_KEY, MODEL, POOR_KEY, IDLE_MODEL, LIMITED_KEY } = process.env;
 const { default: OpenAI } = createRequire(MODULES ? `${MODULES}/` : import.meta.url)('openai');
 const QUESTIONS = JSON.parse(
   readFileSync(process.env.QUESTIONS ?? new URL('../../../provider-runtime/models/questions.json', import.meta.url), 'utf8'),
 );
 
-const client = new OpenAI({ baseURL: BASE_URL, apiKey: API_KEY, maxRetries: 0 });
+const client = new OpenAI({ baseURL: BASE_URL, apiKey: API_KEY, maxRetries: 0, fetch: collecting });
 const oneOfEachTopic = [...new Map(QUESTIONS.toReversed().map((entry) => [entry.topic, entry])).values()];
 
 function ask(question, more = {}) {

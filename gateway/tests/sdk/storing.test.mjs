@@ -5,11 +5,13 @@ import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { test } from 'node:test';
 
+import { collecting } from './collected.mjs';
+
 const { LUMBUNG_TEST_NODE_PATH: MODULES, BASE_URL, API_KEY, POOR_KEY, MODEL, QUESTIONS } = process.env;
 const { default: OpenAI } = createRequire(MODULES ? `${MODULES}/` : import.meta.url)('openai');
 const [{ question, answer }] = JSON.parse(readFileSync(QUESTIONS, 'utf8'));
-const client = new OpenAI({ baseURL: BASE_URL, apiKey: API_KEY, maxRetries: 0 });
-const stranger = new OpenAI({ baseURL: BASE_URL, apiKey: POOR_KEY, maxRetries: 0 });
+const client = new OpenAI({ baseURL: BASE_URL, apiKey: API_KEY, maxRetries: 0, fetch: collecting });
+const stranger = new OpenAI({ baseURL: BASE_URL, apiKey: POOR_KEY, maxRetries: 0, fetch: collecting });
 
 test('a response is kept, gone on from, read and deleted', async () => {
   const first = await client.responses.create({ model: MODEL, input: question, temperature: 0 });

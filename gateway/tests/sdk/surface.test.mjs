@@ -11,12 +11,14 @@ import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { test } from 'node:test';
 
+import { collecting } from './collected.mjs';
+
 const { LUMBUNG_TEST_NODE_PATH: MODULES, BASE_URL, API_KEY, MODEL, SCRIPTED_MODEL, VECTORS_MODEL } = process.env;
 const { default: OpenAI } = createRequire(MODULES ? `${MODULES}/` : import.meta.url)('openai');
 const [{ question, answer }] = JSON.parse(
   readFileSync(process.env.QUESTIONS ?? new URL('../../../provider-runtime/models/questions.json', import.meta.url), 'utf8'),
 );
-const client = new OpenAI({ baseURL: BASE_URL, apiKey: API_KEY, maxRetries: 0 });
+const client = new OpenAI({ baseURL: BASE_URL, apiKey: API_KEY, maxRetries: 0, fetch: collecting });
 
 test('a response answers word for word, streamed or not', async () => {
   const ask = { model: MODEL, input: question, temperature: 0 };

@@ -16,6 +16,8 @@ from pathlib import Path
 import openai
 import pytest
 
+from collected import http_client
+
 BASE_URL = os.environ["BASE_URL"]
 API_KEY = os.environ["API_KEY"]
 MODEL = os.environ["MODEL"]
@@ -30,7 +32,7 @@ idle = pytest.mark.skipif("IDLE_MODEL" not in os.environ, reason="IDLE_MODEL is 
 
 @pytest.fixture
 def client():
-    with openai.OpenAI(base_url=BASE_URL, api_key=API_KEY, max_retries=0) as client:
+    with openai.OpenAI(base_url=BASE_URL, api_key=API_KEY, max_retries=0, http_client=http_client()) as client:
         yield client
 
 

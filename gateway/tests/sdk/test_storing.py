@@ -14,6 +14,8 @@ import pydantic
 import pytest
 from openai.types.responses import Response, ResponseItem, ResponseStreamEvent
 
+from collected import http_client
+
 MODEL = os.environ["MODEL"]
 QUESTIONS = json.loads(Path(os.environ["QUESTIONS"]).read_text("utf-8"))
 (FIRST, ANSWER), (SECOND, _) = [(pair["question"], pair["answer"]) for pair in QUESTIONS[:2]]
@@ -22,13 +24,13 @@ WEATHER = {"type": "function", "name": "get_weather", "parameters": {"type": "ob
 
 @pytest.fixture
 def client():
-    with openai.OpenAI(base_url=os.environ["BASE_URL"], api_key=os.environ["API_KEY"], max_retries=0) as client:
+    with openai.OpenAI(base_url=os.environ["BASE_URL"], api_key=os.environ["API_KEY"], max_retries=0, http_client=http_client()) as client:
         yield client
 
 
 @pytest.fixture
 def stranger():
-    with openai.OpenAI(base_url=os.environ["BASE_URL"], api_key=os.environ["POOR_KEY"], max_retries=0) as client:
+    with openai.OpenAI(base_url=os.environ["BASE_URL"], api_key=os.environ["POOR_KEY"], max_retries=0, http_client=http_client()) as client:
         yield client
 
 

@@ -22,6 +22,8 @@ from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response, ResponseStreamEvent
 
+from collected import http_client
+
 BASE_URL = os.environ["BASE_URL"]
 API_KEY = os.environ["API_KEY"]
 MODEL = os.environ["MODEL"]
@@ -40,7 +42,7 @@ reasoning usage max_output_tokens max_tool_calls store background service_tier m
 
 @pytest.fixture
 def client():
-    with openai.OpenAI(base_url=BASE_URL, api_key=API_KEY, max_retries=0) as client:
+    with openai.OpenAI(base_url=BASE_URL, api_key=API_KEY, max_retries=0, http_client=http_client()) as client:
         yield client
 
 

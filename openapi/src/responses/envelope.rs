@@ -104,8 +104,14 @@ fn echo(members: &Members<'_>) -> Result<String, InvalidRequest> {
     echo.raw("background", "false");
     echo.raw("service_tier", "\"default\"");
     echo.raw("metadata", json("metadata").unwrap_or("{}"));
-    for name in ["safety_identifier", "prompt_cache_key", "user"] {
+    for name in ["safety_identifier", "prompt_cache_key"] {
         echo.raw(name, json(name).unwrap_or("null"));
+    }
+    // Node's types want it: null is that none applies.
+    echo.raw("access_programs", "null");
+    // Not of Open Responses, and in Node's types a string or absent.
+    if let Some(user) = json("user") {
+        echo.raw("user", user);
     }
     Ok(echo.open().replacen('{', ",", 1))
 }

@@ -165,6 +165,7 @@ fn the_object_has_all_that_open_responses_requires() {
         "metadata",
         "safety_identifier",
         "prompt_cache_key",
+        "access_programs",
     ] {
         assert!(object.get(name).is_some(), "{name}");
     }
