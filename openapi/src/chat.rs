@@ -395,7 +395,7 @@ fn parse_labels(members: &Members<'_>) -> Result<(), InvalidRequest> {
     }
     let Some(metadata) = members.get("metadata") else { return Ok(()) };
     for (name, value) in metadata.object("metadata")?.iter() {
-        value.string(&format!("metadata.{name}"))?;
+        value.string(format_args!("metadata.{name}"))?;
     }
     Ok(())
 }

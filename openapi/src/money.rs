@@ -106,17 +106,57 @@ impl NanoUsd {
     }
 }
 
+/// An amount's text on the stack: every ticket, voucher and receipt has several.
+struct Decimal([u8; Self::LONGEST], usize);
+
+impl Decimal {
+    /// `-9223372036.854775808`
+    const LONGEST: usize = 21;
+
+    /// Plain decimal dollars without trailing zeros: `0.00000125`, `12`, `-3.5`.
+    fn of(amount: NanoUsd) -> Self {
+        let mut text = Self([b'0'; Self::LONGEST], Self::LONGEST);
+        let nanos = amount.0.unsigned_abs();
+        let (mut whole, mut part) = (nanos / NANO_PER_USD as u64, nanos % NANO_PER_USD as u64);
+        if part > 0 {
+            let mut decimals = 9;
+            while part.is_multiple_of(10) {
+                (part, decimals) = (part / 10, decimals - 1);
+            }
+            for _ in 0..decimals {
+                text.put(b'0' + (part % 10) as u8);
+                part /= 10;
+            }
+            text.put(b'.');
+        }
+        loop {
+            text.put(b'0' + (whole % 10) as u8);
+            whole /= 10;
+            if whole == 0 {
+                break;
+            }
+        }
+        if amount.0 < 0 {
+            text.put(b'-');
+        }
+        text
+    }
+
+    /// Puts a byte before those that are there.
+    fn put(&mut self, byte: u8) {
+        self.1 -= 1;
+        self.0[self.1] = byte;
+    }
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0[self.1..]).unwrap_or_default() // digits are UTF-8
+    }
+}
+
 impl fmt::Display for NanoUsd {
     /// Plain decimal dollars without trailing zeros: `0.00000125`, `12`, `-3.5`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sign = if self.0 < 0 { "-" } else { "" };
-        let nanos = self.0.unsigned_abs();
-        let (whole, part) = (nanos / NANO_PER_USD as u64, nanos % NANO_PER_USD as u64);
-        if part == 0 {
-            return write!(f, "{sign}{whole}");
-        }
-        let digits = format!("{part:09}");
-        write!(f, "{sign}{whole}.{}", digits.trim_end_matches('0'))
+        f.write_str(Decimal::of(*self).as_str())
     }
 }
 
@@ -146,7 +186,7 @@ impl FromStr for NanoUsd {
 
 impl Serialize for NanoUsd {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_str(Decimal::of(*self).as_str())
     }
 }
 

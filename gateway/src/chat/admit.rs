@@ -53,6 +53,8 @@ pub struct Admitted {
     pub keeping: Option<Keeping>,
     /// The job.
     pub job: JobId,
+    /// Its id, as the client sees it.
+    pub public_id: String,
     /// Its trace, if that is sampled.
     pub trace: Option<Context>,
     /// When it came, Unix microseconds.
@@ -62,12 +64,6 @@ pub struct Admitted {
 }
 
 impl Admitted {
-    /// The id that the client sees.
-    pub fn public_id(&self) -> String {
-        let job = self.job.to_string();
-        format!("{}{}", self.endpoint.id_prefix(), job.trim_start_matches("job_"))
-    }
-
     /// Turns to the next model, if there is one.
     pub fn fall_back(&mut self) -> bool {
         let next = self.fallbacks.pop();
@@ -80,8 +76,9 @@ impl Admitted {
     }
 }
 
-/// Admits a request, or says why not. No database stands in the way of an ordinary one.
-pub async fn admit(gateway: &Gateway, caller: Arc<Caller>, request: Incoming) -> Result<Admitted, ApiError> {
+/// Admits a request, or says why not. No database stands in the way of an ordinary one. Boxed, because it is large and moves on
+/// from hand to hand.
+pub async fn admit(gateway: &Gateway, caller: Arc<Caller>, request: Incoming) -> Result<Box<Admitted>, ApiError> {
     let Incoming { endpoint, request_id, body, headers } = request;
     if !gateway.is_admitting() {
         return Err(gateway.why_not_admitting());
@@ -100,7 +97,8 @@ pub async fn admit(gateway: &Gateway, caller: Arc<Caller>, request: Incoming) ->
     let (wish, model) = targets.pop().ok_or(ApiError::InsufficientQuota)?;
     let body_sha256 = Hash::of(&body);
     let (received_micros, job) = (clock::unix_micros(), JobId::fresh());
-    Ok(Admitted {
+    let public_id = format!("{}{}", endpoint.id_prefix(), job.to_string().trim_start_matches("job_"));
+    Ok(Box::new(Admitted {
         endpoint,
         request_id,
         caller,
@@ -115,10 +113,11 @@ pub async fn admit(gateway: &Gateway, caller: Arc<Caller>, request: Incoming) ->
         permit,
         keeping,
         job,
+        public_id,
         trace: Context::begin(&headers, || job.entropy()),
         received_micros,
         why: (headers.get(EXPLAIN_HEADER).is_some_and(|asked| asked == "1")).then(Arc::default),
-    })
+    }))
 }
 
 /// Takes what the request may come to, with whichever of its models, from limits and credit. Where that is too much, the

@@ -182,7 +182,7 @@ fn route(gateway: &Gateway, job: &Admitted, attempt: u32, seat: Taken, delivered
         whole: !wish.stream,
         ceiling,
         request_sha256: job.body_sha256,
-        public_id: job.public_id(),
+        public_id: job.public_id.clone(),
         public_model: wish.public_model.clone(),
         created: job.created_secs(),
         start_by: now + START_WITHIN_SECS,

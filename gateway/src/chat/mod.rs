@@ -168,7 +168,7 @@ pub async fn serve(gateway: &Arc<Gateway>, request: Incoming) -> Served {
     let scopes = caller.scopes.clone();
     let (answer, id, why) = match admit(gateway, caller, request).await {
         Ok(job) => {
-            let (id, why) = (job.public_id(), job.why.clone());
+            let (id, why) = (job.public_id.clone(), job.why.clone());
             let (client, waiting) = Client::new(job.endpoint == Endpoint::Responses);
             tokio::spawn(run(gateway.clone(), job, client));
             (waiting.await.unwrap_or(Err(ApiError::ProviderFailed)), Some(id), why)
@@ -178,14 +178,14 @@ pub async fn serve(gateway: &Arc<Gateway>, request: Incoming) -> Served {
     Served { answer, rates: scopes.rates(), id, why }
 }
 
-async fn run(gateway: Arc<Gateway>, mut job: Admitted, mut client: Client) {
-    let (id, created, endpoint, body) = (job.public_id(), job.created_secs(), job.endpoint, job.body.clone());
+async fn run(gateway: Arc<Gateway>, mut job: Box<Admitted>, mut client: Client) {
+    let (id, created, endpoint, body) = (job.public_id.clone(), job.created_secs(), job.endpoint, job.body.clone());
     let (keeping, account) = (job.keeping.take(), job.caller.allowance.account);
     let mut relayed = relay(&gateway, &mut job, &mut client).await;
     let (model, stream, include_usage) = (job.wish.public_model.clone(), job.wish.stream, job.wish.include_usage);
     recount(&gateway, &job, &mut relayed).await;
     // Settled before the tail is sent: whoever has seen the end can ask for the receipt.
-    let (ending, totals) = settle(job, relayed);
+    let (ending, totals) = settle(*job, relayed);
     let tail = Tail { endpoint, body: &body, id: &id, created, model: &model, stream, include_usage };
     let usage = Usage::of(totals.prompt_tokens, totals.cached_tokens, totals.completion_tokens)
         .with_reasoning(totals.reasoning_tokens);

@@ -157,8 +157,20 @@ impl SettlePermit {
 
 /// Works out what a job costs and hands it to the writer. From here on the charge is certain.
 pub fn settle(job: Admitted, relayed: Relayed) -> (Ending, Totals) {
-    let id = job.public_id();
-    let Admitted { endpoint, model, request_id, caller, hold, grant, permit, received_micros, wish, trace, .. } = job;
+    let Admitted {
+        public_id: id,
+        endpoint,
+        model,
+        request_id,
+        caller,
+        hold,
+        grant,
+        permit,
+        received_micros,
+        wish,
+        trace,
+        ..
+    } = job;
     let meter = &model.health.meter;
     let first_token_us = relayed.attempts.iter().find_map(|attempt| attempt.meter.first_token_us);
     let since_ms = |at: i64| (at - received_micros) as f64 / 1000.0;

@@ -56,12 +56,15 @@ impl ReceiptDesk {
         if !is_known(&provider) {
             return Err(DeskError::Stranger);
         }
-        // Another process may have rotated the keys. A receipt refused for a key that is good would be lost for good.
-        if !batch.receipts.iter().all(|receipt| self.keys.know_those_of(receipt)) {
-            self.keys.read_again(&self.store).await?;
-        }
         // What they claim is judged by that where they are committed.
-        let backings: Vec<_> = batch.receipts.iter().map(|receipt| self.keys.backing(receipt)).collect();
+        let judge = || batch.receipts.iter().map(|receipt| self.keys.backing(receipt)).collect::<Vec<_>>();
+        let mut backings = judge();
+        // Another process may have rotated the keys. A receipt refused for a key that is good would be lost for good.
+        let mut refused = batch.receipts.iter().zip(&backings).filter(|(_, backing)| backing.is_err());
+        if refused.any(|(receipt, _)| !self.keys.know_those_of(receipt)) {
+            self.keys.read_again(&self.store).await?;
+            backings = judge();
+        }
         let verdicts = self.store.commit_receipts(&provider, batch, &leaves, &backings).await?;
         let reasons = verdicts.iter().filter_map(|verdict| match verdict {
             ReceiptVerdict::Refused { reason } => Some(reason.as_str()),

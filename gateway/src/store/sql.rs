@@ -1,5 +1,7 @@
 //! Small helpers for SQL that is written once for both databases.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::future::Future;
 use std::time::Duration;
@@ -13,6 +15,11 @@ use super::error::StoreError;
 /// Rows in one statement. A power of two, see [`pieces`]. SQLite allows 32,766 parameters, Postgres 65,535, and a row has
 /// at most 40.
 pub(super) const MAX_ROWS: usize = 64;
+
+thread_local! {
+    /// What [`values`] has written before, by columns and rows: few texts, but thousands of numbers in each.
+    static WRITTEN: RefCell<HashMap<(bool, usize, usize), String>> = RefCell::default();
+}
 
 /// A batch in pieces, each as long as a power of two. A statement's text depends on how many rows it has: with any number
 /// every batch would be a new text to parse and plan; so seven texts serve all, prepared once for each connection.
@@ -30,13 +37,12 @@ pub(super) fn pieces<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
 /// SQLite takes `$1` for a name, and looks it up among all others when it parses a statement and again when sqlx binds it:
 /// a row of 31 columns in a batch of 256 took half a millisecond. Its `?` has no name.
 pub(super) fn values(connection: &AnyConnection, columns: usize, rows: usize) -> String {
-    match connection.backend_name() {
-        "SQLite" => {
-            let row = format!("({})", vec!["?"; columns].join(", "));
-            vec![row.as_str(); rows].join(", ")
-        }
-        _ => rows_of(columns, rows, 1),
-    }
+    let is_sqlite = connection.backend_name() == "SQLite";
+    let written = || match is_sqlite {
+        true => vec![format!("({})", vec!["?"; columns].join(", ")); rows].join(", "),
+        false => rows_of(columns, rows, 1),
+    };
+    WRITTEN.with_borrow_mut(|texts| texts.entry((is_sqlite, columns, rows)).or_insert_with(written).clone())
 }
 
 /// A statement whose text is put together from constants and placeholders; values are always bound.

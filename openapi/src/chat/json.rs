@@ -114,11 +114,11 @@ impl<'a> Value<'a> {
         self.0.get().starts_with(|c: char| c == '-' || c.is_ascii_digit())
     }
 
-    /// A string, borrowed where it has no escapes.
-    pub fn string(self, param: &str) -> Result<Cow<'a, str>, InvalidRequest> {
+    /// A string, borrowed where it has no escapes. The parameter's name is put together only where an error tells it.
+    pub fn string(self, param: impl fmt::Display) -> Result<Cow<'a, str>, InvalidRequest> {
         serde_json::from_str::<CowStr<'a>>(self.0.get())
             .map(|s| s.0)
-            .map_err(|_| InvalidRequest::wrong_type(param, "a string"))
+            .map_err(|_| InvalidRequest::wrong_type(param.to_string(), "a string"))
     }
 
     /// `true` or `false`.
@@ -172,15 +172,15 @@ impl<'a> Value<'a> {
     }
 
     /// The items of an array, not read yet.
-    pub fn array(self, param: &str) -> Result<Vec<&'a RawValue>, InvalidRequest> {
-        serde_json::from_str(self.0.get()).map_err(|_| InvalidRequest::wrong_type(param, "an array"))
+    pub fn array(self, param: impl fmt::Display) -> Result<Vec<&'a RawValue>, InvalidRequest> {
+        serde_json::from_str(self.0.get()).map_err(|_| InvalidRequest::wrong_type(param.to_string(), "an array"))
     }
 
     /// The members of an object, not read yet.
-    pub fn object(self, param: &str) -> Result<Members<'a>, InvalidRequest> {
+    pub fn object(self, param: impl fmt::Display) -> Result<Members<'a>, InvalidRequest> {
         serde_json::Deserializer::from_str(self.0.get())
             .deserialize_map(MembersVisitor)
-            .map_err(|_| InvalidRequest::wrong_type(param, "an object without repeated members"))
+            .map_err(|_| InvalidRequest::wrong_type(param.to_string(), "an object without repeated members"))
     }
 }
 

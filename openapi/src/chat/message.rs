@@ -1,6 +1,7 @@
 //! One message of a conversation.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use serde_json::value::RawValue;
 
@@ -70,16 +71,16 @@ pub struct ToolCall<'a> {
 impl<'a> ToolCall<'a> {
     fn parse(raw: &'a RawValue, path: &str) -> Result<Self, InvalidRequest> {
         let members = Value::new(raw).object(path)?;
-        let id = member(&members, path, "id")?.string(&format!("{path}.id"))?;
+        let id = member(&members, path, "id")?.string(format_args!("{path}.id"))?;
         if let Some(kind) = members.get("type")
-            && kind.string(&format!("{path}.type"))? != "function"
+            && kind.string(format_args!("{path}.type"))? != "function"
         {
             let param = format!("{path}.type");
             return Err(InvalidRequest::value(&param, format!("'{param}' must be 'function'.")));
         }
         let path = format!("{path}.function");
         let function = members.get("function").ok_or_else(|| InvalidRequest::missing(&path))?.object(&path)?;
-        let text = |name: &str| member(&function, &path, name)?.string(&format!("{path}.{name}"));
+        let text = |name: &str| member(&function, &path, name)?.string(format_args!("{path}.{name}"));
         Ok(Self { id, name: text("name")?, arguments: text("arguments")? })
     }
 }
@@ -99,9 +100,9 @@ impl<'a> Message<'a> {
         at: usize,
         media: &mut Vec<Media>,
     ) -> Result<(Self, ParameterSet), InvalidRequest> {
-        let path = |member: &str| format!("messages[{at}].{member}");
-        let members = Value::new(raw).object(&format!("messages[{at}]"))?;
-        let role = match &*required(&members, "role", at)?.string(&path("role"))? {
+        let path = |member: &'static str| Path { at, member };
+        let members = Value::new(raw).object(format_args!("messages[{at}]"))?;
+        let role = match &*required(&members, "role", at)?.string(path("role"))? {
             "system" => Role::System,
             "developer" => Role::Developer,
             "user" => Role::User,
@@ -109,7 +110,7 @@ impl<'a> Message<'a> {
             "tool" | "function" => Role::Tool,
             _ => {
                 return Err(InvalidRequest::value(
-                    path("role"),
+                    path("role").to_string(),
                     format!(
                         "'{}' must be one of 'system', 'developer', 'user', 'assistant', 'tool' and 'function'.",
                         path("role")
@@ -117,7 +118,7 @@ impl<'a> Message<'a> {
                 ));
             }
         };
-        let text_of = |name: &str| members.get(name).map(|value| value.string(&path(name))).transpose();
+        let text_of = |name: &'static str| members.get(name).map(|value| value.string(path(name))).transpose();
         let name = text_of("name")?;
         let tool_call_id = text_of("tool_call_id")?;
         let reasoning = match text_of("reasoning_content")? {
@@ -128,7 +129,7 @@ impl<'a> Message<'a> {
 
         let mut used = ParameterSet::default();
         let tool_calls = match members.get("tool_calls").filter(|_| role == Role::Assistant) {
-            Some(value) => parse_calls(value, &path("tool_calls"))?,
+            Some(value) => parse_calls(value, &path("tool_calls").to_string())?,
             None => Vec::new(),
         };
         let calls = !tool_calls.is_empty() || members.get("function_call").is_some();
@@ -136,12 +137,24 @@ impl<'a> Message<'a> {
             used.insert(Parameter::Tools);
         }
         let text = match members.get("content") {
-            Some(value) if value.is_string() => value.string(&path("content"))?,
+            Some(value) if value.is_string() => value.string(path("content"))?,
             Some(value) => parse_parts(value, at, &mut used, media)?,
             None if role == Role::Assistant && (calls || members.get("refusal").is_some()) => Cow::Borrowed(""),
-            None => return Err(InvalidRequest::missing(path("content"))),
+            None => return Err(InvalidRequest::missing(path("content").to_string())),
         };
         Ok((Self { role, text, reasoning, tool_calls, tool_call_id, name }, used))
+    }
+}
+
+/// Where a message's member stands.
+struct Path {
+    at: usize,
+    member: &'static str,
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "messages[{}].{}", self.at, self.member)
     }
 }
 
@@ -174,9 +187,9 @@ fn parse_parts<'a>(
         let path = format!("{path}[{place}]");
         let members = Value::new(part).object(&path)?;
         let member = |name: &str| members.get(name).ok_or_else(|| InvalidRequest::missing(format!("{path}.{name}")));
-        match &*member("type")?.string(&format!("{path}.type"))? {
-            "text" => text += member("text")?.string(&format!("{path}.text"))?,
-            "refusal" => text += member("refusal")?.string(&format!("{path}.refusal"))?,
+        match &*member("type")?.string(format_args!("{path}.type"))? {
+            "text" => text += member("text")?.string(format_args!("{path}.text"))?,
+            "refusal" => text += member("refusal")?.string(format_args!("{path}.refusal"))?,
             "image_url" => takes(Parameter::ImageUrl, Modality::Image, place),
             "input_audio" => takes(Parameter::InputAudio, Modality::Audio, place),
             "file" => takes(Parameter::File, Modality::File, place),

@@ -81,7 +81,7 @@ pub(super) fn parse_stop(value: Option<Value<'_>>) -> Result<Vec<Cow<'_, str>>, 
             items
                 .into_iter()
                 .enumerate()
-                .map(|(at, item)| Value::new(item).string(&format!("stop[{at}]")))
+                .map(|(at, item)| Value::new(item).string(format_args!("stop[{at}]")))
                 .collect::<Result<_, _>>()?
         }
     };

@@ -106,7 +106,7 @@ fn parse_list<'a>(value: Value<'a>) -> Result<Vec<Tool<'a>>, InvalidRequest> {
 impl<'a> Tool<'a> {
     fn parse(value: Value<'a>, path: &str) -> Result<Self, InvalidRequest> {
         let members = value.object(path)?;
-        let kind = member(&members, path, "type")?.string(&format!("{path}.type"))?;
+        let kind = member(&members, path, "type")?.string(format_args!("{path}.type"))?;
         if kind != "function" {
             let param = format!("{path}.type");
             return Err(InvalidRequest::value(&param, format!("'{param}' must be 'function'.")));

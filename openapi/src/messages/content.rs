@@ -21,7 +21,7 @@ pub fn write_messages(value: Value<'_>, messages: &mut Writer) -> Result<(), Inv
     for (at, item) in items.into_iter().enumerate() {
         let path = format!("messages[{at}]");
         let message = Value::new(item).object(&path)?;
-        let role = required(&message, &path, "role")?.string(&format!("{path}.role"))?;
+        let role = required(&message, &path, "role")?.string(format_args!("{path}.role"))?;
         let content = required(&message, &path, "content")?;
         let path = format!("{path}.content");
         match &*role {
@@ -74,14 +74,14 @@ fn write_assistant(content: Value<'_>, path: &str, messages: &mut Writer) -> Res
     }
     let (mut text, mut reasoning, mut calls) = (String::new(), String::new(), Writer::array());
     for (block, path) in blocks(content, path)? {
-        let string = |name: &str| required(&block, &path, name)?.string(&format!("{path}.{name}"));
+        let string = |name: &str| required(&block, &path, name)?.string(format_args!("{path}.{name}"));
         match &*kind(&block, &path)? {
             "text" => text += &string("text")?,
             "thinking" => reasoning += &string("thinking")?,
             "redacted_thinking" => {} // nobody here can read it
             "tool_use" => {
                 let input = required(&block, &path, "input")?;
-                input.object(&format!("{path}.input"))?;
+                input.object(format_args!("{path}.input"))?;
                 let (mut call, mut function) = (Writer::object(), Writer::object());
                 function.put("name", &string("name")?).put("arguments", input.json());
                 call.put("id", &string("id")?).put("type", "function").raw("function", &function.close());
@@ -107,7 +107,7 @@ fn write_assistant(content: Value<'_>, path: &str, messages: &mut Writer) -> Res
 }
 
 fn write_result(block: &Members<'_>, path: &str) -> Result<String, InvalidRequest> {
-    let id = required(block, path, "tool_use_id")?.string(&format!("{path}.tool_use_id"))?;
+    let id = required(block, path, "tool_use_id")?.string(format_args!("{path}.tool_use_id"))?;
     let is_error = block.get("is_error").map(|value| value.boolean(&format!("{path}.is_error"))).transpose()?;
     let mut text = match block.get("content") {
         Some(content) => text_of(content, &format!("{path}.content"))?,
@@ -129,7 +129,7 @@ fn text_of(value: Value<'_>, path: &str) -> Result<String, InvalidRequest> {
     let mut text = String::new();
     for (block, path) in blocks(value, path)? {
         match &*kind(&block, &path)? {
-            "text" => text += &required(&block, &path, "text")?.string(&format!("{path}.text"))?,
+            "text" => text += &required(&block, &path, "text")?.string(format_args!("{path}.text"))?,
             other => return Err(unknown(other, &path)),
         }
     }
@@ -138,14 +138,14 @@ fn text_of(value: Value<'_>, path: &str) -> Result<String, InvalidRequest> {
 
 fn text_part(block: &Members<'_>, path: &str) -> Result<String, InvalidRequest> {
     let mut part = Writer::object();
-    part.put("type", "text").put("text", &required(block, path, "text")?.string(&format!("{path}.text"))?);
+    part.put("type", "text").put("text", &required(block, path, "text")?.string(format_args!("{path}.text"))?);
     Ok(part.close())
 }
 
 fn image_part(block: &Members<'_>, path: &str) -> Result<String, InvalidRequest> {
     let path = format!("{path}.source");
     let source = block.get("source").ok_or_else(|| InvalidRequest::missing(&path))?.object(&path)?;
-    let string = |name: &str| required(&source, &path, name)?.string(&format!("{path}.{name}"));
+    let string = |name: &str| required(&source, &path, name)?.string(format_args!("{path}.{name}"));
     let url = match &*string("type")? {
         "base64" => format!("data:{};base64,{}", string("media_type")?, string("data")?),
         "url" => string("url")?.into_owned(),
@@ -168,7 +168,7 @@ fn blocks<'a>(value: Value<'a>, path: &str) -> Result<Vec<(Members<'a>, String)>
 }
 
 fn kind<'a>(block: &Members<'a>, path: &str) -> Result<std::borrow::Cow<'a, str>, InvalidRequest> {
-    required(block, path, "type")?.string(&format!("{path}.type"))
+    required(block, path, "type")?.string(format_args!("{path}.type"))
 }
 
 fn write_message(role: &str, content: &str, messages: &mut Writer) -> Result<(), InvalidRequest> {

@@ -167,7 +167,7 @@ fn write_tools(members: &Members<'_>, chat: &mut Writer) -> Result<(), InvalidRe
 fn write_tool(value: Value<'_>, path: &str) -> Result<String, InvalidRequest> {
     let tool = value.object(path)?;
     if let Some(kind) = tool.get("type")
-        && kind.string(&format!("{path}.type"))? != "custom"
+        && kind.string(format_args!("{path}.type"))? != "custom"
     {
         let path = format!("{path}.type");
         return Err(InvalidRequest::value(
@@ -177,12 +177,12 @@ fn write_tool(value: Value<'_>, path: &str) -> Result<String, InvalidRequest> {
     }
     let required = |name: &str| tool.get(name).ok_or_else(|| InvalidRequest::missing(format!("{path}.{name}")));
     let mut function = Writer::object();
-    function.put("name", &required("name")?.string(&format!("{path}.name"))?);
+    function.put("name", &required("name")?.string(format_args!("{path}.name"))?);
     if let Some(description) = tool.get("description") {
-        function.put("description", &description.string(&format!("{path}.description"))?);
+        function.put("description", &description.string(format_args!("{path}.description"))?);
     }
     let schema = required("input_schema")?;
-    schema.object(&format!("{path}.input_schema"))?;
+    schema.object(format_args!("{path}.input_schema"))?;
     function.raw("parameters", schema.json());
     if let Some(strict) = tool.get("strict") {
         function.put("strict", &strict.boolean(&format!("{path}.strict"))?);
@@ -248,11 +248,11 @@ fn write_format(members: &Members<'_>, chat: &mut Writer) -> Result<(), InvalidR
     };
     let format = format.object(path)?;
     let member = |name: &str| format.get(name).ok_or_else(|| InvalidRequest::missing(format!("{path}.{name}")));
-    if member("type")?.string(&format!("{path}.type"))? != "json_schema" {
+    if member("type")?.string(format_args!("{path}.type"))? != "json_schema" {
         return Err(InvalidRequest::value(format!("{path}.type"), format!("'{path}.type' must be 'json_schema'.")));
     }
     let schema = member("schema")?;
-    schema.object(&format!("{path}.schema"))?;
+    schema.object(format_args!("{path}.schema"))?;
     let (mut json_schema, mut written) = (Writer::object(), Writer::object());
     json_schema.put("name", "output").raw("schema", schema.json()).raw("strict", "true");
     written.put("type", "json_schema").raw("json_schema", &json_schema.close());

@@ -51,8 +51,8 @@ fn take_item(
     assistant: &mut Assistant,
     messages: &mut Writer,
 ) -> Result<(), InvalidRequest> {
-    let text = |name: &str| required(item, path, name)?.string(&format!("{path}.{name}"));
-    let kind = item.get("type").map(|value| value.string(&format!("{path}.type"))).transpose()?;
+    let text = |name: &str| required(item, path, name)?.string(format_args!("{path}.{name}"));
+    let kind = item.get("type").map(|value| value.string(format_args!("{path}.type"))).transpose()?;
     match kind.as_deref().unwrap_or("message") {
         "message" => {
             let role = text("role")?;
@@ -84,14 +84,14 @@ fn take_item(
             messages.item(&result.close());
         }
         "reasoning" => {
-            let content = item.get("content").map(|value| value.array(&format!("{path}.content"))).transpose()?;
+            let content = item.get("content").map(|value| value.array(format_args!("{path}.content"))).transpose()?;
             if assistant.content.is_some() || !assistant.calls.is_empty() {
                 assistant.end(messages);
             }
             for (at, part) in content.unwrap_or_default().into_iter().enumerate() {
                 let path = format!("{path}.content[{at}]");
                 let part = Value::new(part).object(&path)?;
-                assistant.reasoning += &required(&part, &path, "text")?.string(&format!("{path}.text"))?;
+                assistant.reasoning += &required(&part, &path, "text")?.string(format_args!("{path}.text"))?;
             }
         }
         _ => {
@@ -150,8 +150,8 @@ fn write_content(value: Value<'_>, path: &str) -> Result<String, InvalidRequest>
 }
 
 fn write_part(part: &Members<'_>, path: &str) -> Result<String, InvalidRequest> {
-    let kind = required(part, path, "type")?.string(&format!("{path}.type"))?;
-    let text = |name: &str| required(part, path, name)?.string(&format!("{path}.{name}"));
+    let kind = required(part, path, "type")?.string(format_args!("{path}.type"))?;
+    let text = |name: &str| required(part, path, name)?.string(format_args!("{path}.{name}"));
     let mut written = Writer::object();
     match &*kind {
         "input_text" | "output_text" | "text" => {
@@ -164,7 +164,7 @@ fn write_part(part: &Members<'_>, path: &str) -> Result<String, InvalidRequest> 
             let mut image = Writer::object();
             image.put("url", &text("image_url")?);
             if let Some(detail) = part.get("detail") {
-                image.put("detail", &detail.string(&format!("{path}.detail"))?);
+                image.put("detail", &detail.string(format_args!("{path}.detail"))?);
             }
             written.put("type", "image_url").raw("image_url", &image.close());
         }
@@ -172,14 +172,14 @@ fn write_part(part: &Members<'_>, path: &str) -> Result<String, InvalidRequest> 
             let mut file = Writer::object();
             for name in ["file_id", "filename", "file_data"] {
                 if let Some(value) = part.get(name) {
-                    file.put(name, &value.string(&format!("{path}.{name}"))?);
+                    file.put(name, &value.string(format_args!("{path}.{name}"))?);
                 }
             }
             written.put("type", "file").raw("file", &file.close());
         }
         "input_audio" => {
             let audio = required(part, path, "input_audio")?;
-            audio.object(&format!("{path}.input_audio"))?;
+            audio.object(format_args!("{path}.input_audio"))?;
             written.put("type", "input_audio").raw("input_audio", audio.json());
         }
         _ => {

@@ -147,7 +147,7 @@ fn write_tools(members: &Members<'_>, chat: &mut Writer) -> Result<(), InvalidRe
 fn parse_tool<'a>(value: Value<'a>, path: &str) -> Result<(Cow<'a, str>, String), InvalidRequest> {
     let tool = value.object(path)?;
     let kind = tool.get("type").ok_or_else(|| InvalidRequest::missing(format!("{path}.type")))?;
-    if kind.string(&format!("{path}.type"))? != "function" {
+    if kind.string(format_args!("{path}.type"))? != "function" {
         let path = format!("{path}.type");
         return Err(InvalidRequest::value(
             &path,
@@ -215,7 +215,7 @@ impl<'a> Choice<'a> {
                     let path = format!("tool_choice.tools[{at}]");
                     let tool = Value::new(item).object(&path)?;
                     let name = tool.get("name").ok_or_else(|| InvalidRequest::missing(format!("{path}.name")))?;
-                    name.string(&format!("{path}.name"))
+                    name.string(format_args!("{path}.name"))
                 };
                 let tools = member("tools")?.array("tool_choice.tools")?;
                 let allowed = tools.into_iter().enumerate().map(named).collect::<Result<_, _>>()?;

@@ -66,7 +66,7 @@ pub fn input_items(body: &[u8], suffix: &str) -> Result<String, InvalidRequest> 
 }
 
 fn input_item(item: &Members<'_>, path: &str, suffix: &str) -> Result<String, InvalidRequest> {
-    let text = |name: &str| item.get(name).map(|value| value.string(&format!("{path}.{name}"))).transpose();
+    let text = |name: &str| item.get(name).map(|value| value.string(format_args!("{path}.{name}"))).transpose();
     let kind = text("type")?.unwrap_or("message".into());
     let prefix = match &*kind {
         "function_call" => "fc",
