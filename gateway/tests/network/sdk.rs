@@ -138,6 +138,7 @@ async fn node() {
     let (network, provider) = network().await;
     let mut command = Command::new(tool("LUMBUNG_TEST_NODE"));
     command.env("NODE_PATH", tool("LUMBUNG_TEST_NODE_PATH")).arg("--test").arg(folder("tests/sdk/openai.test.mjs"));
+    command.arg(folder("tests/sdk/forms.test.mjs"));
     run(command, &network, collected.path()).await;
     has_types(collected.path()).await;
     provider.receipts_acknowledged().await;

@@ -37,6 +37,29 @@ test('a response answers word for word, streamed or not', async () => {
   assert.equal(final.output_text, answer);
 });
 
+test('a response calls a tool, streamed or not', async () => {
+  const parameters = { type: 'object', properties: { city: { type: 'string' } }, required: ['city'], additionalProperties: false };
+  const tools = [{ type: 'function', name: 'get_weather', parameters, strict: true }];
+  const ask = { model: SCRIPTED_MODEL, input: 'the weather?', tools, reasoning: { effort: 'low' } };
+  const whole = await client.responses.create(ask);
+  assert.deepEqual(whole.output.map((item) => item.type), ['reasoning', 'message', 'function_call']);
+  const call = whole.output.at(-1);
+  assert.deepEqual([call.name, JSON.parse(call.arguments)], ['get_weather', { city: 'Jakarta' }]);
+  const final = await client.responses.stream(ask).finalResponse();
+  assert.deepEqual(final.output.map((item) => item.type), ['reasoning', 'message', 'function_call']);
+  const result = { type: 'function_call_output', call_id: call.call_id, output: 'sunny' };
+  const input = [{ role: 'user', content: 'the weather?' }, ...whole.output, result, { role: 'user', content: 'hello' }];
+  assert.equal((await client.responses.create({ ...ask, input })).output_text, 'Hello to you');
+});
+
+test('a response has the form that was asked for', async () => {
+  const properties = { name: { type: 'string' }, age: { type: 'integer' } };
+  const schema = { type: 'object', properties, required: ['name', 'age'], additionalProperties: false };
+  const format = { type: 'json_schema', name: 'person', strict: true, schema };
+  const reply = await client.responses.parse({ model: SCRIPTED_MODEL, input: 'the person?', text: { format } });
+  assert.deepEqual(JSON.parse(reply.output_text), { name: 'Ada', age: 36 });
+});
+
 test('a response that would be stored is refused by name', async () => {
   for (const [name, value] of [['store', true], ['previous_response_id', 'resp_1']]) {
     await assert.rejects(
