@@ -180,3 +180,14 @@ def test_a_developer_speaks_as_the_system(client):
     replies = [client.chat.completions.create(model=MODEL, messages=as_role(role), temperature=0) for role in ("system", "developer")]
     assert replies[0].usage == replies[1].usage
     assert replies[0].choices[0].message.content == replies[1].choices[0].message.content
+
+
+def test_labels_change_nothing_and_are_checked(client):
+    labels = {"user": "u", "metadata": {"k": "v"}, "service_tier": "auto", "safety_identifier": "s", "prompt_cache_key": "k"}
+    replies = [client.chat.completions.create(**ask("What is SSE?"), **more) for more in ({}, labels)]
+    assert replies[0].usage == replies[1].usage
+    assert replies[0].choices[0].message.content == replies[1].choices[0].message.content
+    for wrong, param in (({"metadata": {"k": 5}}, "metadata.k"), ({"user": 5}, "user"), ({"service_tier": {}}, "service_tier")):
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.chat.completions.create(**ask("?"), **wrong)
+        assert caught.value.param == param

@@ -283,6 +283,17 @@ def test_a_message_uses_tools_and_takes_their_results(claude):
     assert again.content[0].text == "Hello to you"
 
 
+def test_a_message_is_thought_about_where_the_model_thinks(claude):
+    tool = {"name": "get_weather", "description": "The weather", "input_schema": WEATHER}
+    thinking = {"type": "enabled", "budget_tokens": 2000}
+    reply = claude.messages.create(**say("the weather?", model=SCRIPTED, max_tokens=4000, tools=[tool], thinking=thinking))
+    strict(Message, reply.to_dict())
+    assert (reply.content[0].type, reply.content[0].thinking) == ("thinking", "Which city?")
+    with pytest.raises(anthropic.BadRequestError) as caught:
+        claude.messages.create(**say(QUESTION, thinking={**thinking, "budget_tokens": 1024}, max_tokens=1500))
+    assert "'thinking'" in caught.value.message
+
+
 def test_tokens_are_counted_before(claude):
     counted = claude.messages.count_tokens(model=MODEL, messages=[{"role": "user", "content": QUESTION}])
     assert counted.input_tokens == claude.messages.create(**say(QUESTION, max_tokens=1)).usage.input_tokens
