@@ -18,6 +18,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 pub const HEADER_LEN: usize = 12;
 /// The largest payload of one frame: a job's whole buffer at the gateway.
 pub const MAX_PAYLOAD: usize = 4 << 20;
+/// The largest document or last event of an answer, in as many [`FrameKind::Body`] frames as it takes: 2,048 vectors of 1,024
+/// numbers as text.
+pub const MAX_BODY: usize = 32 << 20;
 /// The most token ids in one frame.
 pub const MAX_IDS: usize = 8192;
 /// The payload of a [`FrameKind::History`] frame of a choice that is complete.
@@ -41,9 +44,11 @@ pub enum FrameKind {
     Prompt = 16,
     /// Provider → gateway: whole server-sent events for the client.
     Delta = 17,
-    /// Provider → gateway: tokens made for an answer that is not streamed; no payload.
+    /// Provider → gateway: tokens made for an answer that is not streamed; no payload. Without further tokens: the engine works
+    /// at what it can show only when it is whole, such as vectors; at most once a second.
     Progress = 18,
-    /// Provider → gateway: a whole JSON answer without its usage member and closing brace.
+    /// Provider → gateway: a whole JSON answer without its usage member and closing brace, or a stream's last event without
+    /// its end; what is longer than [`MAX_PAYLOAD`] in several frames, one right after the other.
     Body = 19,
     /// Provider → gateway: the answer is complete ([`AnswerEnd`]).
     End = 20,

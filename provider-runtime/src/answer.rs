@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame};
-use lumbung_openapi::error::ErrorObject;
-use lumbung_openapi::frame::{AnswerEnd, FrameKind, MAX_PAYLOAD, PromptCount};
+use lumbung_openapi::endpoint::Endpoint;
+use lumbung_openapi::error::{ErrorObject, InvalidRequest};
+use lumbung_openapi::frame::{AnswerEnd, FrameKind, MAX_BODY, MAX_PAYLOAD, PromptCount};
 use lumbung_openapi::receipt::{Receipt, ReceiptClaims};
 use lumbung_openapi::ticket::Ticket;
 use tokio::sync::OwnedSemaphorePermit;
@@ -29,6 +30,8 @@ use crate::replay::Replay;
 
 /// How often the gateway learns of the progress of an answer that is not streamed.
 const PROGRESS_EVERY: Duration = Duration::from_millis(50);
+/// How often it learns that there is progress where no tokens are counted.
+const LIFE_EVERY: Duration = Duration::from_secs(1);
 /// Events that are taken at once, and bytes that one DATA frame is filled up to while more events are ready.
 const EVENTS_AT_ONCE: usize = 128;
 const ENOUGH_BYTES: usize = 32 << 10;
@@ -65,8 +68,11 @@ struct Running {
     job: Accepted,
     generation: Generation,
     rendering: Box<dyn Dialect>,
+    shape: Shape,
     /// What the client has from earlier attempts.
     replay: Replay,
+    /// Whether vectors were made that the gateway has not learned of.
+    has_worked: bool,
     /// When progress is due, where the answer is not streamed.
     next_progress: Option<Pin<Box<Sleep>>>,
     finished: Vec<Option<FinishReason>>,
@@ -102,7 +108,9 @@ impl Answer {
             job,
             generation,
             rendering,
+            shape,
             replay: Replay::new(delivered),
+            has_worked: false,
             next_progress,
             finished: vec![None; shape.choices],
             prompt: PromptCount::default(),
@@ -117,7 +125,10 @@ impl Answer {
         while let Some(running) = &mut self.running {
             if self.outgoing.len() >= ENOUGH_BYTES {
                 running.frame_what_is_due(&mut self.outgoing, cx);
-                break;
+                // What waits for a token to go with it is waited for here.
+                if self.outgoing.has_framed() {
+                    break;
+                }
             }
             match running.poll_events(&mut self.outgoing, cx) {
                 Poll::Ready(Some(ending)) => self.end(ending),
@@ -176,7 +187,9 @@ impl Running {
                     false => self.take_tokens(tokens, outgoing),
                 };
             }
+            Event::Working => outgoing.frame(FrameKind::Progress, b""),
             Event::Vector(vector) => {
+                self.has_worked = true;
                 self.rendering.vector(&vector);
                 return self.check_length();
             }
@@ -193,6 +206,7 @@ impl Running {
             }
             Event::Total(total) => self.total = Some(total),
             Event::ReasoningTotal(total) => self.reasoning_tokens = total,
+            Event::Failed(EngineError::Invalid(invalid)) => return Err(self.shape.endpoint.named(invalid).into()),
             Event::Failed(error) => return Err(error),
         }
         Ok(())
@@ -202,8 +216,12 @@ impl Running {
         self.job.node.counters.completion_tokens.add(u64::from(tokens.count));
         self.job.times.tokens_came();
         outgoing.count(&tokens, self.frame_kind());
-        let choice = tokens.choice;
-        self.render(tokens, outgoing.payload(choice))
+        let (choice, is_opening) = (tokens.choice, tokens.count == 0);
+        self.render(tokens, outgoing.payload(choice))?;
+        match is_opening && outgoing.held() > MAX_PAYLOAD {
+            true => Err(InvalidRequest::value("echo", "'echo' would repeat more than can be streamed.").into()),
+            false => Ok(()),
+        }
     }
 
     /// The client has what these show, or an earlier attempt has told of them: only the rendering goes on.
@@ -217,8 +235,8 @@ impl Running {
     }
 
     fn check_length(&self) -> Result<(), EngineError> {
-        match self.rendering.kept() > MAX_PAYLOAD {
-            true => Err(too_long()),
+        match self.rendering.kept() > MAX_BODY {
+            true => Err(self.too_long()),
             false => Ok(()),
         }
     }
@@ -236,9 +254,20 @@ impl Running {
         match &mut self.next_progress {
             None => outgoing.frame_payloads(),
             Some(next) => {
-                if outgoing.has_uncounted() && next.as_mut().poll(cx).is_ready() {
-                    outgoing.frame_all(FrameKind::Progress);
-                    next.as_mut().reset(Instant::now() + PROGRESS_EVERY);
+                let has_tokens = outgoing.has_uncounted();
+                if (has_tokens || self.has_worked) && next.as_mut().poll(cx).is_ready() {
+                    let every = match has_tokens {
+                        true => {
+                            outgoing.frame_all(FrameKind::Progress);
+                            PROGRESS_EVERY
+                        }
+                        false => {
+                            outgoing.frame(FrameKind::Progress, b"");
+                            LIFE_EVERY
+                        }
+                    };
+                    self.has_worked = false;
+                    next.as_mut().reset(Instant::now() + every);
                 }
             }
         }
@@ -250,9 +279,20 @@ impl Running {
             return Ending::Failed(EngineError::Failed("it stopped before the answer was complete".into()));
         }
         match self.rendering.last() {
-            Some(body) if body.len() > MAX_PAYLOAD => Ending::Failed(too_long()),
+            Some(body) if body.len() > MAX_BODY => Ending::Failed(self.too_long()),
             last => Ending::Complete(last),
         }
+    }
+
+    /// The request asks for more than one answer may be.
+    fn too_long(&self) -> EngineError {
+        let (param, most) = match self.shape.endpoint {
+            Endpoint::Embeddings => ("input", "Send fewer inputs at once, or ask for vectors as 'base64'."),
+            _ if self.shape.logprobs => ("top_logprobs", "Ask for fewer of them, or for fewer tokens."),
+            _ => ("max_tokens", "Ask for fewer tokens."),
+        };
+        let message = format!("The answer is longer than {} MiB. {most}", MAX_BODY >> 20);
+        self.shape.endpoint.named(InvalidRequest::value(param, message)).into()
     }
 
     fn frame_kind(&self) -> FrameKind {
@@ -276,18 +316,25 @@ impl Running {
         match ending {
             Ending::Complete(body) => {
                 outgoing.frame_all(kind);
-                outgoing.correct(total.unwrap_or(outgoing.tokens()));
-                if let Some(body) = body {
-                    outgoing.frame(FrameKind::Body, &body);
+                for piece in body.iter().flat_map(|body| body.chunks(MAX_PAYLOAD)) {
+                    outgoing.frame(FrameKind::Body, piece);
                 }
+                // Only the end may tell another count than what came before it.
+                outgoing.correct(total.unwrap_or(outgoing.tokens()));
                 let finish_reason = finished[0].map_or("", FinishReason::name).to_owned();
                 let end = AnswerEnd { finish_reason, reasoning_tokens };
                 outgoing.frame(FrameKind::End, end.to_text().as_bytes());
                 job.node.counters.finished.add(1);
             }
             Ending::Failed(error) => {
-                tracing::warn!(job = job.ticket.job, model = job.ticket.model, "{error}");
-                outgoing.frame_all(kind);
+                match &error {
+                    // A server's own words may quote the prompt.
+                    EngineError::Invalid(invalid) => {
+                        tracing::debug!(job = job.ticket.job, param = invalid.param, "the request is at fault");
+                    }
+                    error => tracing::warn!(job = job.ticket.job, model = job.ticket.model, "{error}"),
+                }
+                outgoing.frame_counted(kind);
                 outgoing.frame(FrameKind::Error, &error_payload(error));
                 job.node.counters.failed.add(1);
             }
@@ -335,10 +382,6 @@ impl Running {
     }
 }
 
-fn too_long() -> EngineError {
-    EngineError::Failed("the answer is too long for one body".into())
-}
-
 fn error_payload(error: EngineError) -> Vec<u8> {
     let (_, object): (_, ErrorObject) = Refusal::from(error).into_parts();
     serde_json::to_vec(&object).expect("an error object serializes")
@@ -354,7 +397,7 @@ impl Body for Answer {
 
     /// Known with the last bytes, so that no empty DATA frame follows them.
     fn is_end_stream(&self) -> bool {
-        self.running.is_none() && self.outgoing.is_empty()
+        self.running.is_none() && !self.outgoing.has_framed()
     }
 }
 

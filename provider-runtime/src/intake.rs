@@ -11,7 +11,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http_body::Body as _;
 use http_body_util::BodyExt;
-use lumbung_openapi::chat::MAX_CHOICES;
+use lumbung_openapi::chat::MAX_ANSWERS;
 use lumbung_openapi::frame::{self, Frame, FrameKind, FrameReader};
 use lumbung_openapi::jws;
 use lumbung_openapi::ticket::Ticket;
@@ -89,7 +89,7 @@ async fn read_history(arriving: &mut Arriving, first_token: u32) -> Result<Vec<H
         let ids: Vec<u32> = frame.token_ids().collect();
         tokens += ids.len() as u32; // at most MAX_IDS more than MAX_HISTORY
         let choice = usize::from(frame.choice);
-        if frame.choice >= MAX_CHOICES as u8 || ids.is_empty() || frame.tokens != tokens || tokens > first_token {
+        if u32::from(frame.choice) >= MAX_ANSWERS || ids.is_empty() || frame.tokens != tokens || tokens > first_token {
             return Err(Refusal::BadTicket(UNLIKE));
         }
         history.resize(history.len().max(choice + 1), History::default());

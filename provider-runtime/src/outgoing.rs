@@ -1,7 +1,7 @@
 //! An answer's frames on their way out: what was made and not framed yet, and the count and hash of what was framed.
 
 use bytes::{Bytes, BytesMut};
-use lumbung_openapi::frame::{self, FrameKind, MAX_IDS};
+use lumbung_openapi::frame::{self, FrameKind, MAX_IDS, MAX_PAYLOAD};
 use lumbung_openapi::merkle::Hash;
 use sha2::{Digest, Sha256};
 
@@ -24,6 +24,8 @@ struct Pending {
     payload: BytesMut,
     /// Whether the choice ends with this.
     finished: bool,
+    /// Whether a token has been counted.
+    begun: bool,
 }
 
 impl Outgoing {
@@ -49,6 +51,7 @@ impl Outgoing {
         let left = tokens.count.saturating_sub((tokens.ids.len() - ids.len()) as u32);
         pending.count = pending.count.saturating_add(left);
         pending.ids.extend_from_slice(ids);
+        pending.begun |= pending.count > 0;
     }
 
     /// Where a choice's next bytes for the client go.
@@ -61,15 +64,22 @@ impl Outgoing {
         self.pending[usize::from(choice)].finished = true;
     }
 
-    /// Frames every choice that has bytes for the client. Tokens without text yet wait for those that follow, and what an
-    /// answer opens with for its first token: an answer can be continued from a token, and not from before the first.
+    /// Frames every choice that has bytes for the client. Tokens without text yet wait for those that follow, and what a
+    /// choice opens with for its first token: it can be continued from a token, and not from before the first.
     pub fn frame_payloads(&mut self) {
-        if self.tokens == 0 && !self.has_uncounted() {
-            return;
-        }
         for choice in 0..self.pending.len() {
-            if !self.pending[choice].payload.is_empty() {
+            if self.pending[choice].begun && !self.pending[choice].payload.is_empty() {
                 self.frame_choice(choice, FrameKind::Delta);
+            }
+        }
+    }
+
+    /// Frames everything that goes with tokens, with `kind`: another provider can go on from there.
+    pub fn frame_counted(&mut self, kind: FrameKind) {
+        for choice in 0..self.pending.len() {
+            let pending = &self.pending[choice];
+            if pending.begun && (pending.count > 0 || !pending.payload.is_empty()) {
+                self.frame_choice(choice, kind);
             }
         }
     }
@@ -117,6 +127,16 @@ impl Outgoing {
         self.wire.len() + self.pending.iter().map(|pending| pending.payload.len()).sum::<usize>()
     }
 
+    /// Whether something can be taken.
+    pub fn has_framed(&self) -> bool {
+        !self.wire.is_empty()
+    }
+
+    /// Bytes that wait for tokens.
+    pub fn held(&self) -> usize {
+        self.pending.iter().filter(|pending| !pending.begun).map(|pending| pending.payload.len()).sum()
+    }
+
     /// Whether nothing waits to be sent.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -133,13 +153,25 @@ impl Outgoing {
             FrameKind::Delta if std::mem::take(&mut pending.finished) => FrameKind::Finish,
             kind => kind,
         };
-        self.tokens = self.tokens.saturating_add(pending.count);
+        let before = self.tokens;
+        self.tokens = before.saturating_add(pending.count);
         self.delivered.update(&pending.payload);
+        // More than a frame holds goes before it: what is counted is delivered with its last byte.
+        while pending.payload.len() > MAX_PAYLOAD {
+            let piece = pending.payload.split_to(end_of_piece(&pending.payload));
+            frame::encode(&mut self.wire, FrameKind::Delta, choice as u8, before, &[], &piece);
+        }
         frame::encode(&mut self.wire, kind, choice as u8, self.tokens, &pending.ids, &pending.payload);
         pending.count = 0;
         pending.ids.clear();
         pending.payload.clear();
     }
+}
+
+/// Where a payload is cut that is longer than a frame: behind an event, where there is one.
+fn end_of_piece(payload: &[u8]) -> usize {
+    let fitting = &payload[..MAX_PAYLOAD];
+    fitting.windows(2).rposition(|pair| pair == b"\n\n").map_or(fitting.len(), |at| at + 2)
 }
 
 #[cfg(test)]
@@ -192,6 +224,48 @@ mod tests {
         let kinds: Vec<_> = frames(&mut outgoing).iter().map(|frame| (frame.choice, frame.kind)).collect();
         assert_eq!(kinds, [(0, FrameKind::Delta), (1, FrameKind::Finish), (0, FrameKind::Delta)]);
         assert_eq!(outgoing.delivered(), Hash::of(b"xxy"));
+    }
+
+    #[test]
+    fn what_a_choice_opens_with_waits_for_its_own_first_token() {
+        let mut outgoing = Outgoing::new(3);
+        for choice in 0..3 {
+            outgoing.payload(choice).extend_from_slice(b"echo ");
+        }
+        outgoing.finish(2);
+        outgoing.count(&tokens(1, 0..1), FrameKind::Delta);
+        outgoing.frame_payloads();
+        let sent: Vec<_> = frames(&mut outgoing).iter().map(|frame| (frame.choice, frame.tokens)).collect();
+        assert_eq!((sent, outgoing.held()), (vec![(1, 1)], 10));
+        outgoing.payload(1).extend_from_slice(b"more");
+        outgoing.frame_counted(FrameKind::Delta);
+        assert_eq!(
+            (frames(&mut outgoing).len(), outgoing.held()),
+            (1, 10),
+            "nor does it go where the answer breaks off"
+        );
+        outgoing.frame_all(FrameKind::Delta);
+        let sent: Vec<_> = frames(&mut outgoing).iter().map(|frame| (frame.choice, frame.kind)).collect();
+        assert_eq!(sent, [(0, FrameKind::Delta), (2, FrameKind::Finish)]);
+    }
+
+    #[test]
+    fn more_bytes_than_a_frame_holds_are_divided_between_events() {
+        let mut outgoing = Outgoing::new(1);
+        let event = [&vec![b'x'; MAX_PAYLOAD / 2 + 1][..], b"\n\n"].concat();
+        (0..3).for_each(|_| outgoing.payload(0).extend_from_slice(&event));
+        outgoing.payload(0).extend_from_slice(&vec![b'y'; MAX_PAYLOAD + 1]);
+        outgoing.count(&tokens(0, 0..2), FrameKind::Delta);
+        outgoing.finish(0);
+        outgoing.frame_payloads();
+        let sent = frames(&mut outgoing);
+        let shape: Vec<_> = sent.iter().map(|f| (f.kind, f.tokens, f.ids.len() / 4, f.payload.len())).collect();
+        let (delta, whole) = (FrameKind::Delta, event.len());
+        let expected = [(delta, 0, 0, whole), (delta, 0, 0, whole), (delta, 0, 0, whole), (delta, 0, 0, MAX_PAYLOAD)];
+        assert_eq!(shape[..4], expected);
+        assert_eq!(shape[4..], [(FrameKind::Finish, 2, 2, 1)]);
+        let bytes: Vec<u8> = sent.iter().flat_map(|frame| frame.payload.to_vec()).collect();
+        assert_eq!(outgoing.delivered(), Hash::of(&bytes));
     }
 
     #[test]

@@ -3,10 +3,8 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use bytes::Bytes;
-use lumbung_openapi::error::InvalidRequest;
-use lumbung_openapi::frame::{Frame, FrameKind};
-use lumbung_openapi::provider::CODE_DRAINING;
+use bytes::{Bytes, BytesMut};
+use lumbung_openapi::frame::{Frame, FrameKind, MAX_BODY};
 use lumbung_openapi::receipt::Recount;
 use lumbung_openapi::ticket::Ticket;
 use lumbung_telemetry::trace::Context;
@@ -21,18 +19,21 @@ use super::delivered::Delivered;
 use super::error::ApiError;
 use super::funding::Funding;
 use super::meter::Meter;
+use super::outcome::{Outcome, broken, declined, given_up};
 use super::recount::Hearing;
 use super::vouching::Vouching;
 use super::{Gateway, Patience};
-use crate::domain::breaker::{Fault, Verdict};
+use crate::domain::breaker::Fault;
 use crate::domain::pace::Pace;
 use crate::domain::routing::Candidate;
 use crate::domain::settlement::Tokens;
-use crate::fleet::job::{JobError, JobStream, OpenError};
+use crate::fleet::job::{JobError, JobStream};
 use crate::fleet::seat::Seat;
 
 /// How long an answer that has used up what is held waits for more.
 const TOP_UP_WITHIN: Duration = Duration::from_secs(5);
+/// How long a provider may say that it works, without a token to show for it.
+const WORKS_AT_MOST: Duration = Duration::from_secs(300);
 /// A timer that fires so long after its time was held up by this process, which was frozen or short of a processor.
 const MOST_LATE: Duration = Duration::from_millis(500);
 
@@ -65,58 +66,6 @@ impl Attempt {
     }
 }
 
-/// How one attempt ended.
-pub enum Outcome {
-    /// With the answer; this is what the provider has left to be completed.
-    Complete(Option<Bytes>),
-    /// The client left.
-    ClientGone,
-    /// The client does not read.
-    ClientTooSlow,
-    /// Every slot of the provider is taken: another may take it, or this one in a moment.
-    Busy,
-    /// It drains: another may take it.
-    Draining,
-    /// The provider does not take it for another reason: another may.
-    Declined,
-    /// The way to the provider led through another gateway, and was lost: not the provider's failure.
-    Unreachable,
-    /// The request is at fault: no other provider will take it.
-    Refused(InvalidRequest),
-    /// The provider accepted and failed.
-    Broken(Fault),
-    /// It fell silent behind another gateway: whose failure that is, nobody here can tell.
-    Silent,
-    /// What is held has been used up, and there is no more.
-    OutOfMoney(ApiError),
-}
-
-impl Outcome {
-    /// What it says of the provider: only what is its own doing.
-    fn verdict(&self) -> Verdict {
-        match self {
-            Self::Complete(_) => Verdict::Good,
-            Self::Declined => Verdict::Bad(Fault::Failed),
-            Self::Broken(fault) => Verdict::Bad(*fault),
-            Self::Busy | Self::Draining | Self::Unreachable | Self::Silent => Verdict::Neither,
-            Self::ClientGone | Self::ClientTooSlow | Self::Refused(_) | Self::OutOfMoney(_) => Verdict::Neither,
-        }
-    }
-
-    /// Why the answer stops here, where it is not for the model's reasons.
-    fn broke_off(&self) -> Option<&'static str> {
-        match self {
-            Self::Complete(_) => None,
-            Self::ClientGone => Some("client_gone"),
-            Self::ClientTooSlow => Some("client_too_slow"),
-            Self::Busy | Self::Draining | Self::Declined | Self::Refused(_) => Some("declined"),
-            Self::Broken(_) | Self::Silent => Some("provider_failed"),
-            Self::Unreachable => Some("gateway_lost"),
-            Self::OutOfMoney(_) => Some("credit_exhausted"),
-        }
-    }
-}
-
 /// What an attempt works with.
 pub struct Trying<'a> {
     /// The gateway.
@@ -135,6 +84,13 @@ struct Notes {
     hearing: Option<Hearing>,
     body: Option<Bytes>,
     ended: bool,
+}
+
+impl Notes {
+    /// Tokens, whether the end is among it, and bytes of a document: what there is so far.
+    fn has(&self) -> (u32, bool, Option<usize>) {
+        (self.meter.tokens(), self.ended, self.body.as_ref().map(Bytes::len))
+    }
 }
 
 impl Trying<'_> {
@@ -256,13 +212,18 @@ impl Trying<'_> {
             let has_all = notes.ended && (notes.body.is_some() || !needs_body);
             match heard {
                 Some(Ok(Some(frame))) => {
-                    let before = (notes.meter.tokens(), notes.ended, notes.body.is_some());
+                    let (before, is_progress) = (notes.has(), frame.kind == FrameKind::Progress);
                     self.take(frame, ticket, &mut funding, notes).await?;
-                    // What comes before the first token is no sign of it, and frames that bring nothing are none of life.
-                    let has_come = before != (notes.meter.tokens(), notes.ended, notes.body.is_some());
-                    if has_come && notes.meter.first_token_us.is_some() {
+                    // What comes before the first token is no sign of it, and frames that bring nothing are none of life;
+                    // but some work at what can be shown only when it is whole, and say so.
+                    let has_token = notes.meter.first_token_us.is_some();
+                    let is_alive = match before != notes.has() {
+                        true => has_token || notes.body.is_some(),
+                        false => is_progress && !has_token && asked_at.elapsed() < WORKS_AT_MOST,
+                    };
+                    if is_alive {
                         heard_at = Instant::now();
-                        if !has_begun && ticket.first_token == 0 {
+                        if has_token && !has_begun && ticket.first_token == 0 {
                             self.pace().learn(job.body.len(), asked_at.elapsed());
                         }
                     }
@@ -361,15 +322,19 @@ impl Trying<'_> {
                     PushError::Full => Outcome::ClientTooSlow,
                 })
             }
-            FrameKind::Body if notes.body.is_none() && (!streams || self.job.endpoint.has_open_end()) => {
-                notes.body = Some(frame.payload);
+            FrameKind::Body if !notes.ended && (!streams || self.job.endpoint.has_open_end()) => {
+                notes.body = Some(joined(notes.body.take(), frame.payload).ok_or_else(|| {
+                    warn!("provider sends a longer answer than there may be");
+                    Outcome::Broken(Fault::Failed)
+                })?);
                 Ok(())
             }
             FrameKind::End => {
                 notes.ended = true;
                 Ok(())
             }
-            FrameKind::Body | FrameKind::Error => {
+            FrameKind::Error => Err(given_up(&frame.payload, notes.meter.tokens())),
+            FrameKind::Body => {
                 warn!(provider_frame = ?frame.kind, "provider ended the answer early");
                 Err(Outcome::Broken(Fault::Failed))
             }
@@ -379,46 +344,13 @@ impl Trying<'_> {
     }
 }
 
-fn declined(ticket: &Ticket, error: OpenError) -> Outcome {
-    let (provider, job) = (&ticket.provider, &ticket.job);
-    match error {
-        OpenError::Refused { status: http::StatusCode::BAD_REQUEST, body: Some(body) } => match understood(&body.error)
-        {
-            Some(invalid) => Outcome::Refused(invalid),
-            None => {
-                warn!(provider, job, code = body.error.code.as_deref(), "provider refused the job");
-                Outcome::Declined
-            }
-        },
-        OpenError::Refused { status, body } => {
-            let code = body.and_then(|body| body.error.code);
-            warn!(provider, job, status = status.as_u16(), code = code.as_deref(), "provider declined");
-            match status {
-                http::StatusCode::SERVICE_UNAVAILABLE if code.as_deref() == Some(CODE_DRAINING) => Outcome::Draining,
-                http::StatusCode::SERVICE_UNAVAILABLE => Outcome::Busy,
-                _ => Outcome::Declined,
-            }
-        }
-        OpenError::Tunnel(error) => {
-            warn!(provider, job, %error, "tunnel failed before the provider accepted");
-            Outcome::Declined
-        }
-        error @ (OpenError::Hop(_) | OpenError::NoTunnel) => {
-            warn!(provider, job, %error, "no way to the provider");
-            Outcome::Unreachable
-        }
+/// A document with its next piece; `None` if that is more than there may be.
+fn joined(body: Option<Bytes>, piece: Bytes) -> Option<Bytes> {
+    let Some(body) = body else { return Some(piece) };
+    if body.len() + piece.len() > MAX_BODY {
+        return None;
     }
-}
-
-/// A provider's word that the request is at fault, where it is one of those that only a provider can know.
-fn understood(error: &lumbung_openapi::error::ErrorObject) -> Option<InvalidRequest> {
-    const KNOWN: [&str; 4] = ["context_length_exceeded", "unsupported_parameter", "invalid_value", "invalid_type"];
-    let code = KNOWN.into_iter().find(|known| error.code.as_deref() == Some(known))?;
-    let message = error.message.chars().take(1000).collect();
-    Some(InvalidRequest { message, param: error.param.as_deref().map(str::to_owned), code: Some(code) })
-}
-
-fn broken(ticket: &Ticket, fault: Fault, why: &dyn std::fmt::Display) -> Outcome {
-    warn!(provider = %ticket.provider, job = %ticket.job, why = %why, "provider failed");
-    Outcome::Broken(fault)
+    let mut body = BytesMut::from(body); // copied once: afterwards it is this job's alone
+    body.extend_from_slice(&piece);
+    Some(body.freeze())
 }

@@ -23,6 +23,7 @@ pub mod life;
 pub mod limits;
 pub mod meter;
 mod observe;
+pub mod outcome;
 pub mod recount;
 pub mod relay;
 pub mod settle;

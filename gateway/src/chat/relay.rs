@@ -8,11 +8,12 @@ use tracing::warn;
 
 use super::Gateway;
 use super::admit::Admitted;
-use super::attempt::{Attempt, Outcome, Trying};
+use super::attempt::{Attempt, Trying};
 use super::choose::choose;
 use super::client::Client;
 use super::delivered::Delivered;
 use super::error::ApiError;
+use super::outcome::Outcome;
 use crate::domain::ids::ProviderId;
 
 /// Providers that are tried in a row without a token from any of them.
@@ -127,7 +128,7 @@ impl Course {
                     }
                 }
                 // Another has taken this very request.
-                Outcome::Refused(_) if self.delivered.has_any() => self.only_busy = false,
+                Outcome::Refused(_) if before > 0 => self.only_busy = false,
                 Outcome::Unreachable => {
                     self.only_busy = false;
                     self.tried.pop(); // there may be another way to it

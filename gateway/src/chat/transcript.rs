@@ -6,6 +6,7 @@ mod chat;
 mod messages;
 mod responses;
 
+use bytes::Bytes;
 use lumbung_openapi::chat::MAX_ANSWERS;
 use lumbung_openapi::endpoint::Endpoint;
 use lumbung_openapi::frame::{Frame, FrameKind, MAX_PAYLOAD};
@@ -23,6 +24,9 @@ pub struct Transcript {
     heard: Heard,
     /// An event whose end has not come: events may be cut differently from frames.
     rest: Vec<u8>,
+    /// A document or a stream's last event, piece by piece.
+    body: Vec<Bytes>,
+    has_ended: bool,
     has_text: bool,
 }
 
@@ -85,27 +89,40 @@ fn calls(said: &mut Said) -> &mut String {
 impl Transcript {
     /// Of an answer at this endpoint.
     pub fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint, heard: Heard::default(), rest: Vec::new(), has_text: false }
+        Self {
+            endpoint,
+            heard: Heard::default(),
+            rest: Vec::new(),
+            body: Vec::new(),
+            has_ended: false,
+            has_text: false,
+        }
     }
 
     /// Takes the text of one frame.
     pub fn take(&mut self, frame: &Frame) {
         match frame.kind {
             FrameKind::Delta | FrameKind::Finish => self.events(&frame.payload),
-            // A document, or a stream's last event; the provider leaves the end to the gateway.
-            FrameKind::Body => {
-                self.has_text = true;
-                match frame.payload.starts_with(b"{") {
-                    true => self.message(&[&frame.payload[..], b"}"].concat()),
-                    false => self.last_event(&frame.payload),
-                }
-            }
-            _ => {}
+            FrameKind::Body if self.endpoint == Endpoint::Embeddings => {} // vectors say nothing
+            FrameKind::Body => self.body.push(frame.payload.clone()),
+            FrameKind::End => self.has_ended = true,
+            FrameKind::Receipt => {}
+            // One that its provider left unfinished is begun anew by whoever goes on.
+            _ => self.body.clear(),
         }
     }
 
-    /// The choices in order; `None` where the client was told nothing at all.
-    pub fn into_choices(self) -> Option<Vec<Said>> {
+    /// The choices in order; `None` where the client was told nothing at all. Reads the document, which takes its time.
+    pub fn into_choices(mut self) -> Option<Vec<Said>> {
+        // The provider leaves the end to the gateway.
+        let body = std::mem::take(&mut self.body).concat();
+        if self.has_ended && !body.is_empty() {
+            self.has_text = true;
+            match body.starts_with(b"{") {
+                true => self.message(&[&body[..], b"}"].concat()),
+                false => self.last_event(&body),
+            }
+        }
         self.has_text.then_some(self.heard.choices)
     }
 
@@ -139,7 +156,7 @@ impl Transcript {
             Endpoint::Chat | Endpoint::Completions => chat::read(json, &mut self.heard),
             Endpoint::Responses => responses::read(json, &mut self.heard),
             Endpoint::Messages => messages::read(json, &mut self.heard),
-            Endpoint::Embeddings => {} // vectors say nothing
+            Endpoint::Embeddings => {}
         }
     }
 }

@@ -23,6 +23,7 @@ mod images;
 mod kills;
 mod kills_under_load;
 mod limits;
+mod long;
 mod observed;
 mod outages;
 mod proxies;

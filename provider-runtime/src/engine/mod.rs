@@ -97,6 +97,8 @@ pub enum Event {
     Tokens(Tokens),
     /// The vector of the next input, where vectors are asked for.
     Vector(Vec<f32>),
+    /// The engine works at what it can show only when it is whole: at most once a second.
+    Working,
     /// One choice is complete.
     Finish {
         /// Which one.

@@ -11,7 +11,9 @@ mod reading;
 mod refusal;
 mod request;
 mod sse;
+mod working;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
@@ -19,13 +21,14 @@ use async_trait::async_trait;
 use http::{HeaderValue, header};
 use lumbung_openapi::parameter::{Parameter, ParameterSet};
 use lumbung_openapi::provider::Resume;
-use reqwest::{Client, Url, redirect};
+use reqwest::{Client, Response, Url, redirect};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
-use super::{Engine, EngineError, EngineModel, Generation, Job};
+use super::{Engine, EngineError, EngineModel, Event, Generation, Job};
 use crate::gateway::causes;
 use reading::Reading;
+use working::{SOON, told};
 
 /// Events that an answer may be ahead of whoever takes them.
 const AHEAD: usize = 32;
@@ -54,6 +57,8 @@ pub struct OpenAiEngine {
     client: Client,
     upstream: Upstream,
     describe: EngineModel,
+    /// Whether the last answer came as one document.
+    streams_nothing: AtomicBool,
 }
 
 /// A model that the server lists.
@@ -113,7 +118,7 @@ impl OpenAiEngine {
             supported: upstream.supported,
             resume: Resume::None,
         };
-        Ok(Self { client, upstream, describe })
+        Ok(Self { client, upstream, describe, streams_nothing: AtomicBool::new(false) })
     }
 
     /// The server's address.
@@ -183,21 +188,45 @@ impl Engine for OpenAiEngine {
             .header(header::ACCEPT, HeaderValue::from_static("text/event-stream"))
             .body(body);
         // Dropped with the job, which takes the request back.
-        let response = self.authorized(request).send().await.map_err(|error| EngineError::Failed(causes(&error)))?;
-        if !response.status().is_success() {
-            return Err(refusal::read(response).await);
+        let mut asking = Box::pin(ask(self.authorized(request)));
+        // A server that streams nothing answers when it is done.
+        let begun = match self.streams_nothing.load(Ordering::Relaxed) {
+            true => tokio::time::timeout(SOON, &mut asking).await.ok().transpose()?,
+            false => Some((&mut asking).await?),
+        };
+        if let Some((_, is_document)) = &begun {
+            self.streams_nothing.store(*is_document, Ordering::Relaxed);
         }
-        let content_type = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        // Some servers, and proxies before them, stream nothing whatever they are asked.
-        let is_document = content_type.is_some_and(|kind| kind.starts_with("application/json"));
         let (sender, events) = mpsc::channel(AHEAD);
         let reading = Reading::new(job.id, job.request.answers(), job.max_completion_tokens);
         tokio::spawn(async move {
+            let answer = async {
+                let begun = match begun {
+                    Some(begun) => Ok(begun),
+                    None => told(asking, &sender).await,
+                };
+                match begun {
+                    Ok((response, is_document)) => reading.run(response, is_document, &sender).await,
+                    Err(error) => drop(sender.send(Event::Failed(error)).await), // nobody listens: nobody is to be told
+                }
+            };
             tokio::select! {
                 () = sender.closed() => {}
-                () = reading.run(response, is_document, &sender) => {}
+                () = answer => {}
             }
         });
         Ok(Generation { events })
     }
+}
+
+/// Asks, and waits for the head of the answer: with it, whether that is one document. Some servers, and proxies before them,
+/// stream nothing whatever they are asked.
+async fn ask(request: reqwest::RequestBuilder) -> Result<(Response, bool), EngineError> {
+    let response = request.send().await.map_err(|error| EngineError::Failed(causes(&error)))?;
+    if !response.status().is_success() {
+        return Err(refusal::read(response).await);
+    }
+    let content_type = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let is_document = content_type.is_some_and(|kind| kind.starts_with("application/json"));
+    Ok((response, is_document))
 }

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use async_trait::async_trait;
@@ -31,6 +32,7 @@ const AHEAD: usize = 32;
 pub struct ScriptedEngine {
     model: EngineModel,
     embedding_dimensions: Option<u32>,
+    embedding_delay: Duration,
     rules: Vec<Rule>,
 }
 
@@ -50,6 +52,7 @@ impl ScriptedEngine {
                 context_length: large_context(),
                 supported_parameters: None,
                 embedding_dimensions: None,
+                embedding_delay_ms: 0,
                 rules: serde_json::from_str(text)?,
             },
             false => serde_json::from_str(text)?,
@@ -74,7 +77,12 @@ impl ScriptedEngine {
             supported,
             resume: Resume::Tokens,
         };
-        Ok(Self { model, embedding_dimensions: script.embedding_dimensions, rules: script.rules })
+        Ok(Self {
+            model,
+            embedding_dimensions: script.embedding_dimensions,
+            embedding_delay: Duration::from_millis(script.embedding_delay_ms.into()),
+            rules: script.rules,
+        })
     }
 }
 
@@ -94,7 +102,7 @@ impl Engine for ScriptedEngine {
 
     async fn generate(&self, job: Job<'_>) -> Result<Generation, EngineError> {
         if let (Some(wish), Some(dimensions)) = (&job.request.embedding, self.embedding_dimensions) {
-            return raw::embed(wish, dimensions, self.model.context_length);
+            return raw::embed(wish, dimensions, self.embedding_delay, self.model.context_length);
         }
         let question = job.request.messages.iter().rfind(|message| message.role == Role::User);
         let question = match job.request.raw_prompts() {

@@ -183,6 +183,7 @@ pub async fn read(mut generation: Generation) -> Answer {
             }
             Event::Total(total) | Event::ReasoningTotal(total) => panic!("a count that differs: {total}"),
             Event::Vector(vector) => panic!("a vector of {} numbers that nobody asked for", vector.len()),
+            Event::Working => panic!("it shows everything as it is made"),
             Event::Failed(error) => panic!("failed: {error}"),
         }
     }

@@ -1,6 +1,7 @@
 //! Answers that another provider began: the client's bytes go on where that one was cut off.
 
 use bytes::BytesMut;
+use lumbung_openapi::endpoint::Endpoint;
 use lumbung_openapi::frame::{self, Frame, FrameKind};
 use lumbung_openapi::merkle::Hash;
 use lumbung_openapi::receipt::ReceiptClaims;
@@ -83,6 +84,20 @@ async fn an_end_that_was_delivered_is_not_told_again() {
     let resumed = resume(&mut tunnel, &request, &history, tokens).await.begun().all().await;
     assert_eq!(client_bytes(&resumed), client_bytes(after));
     provider.status_when("only what is new was made", |status| status["completion_tokens"] == 8 + (8 - tokens)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_answers_are_continued_as_prompts_may_have() {
+    let (_gateway, _provider, mut tunnel) = joined().await;
+    tunnel.endpoint = Endpoint::Completions;
+    let prompts = vec!["\"briefly\""; 20].join(",");
+    let request = format!(r#"{{"model":"test/model","prompt":[{prompts}],"stream":true,"max_tokens":3}}"#);
+    let whole = tunnel.ask(&request).await.begun().all().await;
+    let last = whole.iter().position(|frame| frame.choice == 19 && !frame.ids.is_empty()).unwrap();
+    let (before, after) = whole.split_at(last + 1);
+    let (history, tokens) = delivered(before, 20);
+    let resumed = resume(&mut tunnel, &request, &history, tokens).await.begun().all().await;
+    assert_eq!(client_bytes(&resumed), client_bytes(after));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ mod continued;
 mod control;
 mod jobs;
 mod lifecycle;
+mod long;
 mod receipts;
 mod sidecar;
 mod support;

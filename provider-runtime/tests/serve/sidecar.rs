@@ -1,5 +1,7 @@
 //! The engine that asks another server, against one that behaves as oddly as real ones do.
 
+use std::time::Duration;
+
 use lumbung_openapi::endpoint::Endpoint;
 use lumbung_openapi::frame::{AnswerEnd, Frame, FrameKind, PromptCount};
 use lumbung_openapi::merkle::Hash;
@@ -70,6 +72,8 @@ async fn the_clients_body_goes_on_and_the_answer_comes_back() {
     let bytes = [&client_bytes(&whole)[..], b"}"].concat();
     let completion: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
     assert_eq!(completion["choices"][0]["message"]["content"], "Padi masuk lumbung.");
+    let counts = |kind| of_kind(&whole, kind).iter().map(|frame| frame.tokens).collect::<Vec<_>>();
+    assert_eq!((counts(FrameKind::Body), counts(FrameKind::End)), (vec![3], vec![4]), "corrected at the end alone");
     assert_eq!(upstream.last_request().0["stream"], true, "also for an answer that is not streamed");
 }
 
@@ -139,6 +143,10 @@ async fn odd_streams_come_out_the_same() {
     silent.extend(events(&[finish("stop")]));
     let no_usage = [silent.clone(), vec![b"data: [DONE]\n\n".to_vec()]].concat();
     let only_done = [events(&three), vec![b"data: [DONE]\n\n".to_vec()]].concat();
+    let both = events(&[
+        json!({"choices": [{"index": 0, "delta": {"content": "Padi masuk lumbung."}, "message": {"content": "Padi"}}]}),
+        finish("stop"),
+    ]);
     let nulls = events(&[
         json!({"choices": null, "usage": null}),
         json!({"choices": [{"index": 0, "delta": {"role": "assistant", "content": null}, "logprobs": null}]}),
@@ -153,6 +161,7 @@ async fn odd_streams_come_out_the_same() {
         ("usage with the last chunk", Reply::Parts(usage_with_finish), with_usage.clone()),
         ("usage in each chunk", Reply::Parts(usage_throughout), with_usage),
         ("no usage", Reply::Parts(no_usage), plain(3)),
+        ("all of it beside the part", Reply::Parts(both), plain(1)),
         ("no [DONE]", Reply::Parts(silent.clone()), plain(3)),
         ("no [DONE] and no end", Reply::PartsThenSilence(silent), plain(3)),
         ("no finish reason", Reply::Parts(only_done), plain(3)),
@@ -189,12 +198,18 @@ async fn choices_log_probabilities_and_limits_are_kept_apart() {
 
     upstream.answer_with(Reply::PartsThenSilence(events(&vec![text("x"); 50])));
     let frames = tunnel.ask(&request("hi", r#","stream":true,"max_tokens":5"#)).await.begun().all().await;
-    let (text, reason, tokens, _) = outcome(&frames);
+    let (said, reason, tokens, _) = outcome(&frames);
     assert_eq!(
-        (text.as_str(), reason.as_str(), tokens),
-        ("xxxxx", "length", 5),
+        (said.as_str(), reason.as_str(), tokens),
+        ("xxxxxxxxxx", "length", 5),
         "a server that does not heed the limit"
     );
+    let mut halves = vec![text("x"); 9];
+    halves.extend([finish("stop"), usage(11, 5)]);
+    upstream.answer_with(Reply::Parts(events(&halves)));
+    let frames = tunnel.ask(&request("hi", r#","stream":true,"max_tokens":5"#)).await.begun().all().await;
+    let (text, reason, tokens, _) = outcome(&frames);
+    assert_eq!((text.len(), reason.as_str(), tokens), (9, "stop", 5), "one that sends tokens in parts");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -242,7 +257,7 @@ async fn calls_reasoning_and_refusals_come_through_in_both_modes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_are_told_apart() {
-    let (_gateway, upstream, _provider, mut tunnel) = joined(Reply::Parts(usual())).await;
+    let (_gateway, upstream, provider, mut tunnel) = joined(Reply::Parts(usual())).await;
     for (status, body, expected) in [
         (
             400,
@@ -254,12 +269,15 @@ async fn refusals_are_told_apart() {
         (404, "", (500, "internal_error")),
         (429, "", (503, "provider_busy")),
         (503, "<html>", (503, "provider_busy")),
-        (500, "", (500, "internal_error")),
+        (500, r#"{"error":{"message":"cannot render 'a-secret'","type":"oom"}}"#, (500, "internal_error")),
+        (502, "no answer to a-secret", (500, "internal_error")),
     ] {
         upstream.answer_with(Reply::Refusal(status, body));
         let (status_told, code) = tunnel.ask(&streamed("hi")).await.refused();
         assert_eq!((status_told, code.as_str()), expected, "{status} {body}");
     }
+    let log = provider.log();
+    assert!(log.contains("500 Internal Server Error, oom") && !log.contains("a-secret"), "{log}");
     let unsupported = tunnel.ask(&request("hi", r#","seed":1"#)).await.refused();
     assert_eq!(unsupported, (400, "unsupported_parameter".into()));
 }
@@ -294,6 +312,34 @@ async fn a_server_that_streams_nothing_is_streamed_for() {
         let frames = tunnel.ask(&streamed("hi")).await.begun().all().await;
         assert!(frames.iter().any(|frame| frame.kind == FrameKind::Error));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_takes_its_time_for_a_document_is_vouched_for() {
+    let choice = json!({"index": 0, "message": {"role": "assistant", "content": "Padi."}, "finish_reason": "stop"});
+    let document = json!({"object": "chat.completion", "choices": [choice], "usage": usage(11, 4)["usage"]});
+    let gateway = TestGateway::start().await;
+    let upstream = Upstream::start(Reply::Document(document)).await;
+    let provider = sidecar(&gateway.url(), &upstream.url()).with("--upstream-supports", "max_tokens,input").start();
+    let mut tunnel = gateway.tunnel().await;
+    tunnel.ask(&streamed("hi")).await.begun().all().await; // by which it is known for what it is
+    upstream.take(Duration::from_millis(3500));
+    for (endpoint, body) in [
+        (Endpoint::Chat, streamed("hi")),
+        (Endpoint::Embeddings, r#"{"model":"test/model","input":["a","b"]}"#.to_owned()),
+    ] {
+        tunnel.endpoint = endpoint;
+        let frames = tunnel.ask(&body).await.begun().all().await;
+        let said = frames.iter().filter(|frame| frame.kind == FrameKind::Progress && frame.tokens == 0).count();
+        assert!((1..6).contains(&said), "{endpoint:?}: {said}");
+        assert_eq!(of_kind(&frames, FrameKind::End).len(), 1, "{endpoint:?}");
+    }
+    tunnel.endpoint = Endpoint::Chat;
+    upstream.answer_with(Reply::Refusal(400, r#"{"error":{"message":"no a-secret","param":"stop"}}"#));
+    let frames = tunnel.ask(&request("hi", "")).await.begun().all().await;
+    let error: serde_json::Value = serde_json::from_slice(&of_kind(&frames, FrameKind::Error)[0].payload).unwrap();
+    assert_eq!((&error["param"], &error["type"]), (&json!("stop"), &json!("invalid_request_error")));
+    assert!(!provider.log().contains("a-secret"), "{}", provider.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,8 @@ fn heard(frames: &[(FrameKind, &str)]) -> Option<Vec<Said>> {
 
 fn heard_at(endpoint: Endpoint, frames: &[(FrameKind, &str)]) -> Option<Vec<Said>> {
     let mut transcript = Transcript::new(endpoint);
-    frames.iter().for_each(|(kind, payload)| transcript.take(&frame(*kind, payload)));
+    let frames = frames.iter().chain([&(FrameKind::End, "stop")]);
+    frames.for_each(|(kind, payload)| transcript.take(&frame(*kind, payload)));
     transcript.into_choices()
 }
 
@@ -47,6 +48,21 @@ fn a_whole_answer_is_read_without_its_end() {
         ..Default::default()
     };
     assert_eq!(heard(&[(FrameKind::Progress, ""), (FrameKind::Body, body)]), Some(vec![said]));
+}
+
+#[test]
+fn a_whole_answer_may_come_in_pieces_and_one_that_was_left_unfinished_does_not_count() {
+    let body = r#"{"id":"x","choices":[{"index":0,"message":{"content":"Padi"},"finish_reason":"stop"}]"#;
+    let (first, second) = body.split_at(30);
+    let said = vec![Said { content: "Padi".into(), finish_reason: Some("stop".into()), ..Default::default() }];
+    let pieces = [(FrameKind::Body, first), (FrameKind::Body, second)];
+    assert_eq!(heard(&pieces), Some(said.clone()));
+    let again =
+        [(FrameKind::Body, first), (FrameKind::Progress, ""), (FrameKind::Body, first), (FrameKind::Body, second)];
+    assert_eq!(heard(&again), Some(said));
+    let mut unfinished = Transcript::new(Endpoint::Chat);
+    unfinished.take(&frame(FrameKind::Body, first));
+    assert_eq!(unfinished.into_choices(), None);
 }
 
 #[test]

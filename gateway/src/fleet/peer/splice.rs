@@ -17,9 +17,9 @@ use http::Response;
 use http::header::CONTENT_TYPE;
 use lumbung_openapi::frame;
 
-/// The most that is kept of a direction: a job's whole buffer at the gateway that asks, or a whole request with what
-/// earlier attempts have delivered.
-const MAX_KEPT: usize = 2 * frame::MAX_PAYLOAD;
+/// The most that is kept of a direction: the longest document there is, which comes all at once, or a whole request with
+/// what earlier attempts have delivered.
+const MAX_KEPT: usize = frame::MAX_BODY + frame::MAX_PAYLOAD;
 /// What is passed on together, at most.
 const TOGETHER: usize = 16 << 10;
 /// How long after an answer's end the last voucher may take: a provider waits no longer for it.

@@ -32,9 +32,12 @@ pub struct ChunkChoice {
     /// Which one.
     #[serde(default)]
     pub index: Option<u32>,
-    /// The new part; all of it, from a server that streams nothing.
-    #[serde(default, alias = "message")]
-    pub delta: Option<UpstreamDelta>,
+    /// The new part.
+    #[serde(default)]
+    delta: Option<UpstreamDelta>,
+    /// All of it, from a server that streams nothing; some send it beside the other.
+    #[serde(default)]
+    message: Option<UpstreamDelta>,
     /// The new part, where a prompt is gone on with.
     #[serde(default)]
     pub text: Option<String>,
@@ -151,6 +154,13 @@ struct UpstreamCompletionDetails {
 struct UpstreamPromptDetails {
     #[serde(default)]
     cached_tokens: Option<u32>,
+}
+
+impl ChunkChoice {
+    /// What is new.
+    pub fn take_delta(&mut self) -> UpstreamDelta {
+        self.delta.take().or(self.message.take()).unwrap_or_default()
+    }
 }
 
 impl UpstreamDelta {

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::calls::UpstreamCalls;
 use super::chunk::{Chunk, ChunkChoice, UpstreamUsage, finish_reason};
 use super::sse::{SseError, SseReader};
+use super::working::told;
 use crate::engine::calls::CallIds;
 use crate::engine::{EngineError, Event, FinishReason, Tokens};
 use crate::gateway::causes;
@@ -17,7 +18,10 @@ use crate::gateway::causes;
 const USAGE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The largest document that is read: no answer may be longer.
-const MAX_DOCUMENT: usize = lumbung_openapi::frame::MAX_PAYLOAD;
+const MAX_DOCUMENT: usize = lumbung_openapi::frame::MAX_BODY;
+
+/// A server that sends more of them than this for each token that was asked for does not heed the limit.
+const CHUNKS_PER_TOKEN: u32 = 2;
 
 /// What is known of one answer so far.
 pub struct Reading {
@@ -29,10 +33,21 @@ pub struct Reading {
 }
 
 struct ChoiceState {
+    /// As far as the limit goes.
     tokens: u32,
+    /// Those that came one by one, and chunks that may each be a part of one.
+    told: u32,
+    chunks: u32,
     reasoning_tokens: u32,
     calls: UpstreamCalls,
     reason: Option<FinishReason>,
+}
+
+impl ChoiceState {
+    /// Whether there are surely more tokens than were asked for: of chunks, some servers make two of one token.
+    fn is_beyond(&self, limit: u32) -> bool {
+        self.told >= limit || self.chunks >= limit.saturating_mul(CHUNKS_PER_TOKEN)
+    }
 }
 
 impl Reading {
@@ -40,6 +55,8 @@ impl Reading {
     pub fn new(job: &str, choices: u32, limit: u32) -> Self {
         let choice = |choice| ChoiceState {
             tokens: 0,
+            told: 0,
+            chunks: 0,
             reasoning_tokens: 0,
             calls: UpstreamCalls::new(CallIds { job: job.to_owned(), choice, short: false }),
             reason: None,
@@ -55,7 +72,10 @@ impl Reading {
     /// Reads to the end: a stream, or, from a server that streams nothing, one document.
     pub async fn run(mut self, response: Response, is_document: bool, events: &mpsc::Sender<Event>) {
         let read = match is_document {
-            true => self.read_document(response, events).await,
+            true => match told(collect(response, MAX_DOCUMENT), events).await {
+                Ok(document) => self.take_document(&document, events).await,
+                Err(error) => Err(error),
+            },
             false => self.read(response, events).await,
         };
         let last = match read {
@@ -69,15 +89,8 @@ impl Reading {
     }
 
     /// A document is a chunk that has everything.
-    async fn read_document(&mut self, mut response: Response, events: &mpsc::Sender<Event>) -> Result<(), EngineError> {
-        let mut text = Vec::new();
-        while let Some(part) = response.chunk().await.map_err(|error| EngineError::Failed(causes(&error)))? {
-            text.extend_from_slice(&part);
-            if text.len() > MAX_DOCUMENT {
-                return Err(EngineError::Failed("the server's document is too long".into()));
-            }
-        }
-        let text = std::str::from_utf8(&text).map_err(|_| failed(SseError::NotUtf8))?;
+    async fn take_document(&mut self, text: &[u8], events: &mpsc::Sender<Event>) -> Result<(), EngineError> {
+        let text = std::str::from_utf8(text).map_err(|_| failed(SseError::NotUtf8))?;
         let mut new = Vec::new();
         self.take(text, &mut new)?;
         for event in new {
@@ -169,7 +182,7 @@ impl Reading {
         }
     }
 
-    fn take_choice(&mut self, chunk: ChunkChoice, events: &mut Vec<Event>) -> Result<(), EngineError> {
+    fn take_choice(&mut self, mut chunk: ChunkChoice, events: &mut Vec<Event>) -> Result<(), EngineError> {
         let index = chunk.index.unwrap_or(0);
         let limit = self.limit;
         let choice = self.choices.get_mut(index as usize);
@@ -178,7 +191,7 @@ impl Reading {
             return Ok(());
         }
         let index = index as u8;
-        let mut delta = chunk.delta.unwrap_or_default();
+        let mut delta = chunk.take_delta();
         let logprobs = chunk.logprobs.unwrap_or_default().into_tokens();
         let mut tokens = Tokens {
             choice: index,
@@ -190,12 +203,17 @@ impl Reading {
             ..Tokens::default()
         };
         // Most servers tell no number of tokens until the end: a chunk that shows something counts as one.
-        tokens.count = (tokens.logprobs.len() as u32).max(tokens.shows().into());
+        match tokens.logprobs.len() as u32 {
+            0 => choice.chunks = choice.chunks.saturating_add(tokens.shows().into()),
+            told => choice.told = choice.told.saturating_add(told),
+        }
+        let counted = choice.told.saturating_add(choice.chunks).min(limit);
+        tokens.count = counted - choice.tokens;
         if !tokens.reasoning.is_empty() {
             tokens.reasoning_count = tokens.count;
         }
-        if tokens.count > 0 {
-            choice.tokens = choice.tokens.saturating_add(tokens.count);
+        if tokens.count > 0 || tokens.shows() {
+            choice.tokens = counted;
             choice.reasoning_tokens = choice.reasoning_tokens.saturating_add(tokens.reasoning_count);
             events.push(Event::Tokens(tokens));
         }
@@ -204,7 +222,7 @@ impl Reading {
                 finish_reason(name).ok_or_else(|| EngineError::Failed(format!("the server ended with '{name}'")))?,
             ),
             // A server that does not heed the limit is not listened to beyond it.
-            None if choice.tokens >= limit => Some(FinishReason::Length),
+            None if choice.is_beyond(limit) => Some(FinishReason::Length),
             None => None,
         };
         if let Some(reason) = reason {
@@ -235,6 +253,18 @@ impl Reading {
         let reasoning = self.usage.reasoning().filter(|told| *told > 0 && *told != reasoned);
         total.map(Event::Total).into_iter().chain(reasoning.map(Event::ReasoningTotal)).collect()
     }
+}
+
+/// A document to its end, if that is no longer than so many bytes.
+pub async fn collect(mut response: Response, most: usize) -> Result<Vec<u8>, EngineError> {
+    let mut text = Vec::new();
+    while let Some(part) = response.chunk().await.map_err(|error| EngineError::Failed(causes(&error)))? {
+        text.extend_from_slice(&part);
+        if text.len() > most {
+            return Err(EngineError::Failed("the server's document is too long".into()));
+        }
+    }
+    Ok(text)
 }
 
 fn failed(error: SseError) -> EngineError {

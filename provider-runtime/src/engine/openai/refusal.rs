@@ -31,7 +31,7 @@ fn meaning(status: StatusCode, body: &[u8]) -> EngineError {
         }
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => EngineError::Busy,
         // 401, 403 and 404 are this provider's own doing: a wrong key, a wrong model name.
-        _ => EngineError::Failed(format!("the server answered {status}: {}", message_of(body).0)),
+        _ => EngineError::Failed(format!("the server answered {status}{}", kind_of(body))),
     }
 }
 
@@ -66,6 +66,18 @@ fn message_of(body: &[u8]) -> (String, Option<String>) {
     };
     let param = error["param"].as_str().filter(|param| !param.is_empty()).map(|param| cut(param, 64));
     (cut(message, MAX_MESSAGE), param)
+}
+
+/// What kind of error it was, in words that quote no prompt: this goes to a log.
+fn kind_of(body: &[u8]) -> String {
+    let json: Value = serde_json::from_slice(body).unwrap_or_default();
+    let error = if json["error"].is_object() { &json["error"] } else { &json };
+    let is_name = |text: &&str| {
+        (1..=64).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
+    };
+    let names = ["type", "code"].map(|member| error[member].as_str().filter(is_name));
+    names.into_iter().flatten().map(|name| format!(", {name}")).collect()
 }
 
 fn cut(text: &str, most: usize) -> String {
@@ -126,7 +138,24 @@ mod tests {
             let EngineError::Failed(why) = refused(status, r#"{"error":{"message":"why"}}"#) else {
                 panic!("{status}")
             };
-            assert!(why.contains("why") && why.contains(&status.to_string()));
+            assert!(!why.contains("why") && why.contains(&status.to_string()));
+        }
+    }
+
+    #[test]
+    fn what_a_server_says_of_its_failure_is_told_by_name_alone() {
+        for (body, told) in [
+            (
+                r#"{"error":{"message":"cannot read 'a secret'","type":"server_error","code":"oom"}}"#,
+                ", server_error, oom",
+            ),
+            (r#"{"type":"InternalServerError","message":"a secret","code":500}"#, ", InternalServerError"),
+            (r#"{"error":{"type":"a secret was asked","code":null}}"#, ""),
+            (r#"{"error":"a-secret"}"#, ""),
+            ("a secret", ""),
+        ] {
+            let EngineError::Failed(why) = refused(500, body) else { panic!("{body}") };
+            assert_eq!(why, format!("the server answered 500 Internal Server Error{told}"));
         }
     }
 }

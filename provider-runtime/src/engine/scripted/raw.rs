@@ -1,5 +1,7 @@
 //! Prompts that come in place of a conversation, and vectors.
 
+use std::time::Duration;
+
 use lumbung_openapi::chat::{ChatRequest, EmbeddingWish, Prompt};
 use lumbung_openapi::error::InvalidRequest;
 use lumbung_openapi::frame::PromptCount;
@@ -31,8 +33,13 @@ pub fn echoes(request: &ChatRequest<'_>) -> Vec<String> {
     prompts.iter().flat_map(|prompt| std::iter::repeat_n(text_of(prompt), request.n as usize)).collect()
 }
 
-/// A vector for each input: the same for the same text, and of length 1.
-pub fn embed(wish: &EmbeddingWish<'_>, dimensions: u32, context: u32) -> Result<Generation, EngineError> {
+/// A vector for each input, one after the other: the same for the same text, and of length 1.
+pub fn embed(
+    wish: &EmbeddingWish<'_>,
+    dimensions: u32,
+    delay: Duration,
+    context: u32,
+) -> Result<Generation, EngineError> {
     let wanted = wish.dimensions.unwrap_or(dimensions);
     if wanted > dimensions {
         let message = format!("'dimensions' must not be above {dimensions} for this model.");
@@ -43,12 +50,21 @@ pub fn embed(wish: &EmbeddingWish<'_>, dimensions: u32, context: u32) -> Result<
     }
     let (sender, events) = mpsc::channel(wish.inputs.len() + 2);
     let prompt_tokens = wish.inputs.iter().map(tokens_of).sum();
-    let prompt = Event::Prompt(PromptCount { prompt_tokens, cached_tokens: 0 });
-    let vectors = wish.inputs.iter().map(|input| Event::Vector(vector(&text_of(input), wanted)));
-    let finish = Event::Finish { choice: 0, reason: FinishReason::Stop };
-    for event in std::iter::once(prompt).chain(vectors).chain([finish]) {
-        sender.try_send(event).map_err(|error| EngineError::Failed(error.to_string()))?;
-    }
+    let inputs: Vec<String> = wish.inputs.iter().map(text_of).collect();
+    tokio::spawn(async move {
+        // A reader who has gone wants nothing more.
+        let told = async {
+            sender.send(Event::Prompt(PromptCount { prompt_tokens, cached_tokens: 0 })).await?;
+            for input in inputs {
+                if !delay.is_zero() {
+                    tokio::time::sleep(delay).await;
+                }
+                sender.send(Event::Vector(vector(&input, wanted))).await?;
+            }
+            sender.send(Event::Finish { choice: 0, reason: FinishReason::Stop }).await
+        };
+        drop(told.await);
+    });
     Ok(Generation { events })
 }
 

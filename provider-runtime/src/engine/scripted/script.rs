@@ -20,6 +20,9 @@ pub struct Script {
     /// How many numbers a vector has: then it is vectors that are offered, and no answers.
     #[serde(default)]
     pub embedding_dimensions: Option<u32>,
+    /// Milliseconds for each vector.
+    #[serde(default)]
+    pub embedding_delay_ms: u32,
     /// The first that matches answers.
     #[serde(default)]
     pub rules: Vec<Rule>,

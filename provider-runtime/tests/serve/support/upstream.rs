@@ -1,7 +1,7 @@
 //! A server that speaks OpenAI's API in one of the ways that servers do.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ pub struct UpstreamState {
     /// Bodies and authorizations so far.
     pub requests: Mutex<Vec<(Value, String)>>,
     pub reply: Mutex<Reply>,
+    /// Milliseconds before it answers at all.
+    pub delay_ms: AtomicU64,
     /// Answers that were dropped before their end.
     pub cancelled: AtomicUsize,
 }
@@ -43,11 +45,18 @@ pub enum Reply {
     PartsThenSilence(Vec<Vec<u8>>),
 }
 
+impl UpstreamState {
+    async fn take_its_time(&self) {
+        tokio::time::sleep(Duration::from_millis(self.delay_ms.load(Ordering::SeqCst))).await;
+    }
+}
+
 impl Upstream {
     pub async fn start(reply: Reply) -> Self {
         let state = Arc::new(UpstreamState {
             requests: Mutex::default(),
             reply: Mutex::new(reply),
+            delay_ms: AtomicU64::new(0),
             cancelled: AtomicUsize::new(0),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -70,6 +79,10 @@ impl Upstream {
         *self.state.reply.lock().unwrap() = reply;
     }
 
+    pub fn take(&self, time: Duration) {
+        self.state.delay_ms.store(time.as_millis() as u64, Ordering::SeqCst);
+    }
+
     pub fn last_request(&self) -> (Value, String) {
         self.state.requests.lock().unwrap().last().unwrap().clone()
     }
@@ -88,6 +101,7 @@ async fn embeddings(State(state): State<Arc<UpstreamState>>, body: Bytes) -> Jso
     let body: Value = serde_json::from_slice(&body).unwrap();
     let count = body["input"].as_array().map_or(1, Vec::len);
     state.requests.lock().unwrap().push((body, String::new()));
+    state.take_its_time().await;
     let data: Vec<Value> = (0..count).rev().map(|at| json!({"index": at, "embedding": [at, 0.5]})).collect();
     Json(json!({"object": "list", "data": data, "usage": {"prompt_tokens": 9, "total_tokens": 9}}))
 }
@@ -95,6 +109,7 @@ async fn embeddings(State(state): State<Arc<UpstreamState>>, body: Bytes) -> Jso
 async fn chat(State(state): State<Arc<UpstreamState>>, headers: HeaderMap, body: Bytes) -> Response {
     let key = headers.get(header::AUTHORIZATION).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default();
     state.requests.lock().unwrap().push((serde_json::from_slice(&body).unwrap(), key));
+    state.take_its_time().await;
     let reply = state.reply.lock().unwrap().clone();
     let (parts, stays_open) = match reply {
         Reply::Refusal(status, body) => return (StatusCode::from_u16(status).unwrap(), body).into_response(),
