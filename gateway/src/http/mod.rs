@@ -2,6 +2,7 @@
 
 mod account;
 mod admin;
+mod begun;
 mod chat;
 mod docs;
 mod earnings;

@@ -2,7 +2,7 @@
 //! gateway's business, and a clean stop.
 
 use std::convert::Infallible;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,8 +19,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
+use tower::Service;
 use tracing::{debug, warn};
 
+use super::begun::Begun;
 use super::guard::Peer;
 use super::layers::{for_browsers, is_of_a_browser};
 
@@ -30,6 +32,10 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How long a client may take to send the head of a request.
 const HEAD_WITHIN: Duration = Duration::from_secs(15);
+/// Where this gateway's health is told.
+const HEALTH: &str = "/health/";
+/// Connections at a time on which a draining gateway tells its health.
+const MOST_ASK_FOR_HEALTH: usize = 64;
 
 /// What a connection serves: the routes, each request with its peer's address.
 #[derive(Clone)]
@@ -39,7 +45,7 @@ struct FromPeer {
     peer: Peer,
 }
 
-impl tower::Service<Request<Incoming>> for FromPeer {
+impl Service<Request<Incoming>> for FromPeer {
     type Response = Response;
     type Error = Infallible;
     type Future = RouteFuture<Infallible>;
@@ -74,53 +80,117 @@ pub async fn serve(
         FromPeer { for_browsers: for_browsers(router.clone()), router, peer: Peer(Ipv4Addr::UNSPECIFIED.into()) };
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = accept(&listener) => accepted,
             () = stop.cancelled() => break,
         };
-        let (socket, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of file descriptors, say: others close meanwhile.
-                warn!(%error, "connection not accepted");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
+        let Some((socket, peer)) = accepted else { continue };
         if graceful.count() >= max_connections {
             drop(socket);
-            continue;
-        }
-        if let Err(error) = socket.set_nodelay(true) {
-            debug!(%error, "no TCP_NODELAY");
             continue;
         }
         let service = TowerToHyperService::new(FromPeer { peer: Peer(peer.ip()), ..served.clone() });
         // From here on the connection is counted.
         let watcher = graceful.watcher();
-        let Some(tls) = &tls else {
-            let (builder, stop) = (builder.clone(), stop.clone());
-            tokio::spawn(async move {
-                if !says_something(&socket, &stop).await {
-                    return;
-                }
-                let connection = builder.serve_connection_with_upgrades(TokioIo::new(socket), service);
-                note_end(watcher.watch(connection).await);
-            });
-            continue;
-        };
         let (tls, builder, stop) = (tls.clone(), builder.clone(), stop.clone());
         tokio::spawn(async move {
-            if !says_something(&socket, &stop).await {
-                return;
+            match open(tls, socket, &stop).await {
+                Some(Opened::Plain(socket)) => {
+                    let connection = builder.serve_connection_with_upgrades(TokioIo::new(socket), service);
+                    note_end(watcher.watch(connection).await);
+                }
+                Some(Opened::Tls(socket)) => {
+                    let connection = builder.serve_connection_with_upgrades(TokioIo::new(socket), service);
+                    note_end(watcher.watch(connection).await);
+                }
+                None => {}
             }
-            let Some(socket) = shake_hands(&tls, socket).await else { return };
-            let connection = builder.serve_connection_with_upgrades(TokioIo::new(socket), service);
-            note_end(watcher.watch(connection).await);
         });
     }
-    drop(listener);
-    if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
-        warn!(drain_secs = drain.as_secs(), "connections were still open at the end of the drain");
+    let ended = tokio::time::timeout(drain, graceful.shutdown());
+    tokio::select! {
+        ended = ended => if ended.is_err() {
+            warn!(drain_secs = drain.as_secs(), "connections were still open at the end of the drain");
+        },
+        () = tell_health(&listener, tls, &builder, served) => {}
+    }
+}
+
+/// While what has begun comes to its end, the port still says how this gateway is, and nothing else: a proxy that got no
+/// answer would take it for dead, and cut what runs. Whoever asks for anything else finds the connection closed before an
+/// answer, as if nobody had listened, and goes to another gateway.
+async fn tell_health(
+    listener: &TcpListener,
+    tls: Option<TlsAcceptor>,
+    builder: &Builder<TokioExecutor>,
+    served: FromPeer,
+) {
+    let mut asking = tokio::task::JoinSet::new();
+    loop {
+        let Some((socket, peer)) = accept(listener).await else { continue };
+        while asking.try_join_next().is_some() {}
+        if asking.len() >= MOST_ASK_FOR_HEALTH {
+            continue;
+        }
+        let service = FromPeer { peer: Peer(peer.ip()), ..served.clone() };
+        let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+            let answer = request.uri().path().starts_with(HEALTH).then(|| service.clone().call(request));
+            async move {
+                match answer {
+                    Some(answer) => Ok(answer.await.unwrap_or_else(|never| match never {})),
+                    None => Err(std::io::Error::other("the gateway is about to end")),
+                }
+            }
+        });
+        let (tls, builder) = (tls.clone(), builder.clone());
+        asking.spawn(async move {
+            let answered = match open(tls, socket, &CancellationToken::new()).await {
+                Some(Opened::Plain(socket)) => builder.serve_connection(TokioIo::new(socket), service).await,
+                Some(Opened::Tls(socket)) => builder.serve_connection(TokioIo::new(socket), service).await,
+                None => Ok(()),
+            };
+            note_end(answered);
+        });
+    }
+}
+
+/// The next connection; `None` if there was none after all.
+async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
+    match listener.accept().await {
+        Ok((socket, peer)) => match socket.set_nodelay(true) {
+            Ok(()) => Some((socket, peer)),
+            Err(error) => {
+                debug!(%error, "no TCP_NODELAY");
+                None
+            }
+        },
+        Err(error) => {
+            // Out of file descriptors, say: others close meanwhile.
+            warn!(%error, "connection not accepted");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            None
+        }
+    }
+}
+
+/// A connection whose other end has begun to speak HTTP.
+enum Opened {
+    Plain(TcpStream),
+    Tls(Box<Begun<TlsStream<TcpStream>>>),
+}
+
+/// Whoever says nothing in time, or not before `stop`, or wants no TLS where there is TLS, gets no further.
+async fn open(tls: Option<TlsAcceptor>, socket: TcpStream, stop: &CancellationToken) -> Option<Opened> {
+    if !says_something(&socket, stop).await {
+        return None;
+    }
+    let Some(tls) = tls else { return Some(Opened::Plain(socket)) };
+    let socket = shake_hands(&tls, socket).await?;
+    // hyper waits for the first bytes without a limit here, too.
+    let begun = tokio::time::timeout(HEAD_WITHIN, Begun::read(socket, PREFACE));
+    tokio::select! {
+        biased;
+        begun = begun => Some(Opened::Tls(Box::new(begun.ok()?.ok()?))),
+        () = stop.cancelled() => None,
     }
 }
 

@@ -1,14 +1,17 @@
 //! The schema, embedded. How to change it: `migrations/README.md`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use sqlx::AnyPool;
-use sqlx::SqlSafeStr;
-use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::{AnyPool, Executor, SqlSafeStr};
+use tracing::info;
 
 use super::error::StoreError;
 
-const MIGRATIONS: &[(i64, &str, &str)] = &[
+/// A migration: its number, its name, its text.
+pub type Step = (i64, &'static str, &'static str);
+
+const MIGRATIONS: &[Step] = &[
     (1, "books", include_str!("../../../migrations/0001_books.sql")),
     (2, "limits", include_str!("../../../migrations/0002_limits.sql")),
     (3, "admin", include_str!("../../../migrations/0003_admin.sql")),
@@ -22,20 +25,54 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (17, "responses", include_str!("../../../migrations/0017_responses.sql")),
 ];
 
-/// Brings the schema up to date.
-pub(super) async fn run(pool: &AnyPool) -> Result<(), StoreError> {
-    let migration = |(version, name, sql): &(i64, &'static str, &'static str)| {
-        Migration::new(*version, (*name).into(), MigrationType::Simple, sql.into_sql_str(), false)
+/// How long Postgres lets a migration wait for a table that others use. Everybody else who wants that table waits behind it,
+/// so it must not be longer than what settling does not mind.
+const LOCK_WITHIN: &str = "SET lock_timeout = '500ms'";
+/// How long it is tried again while others (a backup, say) use the table, or another gateway migrates.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// The same for whatever else fails. SQLite has no lock for migrations: where two processes start at once, the one that lost
+/// finds all done the next time.
+const SHORT_PATIENCE: Duration = Duration::from_millis(1500);
+/// How soon it is tried again. Longer than Postgres lets it wait: those behind it get their turn in between.
+const AGAIN: Duration = Duration::from_millis(700);
+
+/// Brings the schema up to date, and to what `more` adds to it.
+pub(super) async fn run(pool: &AnyPool, more: &[Step]) -> Result<(), StoreError> {
+    let migration = |(version, name, sql): &Step| {
+        Migration::new(*version, (*name).into(), MigrationType::Simple, (*sql).into_sql_str(), false)
     };
-    let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().map(migration).collect());
+    let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().chain(more).map(migration).collect());
     // An old replica must go on beside a newer one's schema.
     migrator.set_ignore_missing(true);
-    // SQLite has no lock for migrations: where two processes start at once, the one that lost finds all done the next time.
-    for wait_ms in [50, 200, 1000] {
-        if migrator.run(pool).await.is_ok() {
-            return Ok(());
+    let begun = Instant::now();
+    loop {
+        let Err(error) = attempt(&migrator, pool).await else { return Ok(()) };
+        let others = is_in_others_way(&error);
+        if begun.elapsed() >= if others { PATIENCE } else { SHORT_PATIENCE } {
+            return Err(error.into());
         }
-        tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+        if others {
+            info!(%error, "the schema waits for tables that others use");
+        }
+        tokio::time::sleep(AGAIN).await;
     }
-    Ok(migrator.run(pool).await?)
+}
+
+/// On a connection that is closed afterwards: one that failed still has Postgres' lock for migrations, and the short patience
+/// is not for other work.
+async fn attempt(migrator: &Migrator, pool: &AnyPool) -> Result<(), MigrateError> {
+    let mut connection = pool.acquire().await?;
+    if connection.backend_name() == "PostgreSQL" {
+        connection.execute(LOCK_WITHIN).await?;
+    }
+    let done = migrator.run_direct(None, &mut *connection, false).await;
+    connection.close().await?;
+    done
+}
+
+/// Postgres: the lock was not to be had in time, or two waited for each other.
+fn is_in_others_way(error: &MigrateError) -> bool {
+    let (MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) = error else { return false };
+    let code = error.as_database_error().and_then(|error| error.code());
+    matches!(code.as_deref(), Some("55P03" | "40P01"))
 }

@@ -74,6 +74,8 @@ pub use invoices::{Invoice, InvoiceEntry, InvoiceUsage};
 pub use keys::{CallerRecord, KeyChange, KeyRecord, NewKey};
 pub use lease::{Lease, LeaseGuard, LeaseHeld};
 pub use limits::{SpentLine, SpentSince};
+#[doc(hidden)]
+pub use migrate::Step;
 pub use outbox::DueDelivery;
 pub use payout_details::{MAX_DETAILS, PayoutDetails};
 pub use payouts::{Payout, PayoutRun, PayoutState, PayoutTerms};
@@ -119,6 +121,12 @@ pub struct Store {
 impl Store {
     /// Opens `sqlite:/path/books.db` (created where it is missing) or `postgres://…`, and brings the schema up to date.
     pub async fn open(url: &str) -> Result<Self> {
+        Self::open_with(url, &[]).await
+    }
+
+    /// The same, with migrations of a later release: for tests only.
+    #[doc(hidden)]
+    pub async fn open_with(url: &str, more: &[Step]) -> Result<Self> {
         sqlx::any::install_default_drivers();
         let dialect = if url.starts_with("sqlite:") { Dialect::Sqlite } else { Dialect::Postgres };
         let (writer, reader) = match dialect {
@@ -133,7 +141,7 @@ impl Store {
                 (pool.clone(), pool)
             }
         };
-        migrate::run(&writer).await?;
+        migrate::run(&writer, more).await?;
         Ok(Self { dialect, writer, reader, clock_offset_us: Arc::default() })
     }
 

@@ -61,10 +61,15 @@ async fn a_gateway_told_to_stop_says_so_then_finishes_what_runs_and_takes_nothin
     })
     .await;
     wait_until("nobody new gets in", Duration::from_secs(3), async || {
-        status(&network.base, "/health/live").await.is_none()
+        status(&network.base, "/v1/models").await.is_none()
     })
     .await;
     assert!(told.elapsed() >= Duration::from_secs(2), "not before the notice is over");
+    // A proxy that got no answer any more would take it for dead, and cut the stream that runs.
+    assert_eq!(
+        (status(&network.base, "/health/live").await, status(&network.base, "/health/balance").await),
+        (Some(200), Some(404))
+    );
 
     let streamed = read(stream).await;
     assert_eq!(

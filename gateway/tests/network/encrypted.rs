@@ -3,10 +3,14 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::client::Client;
 use crate::support::postgres::OwnPostgres;
@@ -101,6 +105,33 @@ async fn a_certificate_that_changes_cuts_nothing_and_one_that_is_not_good_is_ref
     assert!(String::from_utf8_lossy(&text).trim_end().ends_with("data: [DONE]"), "the stream came to its end");
     assert_eq!(provider.process.log().matches("tunnel is up").count(), 1, "nor did the tunnel");
     assert!(network.gateway.log().contains("cannot be used: the old one stays"), "it was told");
+    network.finish().await;
+}
+
+#[tokio::test]
+async fn a_connection_on_which_nothing_is_said_after_the_handshake_is_closed() {
+    let ours = Certificate::for_address("127.0.0.1");
+    let network = Setup::new(Books::Sqlite).with_tls(&ours.path("cert.pem"), &ours.path("key.pem")).start().await;
+    let address = network.base.strip_prefix("https://").expect("TLS");
+    let mut roots = rustls::RootCertStore::empty();
+    let authority = CertificateDer::from_pem_file(ours.path("authority.pem")).expect("a certificate");
+    roots.add(authority).expect("an authority");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let mut config = config.expect("versions").with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let end_of = async |said: &str| {
+        let socket = tokio::net::TcpStream::connect(address).await.expect("a connection");
+        let name = "127.0.0.1".try_into().expect("a name");
+        let mut silent = connector.connect(name, socket).await.expect("TLS");
+        silent.write_all(said.as_bytes()).await.expect("sent");
+        tokio::time::timeout(Duration::from_secs(40), silent.read(&mut [0; 64])).await.expect("it ends")
+    };
+    let (nothing, beginning, half) = tokio::join!(end_of(""), end_of("PRI * HTTP/2"), end_of("POST /v1/chat"));
+    for (said, end) in [("nothing", nothing), ("the beginning of HTTP/2", beginning), ("half a head", half)] {
+        assert!(end.is_err() || end.is_ok_and(|length| length == 0), "{said}: an answer");
+    }
     network.finish().await;
 }
 

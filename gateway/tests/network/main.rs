@@ -41,4 +41,5 @@ mod site;
 mod streams;
 mod surface;
 mod top_ups;
+mod upgrade;
 mod vouchers;
