@@ -25,10 +25,19 @@ pub struct ResultsArgs {
     /// Sections to write anew; the others stay as they are.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Section::value_variants().to_vec())]
     only: Vec<Section>,
+    /// Whom to compare with.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Peer::value_variants().to_vec())]
+    beside: Vec<Peer>,
     /// Rounds of the comparison.
     #[arg(long, default_value_t = 5)]
     rounds: u32,
-    /// How long each of its loads counts.
+    /// Rounds of the engine alone and through gateway and provider.
+    #[arg(long, default_value_t = 3)]
+    engine_rounds: usize,
+    /// Accounts that ask in turn, in ascending order.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 1000, 100_000])]
+    accounts: Vec<usize>,
+    /// How long each load counts, of those that are compared.
     #[arg(long, default_value_t = 8.0)]
     seconds: f64,
     /// How long the mixture runs.
@@ -80,7 +89,7 @@ impl Section {
         let bin = args.bin.clone();
         Ok(match self {
             Self::Compare => {
-                let beside = Peer::value_variants().to_vec();
+                let beside = args.beside.clone();
                 let (rounds, seconds) = (args.rounds, args.seconds);
                 let (connections, rate, streams, database, json) = (8, 1000.0, 256, None, false);
                 let args = CompareArgs { beside, rounds, seconds, connections, rate, streams, bin, database, json };
@@ -103,10 +112,11 @@ impl Section {
                 soaked.markdown()
             }
             Self::Scale => {
-                let (prompts, rate, seconds) = ((0..6).map(|power| 1024 << (2 * power)).collect(), 400.0, 6.0);
-                let rest = 10.0;
-                let (providers, accounts, replicas) = (vec![1, 10, 100], vec![1, 1000, 100_000], vec![1, 2, 3]);
-                let stubs = vec![100, 1000, 10_000];
+                let prompts = (0..6).map(|power| 1024 << (2 * power)).collect();
+                let (providers, stubs) = (vec![1, 10, 100], vec![100, 1000, 10_000]);
+                let (accounts, replicas) = (args.accounts.clone(), vec![1, 2, 3]);
+                // Every tunnel is polled within the time of rest.
+                let (rate, seconds, rest) = (400.0, args.seconds, 6.0);
                 let (database, redis) = (args.database.clone(), args.redis.clone());
                 let args = ScaleArgs {
                     prompts,
@@ -124,8 +134,8 @@ impl Section {
                 scale::markdown(&scale::scale(&args).await?)
             }
             Self::Runtime => {
-                let (streams, engine_streams, engine_rounds, seconds) = (vec![1, 8, 64], vec![1, 8], 3, 10.0);
-                let engine_bin = args.engine_bin.clone();
+                let (streams, engine_streams, seconds) = (vec![1, 8, 64], vec![1, 8], args.seconds);
+                let (engine_rounds, engine_bin) = (args.engine_rounds, args.engine_bin.clone());
                 let args = RuntimeArgs { streams, seconds, engine_streams, engine_rounds, engine_bin, bin };
                 runtime::runtime(&args).await?.markdown()
             }
