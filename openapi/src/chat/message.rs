@@ -83,6 +83,14 @@ impl<'a> ToolCall<'a> {
         let text = |name: &str| member(&function, &path, name)?.string(format_args!("{path}.{name}"));
         Ok(Self { id, name: text("name")?, arguments: text("arguments")? })
     }
+
+    /// A call as it was written before there were tools: its result names the function, so that is its id.
+    fn without_id(value: Value<'a>, path: &str) -> Result<Self, InvalidRequest> {
+        let members = value.object(path)?;
+        let text = |name: &str| member(&members, path, name)?.string(format_args!("{path}.{name}"));
+        let name = text("name")?;
+        Ok(Self { id: name.clone(), name, arguments: text("arguments")? })
+    }
 }
 
 impl<'a> From<(Role, Cow<'a, str>)> for Message<'a> {
@@ -120,7 +128,7 @@ impl<'a> Message<'a> {
         };
         let text_of = |name: &'static str| members.get(name).map(|value| value.string(path(name))).transpose();
         let name = text_of("name")?;
-        let tool_call_id = text_of("tool_call_id")?;
+        let tool_call_id = text_of("tool_call_id")?.or_else(|| name.clone().filter(|_| role == Role::Tool));
         let reasoning = match text_of("reasoning_content")? {
             Some(reasoning) => Some(reasoning),
             // OpenRouter's name for it; other things have gone by this name too.
@@ -128,11 +136,13 @@ impl<'a> Message<'a> {
         };
 
         let mut used = ParameterSet::default();
-        let tool_calls = match members.get("tool_calls").filter(|_| role == Role::Assistant) {
-            Some(value) => parse_calls(value, &path("tool_calls").to_string())?,
-            None => Vec::new(),
+        let of_assistant = |name: &str| members.get(name).filter(|_| role == Role::Assistant);
+        let tool_calls = match (of_assistant("tool_calls"), of_assistant("function_call")) {
+            (Some(value), _) => parse_calls(value, &path("tool_calls").to_string())?,
+            (None, Some(value)) => vec![ToolCall::without_id(value, &path("function_call").to_string())?],
+            (None, None) => Vec::new(),
         };
-        let calls = !tool_calls.is_empty() || members.get("function_call").is_some();
+        let calls = !tool_calls.is_empty();
         if calls || role == Role::Tool {
             used.insert(Parameter::Tools);
         }

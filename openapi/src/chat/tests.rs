@@ -209,6 +209,21 @@ fn a_round_trip_of_a_tool_is_read() {
 }
 
 #[test]
+fn a_round_trip_of_a_function_is_one_of_a_tool() {
+    let body = r#"{"model":"m","messages":[
+        {"role":"assistant","content":null,"function_call":{"name":"f","arguments":"{\"a\":1}"}},
+        {"role":"function","name":"f","content":"7"}]}"#;
+    let request = ChatRequest::parse(body.as_bytes()).expect("a round trip");
+    let (asked, told) = (&request.messages[0], &request.messages[1]);
+    let call = &asked.tool_calls[0];
+    assert_eq!((&*call.id, &*call.name, &*call.arguments), ("f", "f", r#"{"a":1}"#));
+    assert_eq!((told.role, told.tool_call_id.as_deref()), (Role::Tool, Some("f")));
+    let cut = body.replace(r#","arguments":"{\"a\":1}""#, "");
+    let refused = ChatRequest::parse(cut.as_bytes()).expect_err("half a call");
+    assert_eq!(refused.param.as_deref(), Some("messages[0].function_call.arguments"));
+}
+
+#[test]
 fn a_schema_an_effort_and_the_templates_options_are_read() {
     let ask = |more: &str| format!("{{{HELLO},{more}}}");
     let text = ask(
