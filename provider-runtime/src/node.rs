@@ -206,17 +206,28 @@ impl Node {
 
     /// The gateway replicas at the other ends of the tunnels.
     pub fn connected(&self) -> Vec<String> {
-        self.tunnels().connected.clone()
+        self.tunnels().connected.iter().map(|link| link.replica.clone()).collect()
+    }
+
+    /// A replica has asked for the offer over its tunnel.
+    pub fn note_asked(&self, replica: &str) {
+        let connected = &mut self.tunnels().connected;
+        connected.iter_mut().filter(|link| link.replica == replica).for_each(|link| link.is_asked = true);
+    }
+
+    /// The replicas that jobs may come from.
+    pub fn offered_to(&self) -> Vec<String> {
+        self.tunnels().connected.iter().filter(|link| link.is_asked).map(|link| link.replica.clone()).collect()
     }
 
     /// Notes that a tunnel to a replica is up, until the guard is dropped. `None` if there is one already: two to the same
     /// gateway are no better than one.
     pub fn connect(self: &Arc<Self>, replica: &str) -> Option<Connected> {
         let connected = &mut self.tunnels().connected;
-        if connected.iter().any(|name| name == replica) {
+        if connected.iter().any(|link| link.replica == replica) {
             return None;
         }
-        connected.push(replica.to_owned());
+        connected.push(Link { replica: replica.to_owned(), is_asked: false });
         Some(Connected { node: self.clone(), replica: replica.to_owned() })
     }
 
@@ -252,9 +263,16 @@ impl Node {
 /// This provider's tunnels.
 #[derive(Default)]
 struct Tunnels {
-    /// The replicas at the other ends.
-    connected: Vec<String>,
+    connected: Vec<Link>,
     dialling: usize,
+}
+
+/// A tunnel that is up.
+struct Link {
+    /// The replica at the other end.
+    replica: String,
+    /// Whether that has asked for the offer: jobs may come.
+    is_asked: bool,
 }
 
 /// A tunnel that is being dialled.
@@ -276,7 +294,7 @@ pub struct Connected {
 impl Drop for Connected {
     fn drop(&mut self) {
         let mut tunnels = self.node.tunnels();
-        if let Some(at) = tunnels.connected.iter().position(|name| *name == self.replica) {
+        if let Some(at) = tunnels.connected.iter().position(|link| link.replica == self.replica) {
             tunnels.connected.swap_remove(at);
         }
         drop(tunnels);

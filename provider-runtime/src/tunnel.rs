@@ -13,7 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use lumbung_link::{Patience, gather};
 use lumbung_openapi::endpoint::Endpoint;
-use lumbung_openapi::provider::{MOVE_PATH, OFFER_PATH, Offer, REPLICAS_HEADER, STANDING_HEADER};
+use lumbung_openapi::provider::{MOVE_PATH, OFFER_PATH, REPLICAS_HEADER, STANDING_HEADER};
 use reqwest::Upgraded;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -147,7 +147,7 @@ fn wait_after(error: &JoinError, backoff: &mut Backoff) -> Duration {
 /// Serves a tunnel until it ends, or until `stop`.
 async fn serve(node: Arc<Node>, io: Upgraded, replica: String, moving: CancellationToken, stop: CancellationToken) {
     tracing::info!(replica, "tunnel is up");
-    let service = TowerToHyperService::new(router(node.clone(), moving));
+    let service = TowerToHyperService::new(router(node.clone(), replica.clone(), moving));
     let (io, writer) = gather(io, Patience::OneTurn);
     let serving = async {
         let connection = http2_server().serve_connection(TokioIo::new(io), service);
@@ -171,16 +171,17 @@ async fn serve(node: Arc<Node>, io: Upgraded, replica: String, moving: Cancellat
 }
 
 /// What a tunnel serves: the gateway's poll and its word that it is about to stop (`moving`), and jobs at the path that the client used.
-fn router(node: Arc<Node>, moving: CancellationToken) -> Router {
-    async fn offer(State(node): State<Arc<Node>>, headers: HeaderMap) -> Json<Offer> {
+fn router(node: Arc<Node>, replica: String, moving: CancellationToken) -> Router {
+    let offer = move |State(node): State<Arc<Node>>, headers: HeaderMap| {
+        node.note_asked(&replica);
         let replicas = headers.get(REPLICAS_HEADER).and_then(|count| count.to_str().ok()?.parse().ok());
         node.count_replicas(replicas.unwrap_or(1));
         // Shown to people, so only what can be a word.
         let standing = headers.get(STANDING_HEADER).and_then(|standing| standing.to_str().ok());
         let is_word = |text: &&str| text.len() <= 32 && text.bytes().all(|byte| byte.is_ascii_lowercase());
         standing.filter(is_word).into_iter().for_each(|standing| node.set_standing(standing));
-        Json(node.offer())
-    }
+        std::future::ready(Json(node.offer()))
+    };
     let move_on = async move || {
         moving.cancel();
         StatusCode::NO_CONTENT

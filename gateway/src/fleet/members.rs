@@ -55,6 +55,8 @@ pub(super) struct Members {
 pub(super) struct Member {
     pub(super) tunnel: Arc<Tunnel>,
     pub(super) offer: Offer,
+    /// The one before, which has no jobs any more but those that run on it.
+    pub(super) before: Option<Arc<Tunnel>>,
 }
 
 /// Another gateway.
@@ -129,6 +131,7 @@ impl Members {
         for (provider, member) in &self.tunnels {
             if self.standings.get(provider) == Some(&Standing::Banned) {
                 member.tunnel.close();
+                member.before.iter().for_each(|before| before.close());
             }
         }
     }

@@ -246,7 +246,7 @@ impl Fleet {
                     }
                 }
             }
-            if !tunnel.is_open() {
+            if tunnel.is_closed() {
                 return "closed by this gateway".into();
             }
         }
@@ -256,6 +256,11 @@ impl Fleet {
         offer.models.truncate(MAX_MODELS_PER_OFFER);
         let provider = &tunnel.provider;
         let mut members = self.lock();
+        match members.tunnels.contains_key(provider) {
+            true if !tunnel.is_open() => return, // the provider's word is what it says on its later tunnel
+            false if members.standing(provider) == Standing::Banned => return tunnel.close(),
+            _ => tunnel.reinstate(),
+        }
         members.note_standing(provider, standing);
         let known = members.tunnels.get(provider);
         if known.is_some_and(|member| Arc::ptr_eq(&member.tunnel, tunnel) && member.offer == offer) {
@@ -263,10 +268,18 @@ impl Fleet {
         }
         let models: Vec<&str> = offer.models.iter().map(|m| m.model.as_str()).collect();
         info!(%provider, ?models, draining = offer.draining, "offer");
-        let replaced = members.tunnels.insert(provider.clone(), Member { tunnel: tunnel.clone(), offer });
-        if let Some(old) = replaced.filter(|old| !Arc::ptr_eq(&old.tunnel, tunnel)) {
-            old.tunnel.close(); // the provider dialled again: its older connection is dead or soon will be
-        }
+        let before = match members.tunnels.remove(provider) {
+            Some(known) if Arc::ptr_eq(&known.tunnel, tunnel) => known.before,
+            // The provider dialled again: its older connection is dead, which polls find out, or its process is being replaced
+            // by another and finishes what it has. Either way two are enough.
+            Some(known) => {
+                known.before.iter().for_each(|oldest| oldest.close());
+                known.tunnel.supersede();
+                Some(known.tunnel)
+            }
+            None => None,
+        };
+        members.tunnels.insert(provider.clone(), Member { tunnel: tunnel.clone(), offer, before });
         self.tunnels.set(provider, Some(tunnel.clone()));
         self.own_tunnel_changed(&mut members, provider);
     }

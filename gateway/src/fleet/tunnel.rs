@@ -4,7 +4,7 @@
 //! at once into the job's own bounded buffer. So a client that reads slowly stalls nobody else (SPEED.md, point 3).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,8 +32,15 @@ pub struct Tunnel {
     /// Who is at the other end.
     pub provider: ProviderId,
     sender: SendRequest<Bytes>,
-    open: AtomicBool,
+    state: AtomicU8,
 }
+
+/// Jobs are sent.
+const OPEN: u8 = 0;
+/// No more of them: the provider has dialled again. What runs goes on.
+const SUPERSEDED: u8 = 1;
+/// It is to end.
+const CLOSED: u8 = 2;
 
 /// Why an offer could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -62,18 +69,33 @@ impl Tunnel {
         // No patience: what a job hands over must have left before its client is told of the end (`chat::attempt`).
         let (io, writer) = gather(io, Patience::None);
         let (sender, connection) = client_builder().handshake(io).await?;
-        let tunnel = Self { provider, sender, open: AtomicBool::new(true) };
+        let tunnel = Self { provider, sender, state: AtomicU8::new(OPEN) };
         Ok((Arc::new(tunnel), writer.drive(connection)))
     }
 
     /// Whether jobs may still be sent.
     pub fn is_open(&self) -> bool {
-        self.open.load(Ordering::Acquire)
+        self.state.load(Ordering::Acquire) == OPEN
     }
 
-    /// No more jobs.
+    /// Whether it is to end.
+    pub fn is_closed(&self) -> bool {
+        self.state.load(Ordering::Acquire) == CLOSED
+    }
+
+    /// No more jobs; what runs on it goes on, for as long as the provider answers on it.
+    pub fn supersede(&self) {
+        self.state.fetch_max(SUPERSEDED, Ordering::AcqRel);
+    }
+
+    /// The later tunnel is gone: this one has jobs again.
+    pub fn reinstate(&self) {
+        let _ = self.state.compare_exchange(SUPERSEDED, OPEN, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// No more of it.
     pub fn close(&self) {
-        self.open.store(false, Ordering::Release);
+        self.state.store(CLOSED, Ordering::Release);
     }
 
     /// Asks what the provider offers now, and tells it how many gateways there are and how far it is trusted.

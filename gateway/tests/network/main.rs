@@ -39,6 +39,7 @@ mod shared_books;
 mod shared_limits;
 mod site;
 mod streams;
+mod succession;
 mod surface;
 mod top_ups;
 mod upgrade;

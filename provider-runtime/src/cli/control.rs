@@ -42,6 +42,17 @@ pub fn drain(data_dir: &Path, waits: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Has it start its successor, and waits until that has taken its place.
+pub fn upgrade(data_dir: &Path) -> anyhow::Result<ExitCode> {
+    let mut running = running(data_dir)?;
+    let before = running.ask(Request::Status { earnings: false })?;
+    println!("version {} (process {}) goes on until its successor is ready", before.version, before.pid);
+    let jobs = still_running(&running.wait_for(Request::Upgrade)?);
+    let after = self::running(data_dir)?.ask(Request::Status { earnings: false })?;
+    println!("version {} (process {}) serves; in its predecessor {jobs}", after.version, after.pid);
+    Ok(ExitCode::SUCCESS)
+}
+
 fn running(data_dir: &Path) -> anyhow::Result<Running> {
     let found = Running::find(data_dir)?;
     found.with_context(|| {

@@ -6,8 +6,10 @@ mod control;
 mod doctor;
 mod earnings;
 mod engine;
+mod life;
 mod limits;
 mod model;
+mod notify;
 mod serve;
 mod status;
 mod when;
@@ -85,6 +87,9 @@ enum Command {
         #[arg(long)]
         no_wait: bool,
     },
+    /// Have the program as it is installed now take its place without losing a job, and wait for that. Both have their models in
+    /// memory for a while; where that is too much, stop it and start it anew.
+    Upgrade,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -131,6 +136,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Status(args) => status::show(&args, &data_dir),
         Command::Pause => control::tell(&data_dir, Request::Pause),
         Command::Resume => control::tell(&data_dir, Request::Resume),
+        Command::Upgrade => control::upgrade(&data_dir),
         Command::Drain { no_wait } => control::drain(&data_dir, !no_wait),
     }
 }

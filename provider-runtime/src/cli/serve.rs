@@ -1,36 +1,27 @@
-//! `lumbung-provider serve`: puts the parts together, and takes them apart in order.
+//! `lumbung-provider serve`: puts the parts together. `life` has them run, and takes them apart in order.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
 use lumbung_telemetry::otlp;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use super::engine::EngineKind;
+use super::life::{Life, Place, StopSignals};
 use super::limits::LimitArgs;
 use super::model::ModelArgs;
 use super::when::WhenArgs;
-use crate::control::{Control, Listening, Told};
 use crate::gateway::{Gateway, GatewayAddress};
 use crate::hardware::Hardware;
 use crate::identity::Identity;
-use crate::journal::Journal;
+use crate::journal::{self, Journal};
 use crate::node::{Node, Served};
-use crate::sign::Offering;
-use crate::{data_dir, observe, status, tunnel};
-
-/// How long jobs that were cut off may take to end, and the last receipts to be offered.
-const CUT_OFF_TIMEOUT: Duration = Duration::from_secs(2);
-const LAST_OFFER_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::{control, data_dir};
 
 /// How to reach the gateway.
 #[derive(Args, Clone, Debug)]
@@ -86,6 +77,10 @@ pub struct ServingArgs {
     /// Seconds that running jobs get to finish once told to stop.
     #[arg(long, env = "LUMBUNG_PROVIDER_DRAIN_SECS", default_value_t = 60)]
     drain_secs: u64,
+    /// Take the place of the provider that uses the data directory, if one does: it goes on until this one is ready, then
+    /// finishes what it has and ends. `lumbung-provider upgrade` starts the successor so.
+    #[arg(long)]
+    take_over: bool,
 }
 
 /// Serves until told to stop; what the flags name, and what the configuration file's tables do.
@@ -94,7 +89,7 @@ pub async fn run(args: ServeArgs, tables: &[Vec<OsString>], data_dir: PathBuf) -
     args.limits.choose_gpus()?;
     let mut signals = StopSignals::new()?;
     data_dir::create(&data_dir)?;
-    let _lock = data_dir::lock(&data_dir)?;
+    let place = Place::find(&data_dir, args.take_over)?;
     let identity = Arc::new(Identity::open(&data_dir)?);
     let gateway = Arc::new(gateway.open()?);
     let models = model.with_others(tables)?;
@@ -102,11 +97,14 @@ pub async fn run(args: ServeArgs, tables: &[Vec<OsString>], data_dir: PathBuf) -
         served = load(&models, &args.limits) => served?,
         () = signals.told() => return Ok(ExitCode::SUCCESS),
     };
-    let journal =
-        Journal::open(&data_dir).with_context(|| format!("cannot open the journal in {}", data_dir.display()))?;
+    let cannot = || format!("cannot open the journal in {}", data_dir.display());
+    let own = journal::Own::find(&data_dir).with_context(cannot)?;
+    let journal = Journal::open(&data_dir, own.name).with_context(cannot)?;
+    let adopting = tokio::spawn(journal::adopt(journal.clone(), data_dir.clone(), own.name));
 
     let hardware = Hardware::detect().summary();
     let node = Arc::new(Node::new(identity.id.clone(), gateway, journal, served, args.region.clone(), hardware));
+    control::take_up_pause(&node, &data_dir);
     let computes_all = models.iter().all(|model| model.engine.engine != EngineKind::Openai);
     let kept = tokio::spawn(args.when.clone().keep(node.clone(), computes_all)?);
     tracing::info!(
@@ -117,14 +115,18 @@ pub async fn run(args: ServeArgs, tables: &[Vec<OsString>], data_dir: PathBuf) -
         "serving"
     );
     let otlp = otlp::start("lumbung-provider", node.provider.clone()).context("cannot send to OpenTelemetry")?;
-    let scraped = match args.metrics_listen {
-        Some(address) => Some(tokio::spawn(observe::serve(address, node.clone()).await?)),
-        None => None,
+    let life = Life {
+        node,
+        identity,
+        dir: data_dir,
+        tunnels: args.tunnels as usize,
+        drain: Duration::from_secs(args.drain_secs),
+        metrics: args.metrics_listen,
     };
-    let served = serve_until_told(&args, node, identity, &data_dir, signals).await;
-    scraped.into_iter().chain([kept]).for_each(|task| task.abort());
+    let ended = life.live(place, signals).await;
+    [kept, adopting].into_iter().for_each(|task| task.abort());
     otlp.stop().await;
-    served?;
+    ended?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -139,84 +141,4 @@ async fn load(models: &[ModelArgs], limits: &LimitArgs) -> anyhow::Result<Vec<Se
         served.push(Served::new(id, model.ask(), engine, model.engine.slots()));
     }
     Ok(served)
-}
-
-async fn serve_until_told(
-    args: &ServingArgs,
-    node: Arc<Node>,
-    identity: Arc<Identity>,
-    dir: &Path,
-    mut signals: StopSignals,
-) -> anyhow::Result<()> {
-    let (stop_tunnels, stop_status) = (CancellationToken::new(), CancellationToken::new());
-    let (told, mut control_tells) = mpsc::channel(4);
-    let listening = Listening::start(dir)?;
-    let control = Arc::new(Control::new(node.clone(), identity.clone(), dir, told));
-    let controlled = tokio::spawn(async move { listening.serve(control).await });
-    let status = tokio::spawn({
-        let (node, dir, stop) = (node.clone(), dir.to_owned(), stop_status.clone());
-        async move { status::keep_written(&node, &dir, stop).await }
-    });
-    let mut tunnels = JoinSet::new();
-    let most = args.tunnels as usize;
-    for number in 0..most {
-        tunnels.spawn(tunnel::keep_up(node.clone(), identity.clone(), number, most, stop_tunnels.clone()));
-    }
-    let mut offering = Offering::new(node.gateway.clone(), identity, node.journal.clone());
-    tokio::select! {
-        () = signals.told() => {}
-        told = control_tells.recv() => if let Some(Told::Drain) = told {
-            tracing::info!("told to finish what runs and end");
-        },
-        () = offering.run() => {}
-    }
-
-    let ended = async {
-        node.drain();
-        tracing::info!(limit_s = args.drain_secs, "stopping: finishing what runs");
-        tokio::select! {
-            idle = node.idle_within(Duration::from_secs(args.drain_secs)) => {
-                if !idle {
-                    tracing::warn!("jobs still run at the end of the time to finish; cutting them off");
-                }
-            }
-            () = offering.run() => {}
-        }
-        stop_tunnels.cancel();
-        tunnels.join_all().await;
-        node.idle_within(CUT_OFF_TIMEOUT).await;
-        node.journal.unreserved_within(CUT_OFF_TIMEOUT).await;
-        node.journal.synced().await;
-        let _ = tokio::time::timeout(LAST_OFFER_TIMEOUT, offering.run_out()).await;
-        node.journal.synced().await;
-        stop_status.cancel();
-        let _ = status.await;
-        controlled.abort();
-        let _ = controlled.await;
-    };
-    tokio::select! {
-        () = ended => {}
-        () = signals.told() => bail!("told to stop a second time: jobs were cut off"),
-    }
-    tracing::info!(receipts = node.journal.backlog().len(), "stopped");
-    Ok(())
-}
-
-/// SIGTERM and SIGINT.
-struct StopSignals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl StopSignals {
-    fn new() -> anyhow::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn told(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }

@@ -36,6 +36,12 @@ impl Running {
         }
     }
 
+    /// The same as [`Self::ask`], however long it takes.
+    pub fn wait_for(&mut self, request: Request) -> anyhow::Result<Status> {
+        self.stream.get_mut().set_read_timeout(None)?;
+        self.ask(request)
+    }
+
     /// Has it do something, and returns its status after that.
     pub fn ask(&mut self, request: Request) -> anyhow::Result<Status> {
         let line = serde_json::to_string(&request)? + "\n";

@@ -16,7 +16,7 @@ mod server;
 
 use serde::{Deserialize, Serialize};
 
-pub use server::{Control, Listening, Told};
+pub use server::{Control, Listening, Told, take_up_pause};
 
 use crate::status::Status;
 
@@ -41,6 +41,10 @@ pub enum Request {
     Resume,
     /// Finish what runs, and end.
     Drain,
+    /// Start the program as it is installed now, to take this process' place. Answered when it has, or cannot.
+    Upgrade,
+    /// Leave socket, lock and status file to the process that asks, then finish what runs, and end. Answered when they are free.
+    HandOver,
 }
 
 /// What it says.

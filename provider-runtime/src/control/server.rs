@@ -10,7 +10,8 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Mutex, Semaphore, mpsc};
+use tokio::process::Command;
+use tokio::sync::{Mutex, Notify, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::{Answer, MAX_REQUEST, Request, SOCKET};
@@ -22,17 +23,30 @@ use crate::status::{Earnings, Status};
 
 /// In the data directory while its owner has paused the provider: a restart must not surprise whoever did.
 const PAUSED_FILE: &str = "paused";
+/// The flag of a successor.
+const TAKE_OVER: &str = "--take-over";
+const ENDING: &str = "it ends already";
 /// Connections at a time.
 const MOST: usize = 16;
 /// How long the gateway's books are not asked again, and how long they may take to answer.
 const EARNINGS_FOR: Duration = Duration::from_secs(30);
 const EARNINGS_WITHIN: Duration = Duration::from_secs(5);
 
+/// Takes up a pause from before a restart. To be called before there are tunnels.
+pub fn take_up_pause(node: &Node, dir: &Path) {
+    if dir.join(PAUSED_FILE).exists() {
+        node.holds.set(Hold::Paused, true);
+        tracing::info!("paused, as before the restart: `lumbung-provider resume` ends it");
+    }
+}
+
 /// What ends a running provider.
 #[derive(Debug)]
 pub enum Told {
     /// To finish what runs.
     Drain,
+    /// To leave its place to a successor, who waits for the word that it is free, and to finish what runs.
+    HandOver(oneshot::Sender<()>),
 }
 
 /// What requests are carried out by.
@@ -41,6 +55,9 @@ pub struct Control {
     identity: Arc<Identity>,
     dir: PathBuf,
     told: mpsc::Sender<Told>,
+    /// This program, as it was when this process began: another may lie there by now.
+    program: PathBuf,
+    handed_over: Notify,
     earnings: Mutex<Option<(Instant, Earnings)>>,
 }
 
@@ -96,13 +113,12 @@ impl Drop for Listening {
 }
 
 impl Control {
-    /// What rules this node, and what it sends on to whoever runs it. Takes up a pause from before a restart.
+    /// What rules this node, and what it sends on to whoever runs it.
     pub fn new(node: Arc<Node>, identity: Arc<Identity>, dir: &Path, told: mpsc::Sender<Told>) -> Self {
-        if dir.join(PAUSED_FILE).exists() {
-            node.holds.set(Hold::Paused, true);
-            tracing::info!("paused, as before the restart: `lumbung-provider resume` ends it");
-        }
-        Self { node, identity, dir: dir.to_owned(), told, earnings: Mutex::default() }
+        let called = || std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
+        let program = std::env::current_exe().unwrap_or_else(|_| called());
+        let (handed_over, earnings) = (Notify::new(), Mutex::default());
+        Self { node, identity, dir: dir.to_owned(), told, program, handed_over, earnings }
     }
 
     async fn converse(&self, stream: UnixStream) -> io::Result<()> {
@@ -138,10 +154,37 @@ impl Control {
             Request::Resume => self.resume()?,
             Request::Drain => {
                 self.node.drain();
-                self.told.send(Told::Drain).await.context("it ends already")?;
+                self.told.send(Told::Drain).await.context(ENDING)?;
             }
+            Request::Upgrade => self.upgrade().await?,
+            Request::HandOver => self.hand_over().await?,
         }
         Ok(Answer::Status(Box::new(Status { earnings, ..Status::of(&self.node) })))
+    }
+
+    async fn upgrade(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(!self.node.holds.has(Hold::Draining), ENDING);
+        let handed_over = self.handed_over.notified();
+        let given = std::env::args_os().skip(1).filter(|argument| argument != TAKE_OVER);
+        let started = Command::new(&self.program).args(given).arg(TAKE_OVER).spawn();
+        let mut successor = started.with_context(|| format!("cannot start {}", self.program.display()))?;
+        tracing::info!(process = successor.id(), "its successor is started");
+        tokio::select! {
+            () = handed_over => Ok(()),
+            ended = successor.wait() => {
+                let ended = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
+                anyhow::bail!("the successor ended with {ended} (its log says why); this process goes on")
+            }
+        }
+    }
+
+    async fn hand_over(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(!self.node.holds.has(Hold::Draining), ENDING);
+        let (free, is_free) = oneshot::channel();
+        self.told.send(Told::HandOver(free)).await.context(ENDING)?;
+        is_free.await.context(ENDING)?;
+        self.handed_over.notify_waiters();
+        Ok(())
     }
 
     fn pause(&self) -> anyhow::Result<()> {

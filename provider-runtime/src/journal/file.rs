@@ -12,7 +12,7 @@ use lumbung_openapi::merkle::Hash;
 use lumbung_openapi::receipt::Receipt;
 use serde::{Deserialize, Serialize};
 
-/// The journal's file in the data directory.
+/// The journal's file in the data directory, where only one process writes receipts.
 pub const JOURNAL_FILE: &str = "receipts.jsonl";
 /// A file below this size is not worth rewriting.
 const COMPACT_FROM: u64 = 16 << 20;
@@ -70,9 +70,9 @@ pub struct JournalFile {
 }
 
 impl JournalFile {
-    /// Opens the directory's journal and reads the receipts that nobody has acknowledged.
-    pub fn open(dir: &Path) -> io::Result<(Self, BTreeMap<u64, Receipt>)> {
-        let path = dir.join(JOURNAL_FILE);
+    /// Opens the directory's journal of that name and reads the receipts that nobody has acknowledged.
+    pub fn open(dir: &Path, name: &str) -> io::Result<(Self, BTreeMap<u64, Receipt>)> {
+        let path = dir.join(name);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
         let (kept, len) = read(&file)?;
         // What a crash left behind the last whole line would run into the next one.

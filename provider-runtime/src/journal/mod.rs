@@ -5,10 +5,12 @@
 //! fails. One thread writes what the queue holds at once (so that it survives the process) and syncs in groups (so
 //! that it survives the machine). What a crash can still take is what came during one sync: the gateway has those
 //! receipts from the answers' own last frames, unless it died in the same moment. The same goes for a receipt that waits a
-//! moment for the gateway's last voucher. `file` knows the format, `backlog` what is still to be acknowledged.
+//! moment for the gateway's last voucher. `file` knows the format, `backlog` what is still to be acknowledged, `own` which file is
+//! whose while a process and its successor both keep receipts.
 
 mod backlog;
 mod file;
+mod own;
 
 use std::io;
 use std::path::Path;
@@ -23,6 +25,7 @@ use tokio::time::Instant;
 
 pub use backlog::Backlog;
 use file::{JournalFile, Record};
+pub use own::{Own, adopt};
 
 /// Receipts on their way to the writer, those reserved by running jobs included.
 const QUEUE: usize = 8192;
@@ -60,9 +63,9 @@ impl Place {
 }
 
 impl Journal {
-    /// Reads what the directory's journal still holds, and starts the writer. Must be called within a tokio runtime.
-    pub fn open(dir: &Path) -> io::Result<Self> {
-        let (file, kept) = JournalFile::open(dir)?;
+    /// Reads what the directory's journal of that name still holds, and starts the writer. Must be called within a tokio runtime.
+    pub fn open(dir: &Path, name: &str) -> io::Result<Self> {
+        let (file, kept) = JournalFile::open(dir, name)?;
         let backlog = Arc::new(Backlog::new(kept));
         let failing = Arc::new(AtomicBool::new(false));
         let (queue, entries) = mpsc::channel(QUEUE);

@@ -16,7 +16,7 @@ impl Dir {
     }
 
     fn journal(&self) -> Journal {
-        Journal::open(self.0.path()).unwrap()
+        Journal::open(self.0.path(), JOURNAL_FILE).unwrap()
     }
 
     fn file(&self) -> PathBuf {

@@ -10,6 +10,7 @@ mod lifecycle;
 mod long;
 mod receipts;
 mod sidecar;
+mod succession;
 mod support;
 
 use lumbung_openapi::frame::{Frame, FrameKind};

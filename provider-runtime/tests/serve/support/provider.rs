@@ -24,6 +24,7 @@ pub struct Start {
     dir: Arc<TempDir>,
     args: Vec<String>,
     env: Vec<(String, String)>,
+    program: PathBuf,
     script: Option<String>,
 }
 
@@ -41,7 +42,7 @@ pub fn sidecar(gateway: &str, upstream: &str) -> Start {
 impl Start {
     fn new(engine: &str, script: Option<String>) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
-        Self { dir, args: vec!["--engine".into(), engine.into()], env: Vec::new(), script }
+        Self { dir, args: vec!["--engine".into(), engine.into()], env: Vec::new(), program: PROGRAM.into(), script }
     }
 
     /// With a flag; one without a value where that is empty.
@@ -57,6 +58,12 @@ impl Start {
         self
     }
 
+    /// The same program, where it lies there.
+    pub fn program(mut self, program: &Path) -> Self {
+        self.program = program.to_owned();
+        self
+    }
+
     /// With the data directory of one that ran before.
     pub fn in_the_place_of(mut self, earlier: &Provider) -> Self {
         self.dir = earlier.dir.clone();
@@ -66,7 +73,7 @@ impl Start {
     pub fn start(self) -> Provider {
         let data_dir = self.dir.path().join("data");
         let log = fs::OpenOptions::new().append(true).create(true).open(self.dir.path().join("log")).unwrap();
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(&self.program);
         command.args(["serve", "--model-id", "test/model"]).args(self.args);
         if let Some(script) = self.script {
             let path = self.dir.path().join("script.json");
