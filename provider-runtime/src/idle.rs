@@ -56,6 +56,7 @@ pub struct Watch {
     proc: PathBuf,
     before: Ticks,
     looks: u32,
+    processors: u64,
     gpu: u64,
     /// Why GPUs cannot be looked at was told.
     told: bool,
@@ -73,19 +74,20 @@ impl Watch {
     /// Begins to look. An error if there is no `/proc`.
     pub fn start(proc: PathBuf) -> anyhow::Result<Self> {
         let before = read_ticks(&proc)?;
-        Ok(Self { proc, before, looks: 0, gpu: 0, told: false })
+        Ok(Self { proc, before, looks: 0, processors: 0, gpu: 0, told: false })
     }
 
     /// What others took since the last look, in percent of all processors or of the busiest GPU, whichever is more.
     pub async fn look(&mut self) -> anyhow::Result<u64> {
         let now = read_ticks(&self.proc)?;
-        let processors = now.others_since(self.before);
-        self.before = now;
+        if let Some(others) = now.others_since(self.before) {
+            (self.processors, self.before) = (others, now);
+        }
         if self.looks.is_multiple_of(GPU_EVERY) {
             self.gpu = self.look_at_gpus().await;
         }
         self.looks = self.looks.wrapping_add(1);
-        Ok(processors.max(self.gpu))
+        Ok(self.processors.max(self.gpu))
     }
 
     async fn look_at_gpus(&mut self) -> u64 {
@@ -107,11 +109,12 @@ impl Watch {
 }
 
 impl Ticks {
-    fn others_since(self, before: Self) -> u64 {
+    /// In percent of all; `None` where no time has passed.
+    fn others_since(self, before: Self) -> Option<u64> {
         let all = self.all.saturating_sub(before.all);
         let own = self.own.saturating_sub(before.own);
         let others = self.busy.saturating_sub(before.busy).saturating_sub(own);
-        (others * 100).checked_div(all).unwrap_or(0)
+        (others * 100).checked_div(all)
     }
 }
 
@@ -186,8 +189,8 @@ mod tests {
         assert_eq!(before, Ticks { all: 1000, busy: 200, own: 0 });
         let after = parse_ticks("cpu  200 0 150 1300 100 0 0 50 0 0", own).unwrap();
         assert_eq!(after, Ticks { all: 1800, busy: 400, own: 60 });
-        assert_eq!(after.others_since(before), 140 * 100 / 800);
-        assert_eq!(before.others_since(before), 0);
+        assert_eq!(after.others_since(before), Some(140 * 100 / 800));
+        assert_eq!(before.others_since(before), None);
         assert_eq!(
             (parse_ticks("", own), parse_ticks("cpu  1 2 3", own), parse_ticks("cpu  1 2 3 4 5 6 7 8", "42")),
             (None, None, None)

@@ -2,75 +2,18 @@
 //! image holds and nothing else, as a user who may write to /data only; the compose file's own set-up then gets an answer.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::time::Duration;
 
 use lumbung_gateway::config;
 
-use crate::support::postgres::is_root;
+use crate::support::image::{Image, repository, said};
 use crate::support::process::{Process, free_port, wait_until};
 use crate::support::proxy::{HAPROXY, program, replace, with_gateways};
 use crate::support::{fresh_postgres, programs};
 
-fn repository() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the repository")
-}
-
 fn text(name: &str) -> String {
     std::fs::read_to_string(repository().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
-}
-
-/// What it prints; panics if it fails.
-fn said(command: &mut Command) -> String {
-    let Output { status, stdout, stderr } = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
-    assert!(status.success(), "{command:?} ended with {status}: {stdout}{stderr}");
-    stdout.into_owned()
-}
-
-/// The root of an image, as the Dockerfile makes it.
-struct Image {
-    role: &'static str,
-    root: tempfile::TempDir,
-}
-
-impl Image {
-    fn build(role: &'static str) -> Self {
-        let root = tempfile::tempdir().expect("a folder");
-        let script = repository().join("scripts/rootfs");
-        said(Command::new(script).arg(role).arg(programs().join(format!("lumbung-{role}"))).arg(root.path()));
-        said(Command::new("chmod").arg("755").arg(root.path()));
-        Self { role, root }
-    }
-
-    /// The program in there, as the image's user.
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = match is_root() {
-            true => {
-                let mut command = Command::new("chroot");
-                command.arg("--userspec=1000:1000");
-                command
-            }
-            false => {
-                let mut command = Command::new("unshare");
-                command.args(["--user", "--map-user=1000", "--map-group=1000", "--root"]);
-                command
-            }
-        };
-        command.arg(self.root.path()).arg(format!("/usr/local/bin/lumbung-{}", self.role)).args(arguments);
-        // chroot is where only root's PATH looks.
-        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-        command
-    }
-
-    /// Every file and folder in it, but the model's.
-    fn list(&self) -> Vec<String> {
-        let mut find = Command::new("find");
-        find.current_dir(self.root.path()).args([".", "-mindepth", "1", "-not", "-type", "d", "-printf", "%P\n"]);
-        let mut found: Vec<String> = said(&mut find).lines().map(str::to_owned).collect();
-        found.sort();
-        found
-    }
 }
 
 #[tokio::test]
@@ -88,12 +31,7 @@ async fn the_programs_run_in_their_images_and_the_first_question_is_answered() {
         assert!(!files.iter().any(|file| file.ends_with("/sh") || file.contains("busybox")), "a shell");
     }
 
-    // An engine mounts /proc; what the model's engine reads there is how much memory is free.
-    let proc = provider_image.root.path().join("proc");
-    std::fs::create_dir(&proc).expect("a folder");
-    let memory = std::fs::read("/proc/meminfo").expect("how much memory there is");
-    std::fs::write(proc.join("meminfo"), memory).expect("a file");
-
+    provider_image.mount_proc();
     let database = fresh_postgres().await;
     let listen = format!("127.0.0.1:{}", free_port());
     let base = format!("http://{listen}");

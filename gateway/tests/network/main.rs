@@ -17,6 +17,7 @@ mod draining;
 mod earnings;
 mod encrypted;
 mod errors;
+mod evening;
 mod floods;
 mod forms;
 mod images;

@@ -33,7 +33,7 @@ async fn a_provider_is_upgraded_under_load_without_losing_a_job() {
     })
     .await;
     let client = network.client("5").await;
-    let other = Client::new(replica.base.clone(), client.key.clone(), client.account.clone());
+    let other = Client::new(replica.base.clone(), client.key.clone(), client.account);
     let (rate, lasting) = if full { (40.0, 30) } else { (12.0, 8) };
     let body = Client::body("x", json!({"max_tokens": 30})).to_string();
     let load = tokio::spawn(offer(vec![client, other], body, rate, Duration::from_secs(lasting)));

@@ -7,6 +7,7 @@ use clap::Subcommand;
 use lumbung_settings::{Section, Settings, Tables};
 
 use super::Common;
+use super::limits::LimitArgs;
 use super::model::ModelArgs;
 use super::serve::{GatewayArgs, ServeArgs, ServingArgs};
 
@@ -35,6 +36,7 @@ pub fn settings() -> Settings {
                 is_about_serving(words) || matches!(words, ["earnings" | "payout-details", ..])
             }),
             Section::of::<ModelArgs>("The model, or each of the `[[models]]`", is_about_serving),
+            Section::of::<LimitArgs>("What of the machine may be used", is_about_serving),
             Section::of::<ServingArgs>("`serve`", |words| matches!(words, ["serve", ..] | ["config", "check", ..])),
         ],
         tables: Some(Tables::of::<ModelArgs>("models")),
@@ -55,7 +57,7 @@ pub fn check(args: &ServeArgs, tables: &[Vec<OsString>]) -> anyhow::Result<()> {
     match args.model.with_others(tables) {
         Ok(models) => {
             models.iter().for_each(|model| expect(model.engine.check()));
-            expect(args.serving.limits.check_before(&models));
+            expect(args.limits.check_before(&models));
         }
         Err(error) => expect(Err(error)),
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use crate::control::Request;
 use crate::control::client::Running;
@@ -48,9 +48,23 @@ pub fn upgrade(data_dir: &Path) -> anyhow::Result<ExitCode> {
     let before = running.ask(Request::Status { earnings: false })?;
     println!("version {} (process {}) goes on until its successor is ready", before.version, before.pid);
     let jobs = still_running(&running.wait_for(Request::Upgrade)?);
-    let after = self::running(data_dir)?.ask(Request::Status { earnings: false })?;
+    let after = successor(data_dir, before.pid)?;
     println!("version {} (process {}) serves; in its predecessor {jobs}", after.version, after.pid);
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the process says that listens after the one before, which has made way for it.
+fn successor(data_dir: &Path, before: u32) -> anyhow::Result<Status> {
+    for _ in 0..100 {
+        if let Some(mut running) = Running::find(data_dir)? {
+            let status = running.ask(Request::Status { earnings: false })?;
+            if status.pid != before {
+                return Ok(status);
+            }
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    bail!("the successor was there and does not answer: see its log")
 }
 
 fn running(data_dir: &Path) -> anyhow::Result<Running> {

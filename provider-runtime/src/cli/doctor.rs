@@ -1,11 +1,13 @@
 //! `lumbung-provider doctor`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 
 use super::engine::EngineKind;
+use super::limits::LimitArgs;
 use super::model::ModelArgs;
 use super::serve::GatewayArgs;
 use crate::doctor::{EnginePatient, Level, Patient, Report, examine};
@@ -17,21 +19,30 @@ pub struct DoctorArgs {
     gateway: GatewayArgs,
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
     /// As JSON.
     #[arg(long)]
     json: bool,
 }
 
 /// Prints what was found. Exit code 1 if something prevents serving.
-pub async fn run(args: DoctorArgs, data_dir: PathBuf) -> anyhow::Result<ExitCode> {
+pub async fn run(args: DoctorArgs, tables: &[Vec<OsString>], data_dir: PathBuf) -> anyhow::Result<ExitCode> {
+    let models = args.model.with_tables(tables)?;
+    let mut engines = Vec::new();
+    for model in &models {
+        let engine = &model.engine;
+        engines.push(match engine.engine {
+            EngineKind::Mistral => EnginePatient::Embedded(engine.model.clone()),
+            EngineKind::Openai => EnginePatient::Sidecar(engine.sidecar().await.map(Box::new)),
+            EngineKind::Scripted => EnginePatient::Script(engine.script().map(drop)),
+        });
+    }
     let patient = Patient {
         data_dir,
+        fits: args.limits.check_before(&models),
         gateway: (!args.gateway.gateway.is_empty()).then(|| args.gateway.open()),
-        engine: match args.model.engine.engine {
-            EngineKind::Mistral => EnginePatient::Embedded(args.model.engine.model.clone()),
-            EngineKind::Openai => EnginePatient::Sidecar(args.model.engine.sidecar().await.map(Box::new)),
-            EngineKind::Scripted => EnginePatient::Script(args.model.engine.script().map(drop)),
-        },
+        engines,
     };
     let report = examine(&patient).await;
     match args.json {

@@ -124,7 +124,7 @@ fn run() -> anyhow::Result<ExitCode> {
             print!("{}", reference());
             Ok(ExitCode::SUCCESS)
         }
-        Command::Doctor(args) => block_on(doctor::run(*args, data_dir))?,
+        Command::Doctor(args) => block_on(doctor::run(*args, &tables, data_dir))?,
         Command::Bench(args) => block_on(bench::run(*args))?,
         Command::Earnings(args) => block_on(earnings::run(*args, &data_dir))?,
         Command::PayoutDetails { action } => block_on(earnings::payout_details(action, &data_dir))?,

@@ -1,5 +1,7 @@
 //! One model: which engine serves it, in how many slots, and for how much.
 
+use std::ffi::OsString;
+
 use anyhow::{Context, bail};
 use clap::{Args, Command, FromArgMatches};
 use lumbung_openapi::money::{NanoUsd, TokenPrice};
@@ -26,15 +28,8 @@ impl ModelArgs {
     }
 
     /// This one, if one is named, and those of the file's tables. At least one, and no two under one name.
-    pub fn with_others(&self, tables: &[Vec<std::ffi::OsString>]) -> anyhow::Result<Vec<Self>> {
-        let mut models: Vec<Self> = Vec::new();
-        // Without tables the message is that of what is missing.
-        if tables.is_empty() || self.engine.names_a_model() {
-            models.push(self.clone());
-        }
-        for (at, table) in tables.iter().enumerate() {
-            models.push(of_table(table).with_context(|| format!("models[{at}]"))?);
-        }
+    pub fn with_others(&self, tables: &[Vec<OsString>]) -> anyhow::Result<Vec<Self>> {
+        let models = self.with_tables(tables)?;
         let mut ids = Vec::new();
         for model in &models {
             let id = model.engine.model_id()?;
@@ -45,9 +40,22 @@ impl ModelArgs {
         }
         Ok(models)
     }
+
+    /// The same, whatever is missing.
+    pub fn with_tables(&self, tables: &[Vec<OsString>]) -> anyhow::Result<Vec<Self>> {
+        let mut models: Vec<Self> = Vec::new();
+        // Without tables the message is that of what is missing.
+        if tables.is_empty() || self.engine.names_a_model() {
+            models.push(self.clone());
+        }
+        for (at, table) in tables.iter().enumerate() {
+            models.push(of_table(table).with_context(|| format!("models[{at}]"))?);
+        }
+        Ok(models)
+    }
 }
 
-fn of_table(table: &[std::ffi::OsString]) -> anyhow::Result<ModelArgs> {
+fn of_table(table: &[OsString]) -> anyhow::Result<ModelArgs> {
     // The environment is about the one model that has no table.
     let command = ModelArgs::augment_args(Command::new("models").no_binary_name(true));
     let command = command.mut_args(|arg| arg.env(clap::builder::Resettable::Reset));

@@ -55,6 +55,8 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     #[command(flatten)]
+    pub limits: LimitArgs,
+    #[command(flatten)]
     pub serving: ServingArgs,
 }
 
@@ -63,8 +65,6 @@ pub struct ServeArgs {
 pub struct ServingArgs {
     #[command(flatten)]
     when: WhenArgs,
-    #[command(flatten)]
-    pub limits: LimitArgs,
     /// Where this machine is, such as eu-west; shown to clients.
     #[arg(long, env = "LUMBUNG_PROVIDER_REGION", default_value = "")]
     region: String,
@@ -85,8 +85,8 @@ pub struct ServingArgs {
 
 /// Serves until told to stop; what the flags name, and what the configuration file's tables do.
 pub async fn run(args: ServeArgs, tables: &[Vec<OsString>], data_dir: PathBuf) -> anyhow::Result<ExitCode> {
-    let ServeArgs { gateway, model, serving: args } = args;
-    args.limits.choose_gpus()?;
+    let ServeArgs { gateway, model, limits, serving: args } = args;
+    limits.choose_gpus()?;
     let mut signals = StopSignals::new()?;
     data_dir::create(&data_dir)?;
     let place = Place::find(&data_dir, args.take_over)?;
@@ -94,7 +94,7 @@ pub async fn run(args: ServeArgs, tables: &[Vec<OsString>], data_dir: PathBuf) -
     let gateway = Arc::new(gateway.open()?);
     let models = model.with_others(tables)?;
     let served = tokio::select! {
-        served = load(&models, &args.limits) => served?,
+        served = load(&models, &limits) => served?,
         () = signals.told() => return Ok(ExitCode::SUCCESS),
     };
     let cannot = || format!("cannot open the journal in {}", data_dir.display());

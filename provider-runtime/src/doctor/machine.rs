@@ -1,4 +1,4 @@
-//! CPU, GPU, memory, and the data directory.
+//! CPU, memory, and the data directory.
 
 use std::fs;
 use std::io::Write;
@@ -9,12 +9,9 @@ use super::{Finding, exists, size};
 use crate::hardware::Hardware;
 use crate::identity::{Identity, KEY_FILE};
 
-/// Whether this program computes on NVIDIA GPUs.
-const HAS_CUDA: bool = cfg!(feature = "cuda");
-
 /// Looks at the machine. `is_embedded`: whether it is to compute the answers itself.
 pub fn examine(hardware: &Hardware, is_embedded: bool) -> Vec<Finding> {
-    vec![cpu(hardware, is_embedded), memory(hardware), gpu(hardware, is_embedded)]
+    vec![cpu(hardware, is_embedded), memory(hardware)]
 }
 
 fn cpu(hardware: &Hardware, is_embedded: bool) -> Finding {
@@ -38,27 +35,6 @@ fn memory(hardware: &Hardware) -> Finding {
     match hardware.memory_available < 1 << 30 {
         true => Finding::warning("memory", found, "stop other programs: less than 1 GiB is free"),
         false => Finding::ok("memory", found),
-    }
-}
-
-fn gpu(hardware: &Hardware, is_embedded: bool) -> Finding {
-    let names = hardware.gpus.join(", ");
-    if hardware.gpus.is_empty() {
-        let has_device = exists(Path::new("/dev/nvidiactl")) || exists(Path::new("/usr/bin/nvidia-smi"));
-        return match has_device {
-            true => Finding::warning(
-                "gpu",
-                "NVIDIA's tools are here, and no GPU is",
-                "load the driver: see what nvidia-smi says",
-            ),
-            false => Finding::ok("gpu", "none of NVIDIA's; answers are computed on the CPU"),
-        };
-    }
-    match is_embedded && !HAS_CUDA {
-        true => {
-            Finding::warning("gpu", format!("{names}, which this build does not use"), "build with --features cuda")
-        }
-        false => Finding::ok("gpu", names),
     }
 }
 
@@ -111,14 +87,6 @@ fn write_and_sync(dir: &Path) -> std::io::Result<u128> {
 mod tests {
     use super::*;
     use crate::doctor::Level;
-
-    #[test]
-    fn a_gpu_that_the_build_does_not_use_is_worth_a_warning() {
-        let hardware = Hardware { gpus: vec!["NVIDIA H100".into()], memory_available: 8 << 30, ..Default::default() };
-        let level = |is_embedded| gpu(&hardware, is_embedded).level;
-        assert_eq!(level(true), if HAS_CUDA { Level::Ok } else { Level::Warning });
-        assert_eq!(level(false), Level::Ok, "a server beside this process uses it");
-    }
 
     #[test]
     fn a_cpu_without_vector_units_is_worth_a_warning_only_if_it_computes() {

@@ -2,6 +2,7 @@
 
 mod gateway;
 mod gguf;
+mod gpu;
 mod machine;
 mod model;
 
@@ -13,14 +14,19 @@ use serde::Serialize;
 use crate::engine::openai::OpenAiEngine;
 use crate::hardware::Hardware;
 
+/// Whether this program computes on NVIDIA GPUs.
+const HAS_CUDA: bool = cfg!(feature = "cuda");
+
 /// What is to be looked at.
 pub struct Patient {
     /// Where identity and receipts are to be kept.
     pub data_dir: PathBuf,
     /// The gateway, or why its address cannot be used; `None` if none was named.
     pub gateway: Option<anyhow::Result<crate::gateway::Gateway>>,
-    /// What is to answer.
-    pub engine: EnginePatient,
+    /// What is to answer: each of the models.
+    pub engines: Vec<EnginePatient>,
+    /// How much memory may be taken, if it was said.
+    pub fits: anyhow::Result<()>,
 }
 
 /// What is to answer.
@@ -84,21 +90,36 @@ pub struct Report {
 /// Looks at everything.
 pub async fn examine(patient: &Patient) -> Report {
     let hardware = Hardware::detect();
-    let mut findings = machine::examine(&hardware, matches!(patient.engine, EnginePatient::Embedded(_)));
+    let is_embedded = patient.engines.iter().any(|engine| matches!(engine, EnginePatient::Embedded(_)));
+    let used = match (is_embedded, HAS_CUDA) {
+        (true, true) => gpu::Use::Here,
+        (true, false) => gpu::Use::Unused,
+        (false, _) => gpu::Use::Beside,
+    };
+    let gpus = gpu::Told::ask();
+    let mut findings = machine::examine(&hardware, is_embedded);
+    findings.extend(gpu::examine(&hardware, &gpus, used));
     findings.push(machine::examine_data_dir(&patient.data_dir));
-    match &patient.engine {
-        EnginePatient::Embedded(named) => {
-            if cfg!(not(feature = "mistral")) {
-                let advice = "build with the feature `mistral` (on by default), or use --engine openai";
-                findings.push(Finding::problem("engine", "this build has no embedded engine", advice));
+    if cfg!(not(feature = "mistral")) && is_embedded {
+        let advice = "build with the feature `mistral` (on by default), or use --engine openai";
+        findings.push(Finding::problem("engine", "this build has no embedded engine", advice));
+    }
+    for engine in &patient.engines {
+        match engine {
+            EnginePatient::Embedded(named) => {
+                let on_gpu = |weights| if HAS_CUDA { gpu::fits(&gpus, weights) } else { None };
+                findings.extend(model::examine(named.as_deref(), &hardware, on_gpu));
             }
-            findings.extend(model::examine(named.as_deref(), &hardware));
+            EnginePatient::Sidecar(engine) => findings.push(model::examine_sidecar(engine).await),
+            EnginePatient::Script(Ok(())) => findings.push(Finding::ok("model", "a script")),
+            EnginePatient::Script(Err(error)) => {
+                findings.push(Finding::problem("model", format!("{error:#}"), "correct the script"));
+            }
         }
-        EnginePatient::Sidecar(engine) => findings.push(model::examine_sidecar(engine).await),
-        EnginePatient::Script(Ok(())) => findings.push(Finding::ok("model", "a script")),
-        EnginePatient::Script(Err(error)) => {
-            findings.push(Finding::problem("model", format!("{error:#}"), "correct the script"));
-        }
+    }
+    if let Err(error) = &patient.fits {
+        let advice = "raise --max-memory, or take a smaller model or quantization";
+        findings.push(Finding::problem("memory", format!("{error:#}"), advice));
     }
     findings.extend(gateway::examine(patient.gateway.as_ref()).await);
     Report { can_serve: findings.iter().all(|finding| finding.level != Level::Problem), findings }

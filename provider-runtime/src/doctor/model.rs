@@ -10,8 +10,12 @@ use super::{Finding, exists, size};
 use crate::engine::openai::OpenAiEngine;
 use crate::hardware::Hardware;
 
-/// Looks at a model for the embedded engine.
-pub fn examine(named: Option<&str>, hardware: &Hardware) -> Vec<Finding> {
+/// Looks at a model for the embedded engine. `on_gpu`: whether so many bytes of weights fit there, if that is known.
+pub fn examine(
+    named: Option<&str>,
+    hardware: &Hardware,
+    on_gpu: impl Fn(u64) -> Option<Result<(), String>>,
+) -> Vec<Finding> {
     let Some(named) = named else {
         return vec![Finding::problem(
             "model",
@@ -21,10 +25,10 @@ pub fn examine(named: Option<&str>, hardware: &Hardware) -> Vec<Finding> {
     };
     let path = Path::new(named);
     if path.is_dir() {
-        return folder(path, hardware);
+        return folder(path, hardware, &on_gpu);
     }
     if path.is_file() {
-        return gguf_file(path, hardware);
+        return gguf_file(path, hardware, &on_gpu);
     }
     vec![match named.split_once('/') {
         Some((owner, name)) if !owner.is_empty() && !owner.starts_with(['.', '~']) && !name.contains('/') => {
@@ -34,7 +38,9 @@ pub fn examine(named: Option<&str>, hardware: &Hardware) -> Vec<Finding> {
     }]
 }
 
-fn folder(path: &Path, hardware: &Hardware) -> Vec<Finding> {
+type OnGpu<'a> = &'a dyn Fn(u64) -> Option<Result<(), String>>;
+
+fn folder(path: &Path, hardware: &Hardware, on_gpu: OnGpu<'_>) -> Vec<Finding> {
     let at = path.display();
     let config = json(&path.join("config.json"));
     if config.is_none() {
@@ -55,7 +61,7 @@ fn folder(path: &Path, hardware: &Hardware) -> Vec<Finding> {
     let has_template = exists(&path.join("chat_template.jinja"))
         || exists(&path.join("chat_template.json"))
         || json(&path.join("tokenizer_config.json")).is_some_and(|config| !config["chat_template"].is_null());
-    let mut findings = vec![fits(at.to_string(), weight_bytes, hardware)];
+    let mut findings = vec![fits(at.to_string(), weight_bytes, hardware, on_gpu)];
     findings.extend(parts(has_tokenizer, has_template, context));
     findings
 }
@@ -75,32 +81,33 @@ pub fn weight_bytes(named: &str) -> Option<u64> {
     }
 }
 
-fn gguf_file(path: &Path, hardware: &Hardware) -> Vec<Finding> {
+fn gguf_file(path: &Path, hardware: &Hardware, on_gpu: OnGpu<'_>) -> Vec<Finding> {
     let at = path.display();
     match gguf::read(path) {
         Err(error) => {
             vec![Finding::problem("model", format!("{at} cannot be read as GGUF: {error}"), "download the file again")]
         }
         Ok(head) => {
-            let mut findings = vec![fits(at.to_string(), size_of(&[path.to_owned()]), hardware)];
+            let mut findings = vec![fits(at.to_string(), size_of(&[path.to_owned()]), hardware, on_gpu)];
             findings.extend(parts(head.has_tokenizer, head.has_template, head.context_length));
             findings
         }
     }
 }
 
-fn fits(at: String, weight_bytes: u64, hardware: &Hardware) -> Finding {
+fn fits(at: String, weight_bytes: u64, hardware: &Hardware, on_gpu: OnGpu<'_>) -> Finding {
     let found = format!("{at}, {} of weights", size(weight_bytes));
     if weight_bytes < 1 << 16 {
         return Finding::problem("model", found, "these are no weights; a git clone without git-lfs leaves such stubs");
     }
-    match hardware.gpus.is_empty() && weight_bytes > hardware.memory_available {
-        true => Finding::problem(
-            "model",
-            format!("{found}, more than the {} of memory that are free", size(hardware.memory_available)),
-            "take a smaller model or quantization, or stop other programs",
-        ),
-        false => Finding::ok("model", found),
+    let advice = "take a smaller model or quantization, or stop other programs";
+    match on_gpu(weight_bytes) {
+        Some(Err(why)) => Finding::problem("model", format!("{found}, {why}"), advice),
+        None if weight_bytes > hardware.memory_available && (!super::HAS_CUDA || hardware.gpus.is_empty()) => {
+            let free = size(hardware.memory_available);
+            Finding::problem("model", format!("{found}, more than the {free} of memory that are free"), advice)
+        }
+        _ => Finding::ok("model", found),
     }
 }
 
@@ -181,7 +188,7 @@ mod tests {
     fn a_folder_is_looked_through() {
         let dir = tempfile::tempdir().unwrap();
         let write = |name: &str, bytes: &[u8]| fs::write(dir.path().join(name), bytes).unwrap();
-        let look = || examine(dir.path().to_str(), &machine());
+        let look = || examine(dir.path().to_str(), &machine(), |_| None);
         assert_eq!(levels(&look()), [("model", Level::Problem)]);
         write("config.json", br#"{"max_position_embeddings":2048}"#);
         assert!(look()[0].found.contains("safetensors"));
@@ -196,14 +203,17 @@ mod tests {
         assert!(look().iter().all(|finding| finding.level == Level::Ok), "{:?}", look());
         write("model.safetensors", &[0; 1 << 21]);
         assert_eq!(look()[0].level, Level::Problem, "it does not fit into 1 MiB");
+        let on_gpu = |free| move |weights| Some(if weights > free { Err("too much".into()) } else { Ok(()) });
+        let level = |free| examine(dir.path().to_str(), &machine(), on_gpu(free))[0].level;
+        assert_eq!((level(1 << 20), level(1 << 30)), (Level::Problem, Level::Ok), "there the GPU's memory counts");
     }
 
     #[test]
     fn a_name_is_a_path_or_of_the_hub() {
-        let level = |named| examine(Some(named), &machine())[0].level;
+        let level = |named| examine(Some(named), &machine(), |_| None)[0].level;
         assert_eq!(level("Qwen/Qwen3-8B"), Level::Ok);
         assert_eq!(level("./Qwen3-8B"), Level::Problem);
         assert_eq!(level("Qwen3-8B"), Level::Problem);
-        assert_eq!(examine(None, &machine())[0].level, Level::Problem);
+        assert_eq!(examine(None, &machine(), |_| None)[0].level, Level::Problem);
     }
 }

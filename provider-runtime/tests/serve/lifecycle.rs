@@ -13,7 +13,6 @@ use serde_json::Value;
 
 use super::support::gateway::TestGateway;
 use super::support::provider::{PROGRAM, scripted};
-use super::support::upstream::{Reply, Upstream};
 use super::{SCRIPT, joined, of_kind, request, streamed};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -179,53 +178,4 @@ async fn identity_and_status_say_what_is_so() {
     fs::set_permissions(dir.join("identity.key"), fs::Permissions::from_mode(0o644)).unwrap();
     let refused = run(&dir, &["identity"]);
     assert!(!refused.status.success() && text(&refused).contains("chmod 600"), "{}", text(&refused));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_doctor_finds_what_prevents_serving() {
-    let dir = tempfile::tempdir().unwrap();
-    let script = dir.path().join("script.json");
-    fs::write(&script, SCRIPT).unwrap();
-    let gateway = TestGateway::start().await;
-    let examine = |args: &[&str]| {
-        let output = run(&dir.path().join("data"), &[&["doctor", "--json"], args].concat());
-        let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output)));
-        assert_eq!(report["can_serve"].as_bool().unwrap(), output.status.success());
-        report
-    };
-    let level = |report: &Value, check: &str| {
-        let findings = report["findings"].as_array().unwrap();
-        let found = findings.iter().find(|finding| finding["check"] == check);
-        found.map_or("not looked at", |finding| finding["level"].as_str().unwrap()).to_owned()
-    };
-    let scripted = ["--engine", "scripted", "--script", script.to_str().unwrap()];
-
-    let healthy = examine(&[&scripted[..], &["--gateway", &gateway.url()]].concat());
-    for check in ["cpu", "memory", "data-dir", "model", "tcp", "gateway", "clock"] {
-        assert_eq!(level(&healthy, check), "ok", "{healthy}");
-    }
-    let upstream = Upstream::start(Reply::Parts(vec![])).await;
-    let sidecar = ["--engine", "openai", "--upstream", &upstream.url(), "--upstream-model"];
-    assert_eq!(
-        level(&examine(&[&sidecar[..], &["upstream-name"]].concat()), "upstream"),
-        "ok",
-        "its context is asked for"
-    );
-    let other = examine(&[&sidecar[..], &["other", "--context-length", "9"]].concat());
-    assert_eq!(level(&other, "upstream"), "problem");
-
-    for (what, args, check) in [
-        ("not encrypted", ["--gateway", "http://192.0.2.1:80"], "gateway"),
-        ("not a gateway", ["--gateway", &upstream.url()], "gateway"),
-        ("nobody there", ["--gateway", "http://127.0.0.1:9"], "tcp"),
-        ("no TLS there", ["--gateway", &gateway.url().replace("http:", "https:")], "gateway"),
-        ("no such name", ["--gateway", "https://lumbung.invalid"], "dns"),
-        ("no such script", ["--script", "/nonexistent"], "model"),
-    ] {
-        let scripted = if args[0] == "--script" { &scripted[..2] } else { &scripted[..] };
-        let report = examine(&[scripted, &args].concat());
-        assert_eq!(level(&report, check), "problem", "{what}: {report}");
-        let advice = report["findings"].as_array().unwrap().iter().find(|finding| finding["check"] == check).unwrap();
-        assert!(!advice["advice"].as_str().unwrap().is_empty(), "{what}");
-    }
 }

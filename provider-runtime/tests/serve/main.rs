@@ -5,6 +5,7 @@
 mod configuration;
 mod continued;
 mod control;
+mod doctor;
 mod jobs;
 mod lifecycle;
 mod long;

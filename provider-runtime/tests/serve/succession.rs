@@ -106,7 +106,8 @@ async fn what_a_predecessor_left_unsaid_its_successor_says() {
     running.next().await.unwrap();
     provider.status_when("a receipt waits", |status| status["receipts_unacknowledged"] == 1).await;
     let upgrading = told(&provider, &["upgrade"]);
-    gateway.tunnel().await.offer().await;
+    let mut later = gateway.tunnel().await;
+    later.offer().await;
     assert!(upgrading.await.unwrap().status.success());
     let status = provider.status_when("the successor's status", |status| status["connected"][0].is_string()).await;
     let _successor = Successor(status["pid"].as_u64().unwrap() as u32);

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod collector;
 pub mod crowd;
+pub mod image;
 pub mod load;
 pub mod namespace;
 pub mod postgres;

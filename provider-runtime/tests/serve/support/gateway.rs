@@ -45,6 +45,10 @@ pub struct GatewayState {
     pub verdict: Mutex<Option<ReceiptVerdict>>,
     /// Refuses receipts' requests with this status.
     pub receipts_status: Mutex<Option<StatusCode>>,
+    /// Refuses challenges with this status.
+    pub challenge_status: Mutex<Option<StatusCode>>,
+    /// What time it says that it is, if not this machine's.
+    pub date: Mutex<Option<&'static str>>,
     /// Refuses tunnels with this status.
     pub tunnel_status: Mutex<Option<StatusCode>>,
 }
@@ -123,8 +127,15 @@ impl<F: Future<Output: Send> + Send + 'static> Executor<F> for Connections {
     }
 }
 
-async fn challenge() -> Json<Challenge> {
-    Json(Challenge { challenge: "sign-me".into(), expires_at: now() + 60 })
+async fn challenge(State(state): State<Arc<GatewayState>>) -> Response {
+    if let Some(status) = *state.challenge_status.lock().unwrap() {
+        return error(status);
+    }
+    let challenge = Json(Challenge { challenge: "sign-me".into(), expires_at: now() + 60 });
+    match *state.date.lock().unwrap() {
+        Some(date) => ([(header::DATE, date)], challenge).into_response(),
+        None => challenge.into_response(),
+    }
 }
 
 async fn tunnel(State(state): State<Arc<GatewayState>>, headers: HeaderMap, mut request: Request) -> Response {
