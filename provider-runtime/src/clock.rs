@@ -1,8 +1,8 @@
-//! The gateway's time. Tickets and receipts are dated by the gateway, so a provider whose clock is off by a minute
-//! must not refuse every job: it keeps the difference that it saw when it joined.
+//! The gateway's time. Tickets and receipts are dated by the gateway, so a provider whose clock is off by a minute, or is set
+//! while it runs, must not refuse every job: it goes by what the gateway said when it joined, and by what has passed since.
 
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// This machine's time, Unix seconds.
 pub fn local_secs() -> u64 {
@@ -12,21 +12,29 @@ pub fn local_secs() -> u64 {
 /// The gateway's clock as this machine knows it.
 #[derive(Debug, Default)]
 pub struct GatewayClock {
-    ahead_secs: AtomicI64,
+    /// The gateway's time, Unix seconds, and when it was that.
+    told: Mutex<Option<(u64, Instant)>>,
 }
 
 impl GatewayClock {
     /// The gateway's time, Unix seconds; this machine's own until the gateway has told its time.
     pub fn now_secs(&self) -> u64 {
-        local_secs().saturating_add_signed(self.ahead_secs.load(Ordering::Relaxed))
+        self.at(Instant::now()).unwrap_or_else(local_secs)
     }
 
-    /// Takes the time from a `Date` header that has just arrived. Returns how many seconds the gateway is ahead.
+    fn at(&self, now: Instant) -> Option<u64> {
+        let told = *self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.map(|(secs, then)| secs.saturating_add(now.saturating_duration_since(then).as_secs()))
+    }
+
+    /// Takes the time from a `Date` header that has just arrived. Returns how many seconds the gateway is ahead of this machine.
     pub fn learn(&self, date: &str) -> Option<i64> {
-        let ahead = parse_http_date(date)?.checked_signed_diff(local_secs())?;
+        let local = local_secs();
+        let ahead = parse_http_date(date)?.checked_signed_diff(local)?;
         // A header names whole seconds: a difference of one says nothing.
         let ahead = if ahead.abs() <= 1 { 0 } else { ahead };
-        self.ahead_secs.store(ahead, Ordering::Relaxed);
+        let told = (local.saturating_add_signed(ahead), Instant::now());
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
         Some(ahead)
     }
 }
@@ -77,5 +85,8 @@ mod tests {
         let ahead = clock.learn("Thu, 29 Feb 2024 23:59:59 GMT").expect("a date");
         assert!(ahead < 0);
         assert!(clock.now_secs().abs_diff(1_709_251_199) <= 1);
+        // What this machine's own clock says meanwhile does not matter.
+        let later = clock.at(Instant::now() + std::time::Duration::from_secs(3600)).expect("it was told");
+        assert!(later.abs_diff(1_709_251_199 + 3600) <= 1);
     }
 }

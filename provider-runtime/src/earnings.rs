@@ -29,6 +29,8 @@ pub async fn statement(gateway: &Gateway, key: &SigningKey, since: u64) -> anyho
         let mut query = vec![("since", since.as_str()), ("limit", PAGE)];
         query.extend(cursor.as_deref().map(|cursor| ("after", cursor)));
         let page: EarningsStatement = signed(gateway, key, Method::GET, EARNINGS_PATH, &query, claims).await?;
+        // A page that leads to itself, or nowhere, is the last whatever it says.
+        let has_more = page.has_more && page.next_cursor.is_some() && page.next_cursor != cursor;
         whole = Some(match whole {
             None => page,
             Some(mut whole) => {
@@ -37,7 +39,7 @@ pub async fn statement(gateway: &Gateway, key: &SigningKey, since: u64) -> anyho
             }
         });
         match whole {
-            Some(whole) if !whole.has_more => return Ok(whole),
+            Some(whole) if !has_more => return Ok(whole),
             _ => {}
         }
     }

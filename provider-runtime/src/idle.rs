@@ -33,6 +33,11 @@ impl Idleness {
         Self { threshold, calm_for, busy_looks: 0, calm_since: None, in_use: true }
     }
 
+    /// For a while nothing can be told.
+    pub fn interrupt(&mut self) {
+        (self.busy_looks, self.calm_since) = (0, None);
+    }
+
     /// Others took so much, in percent. Returns whether the machine is in use.
     pub fn look(&mut self, others: u64, now: Instant) -> bool {
         match others >= self.threshold {
@@ -54,7 +59,8 @@ impl Idleness {
 /// Looks at the machine.
 pub struct Watch {
     proc: PathBuf,
-    before: Ticks,
+    /// `None` where the next look is the first again.
+    before: Option<Ticks>,
     looks: u32,
     processors: u64,
     gpu: u64,
@@ -73,21 +79,31 @@ struct Ticks {
 impl Watch {
     /// Begins to look. An error if there is no `/proc`.
     pub fn start(proc: PathBuf) -> anyhow::Result<Self> {
-        let before = read_ticks(&proc)?;
+        let before = Some(read_ticks(&proc)?);
         Ok(Self { proc, before, looks: 0, processors: 0, gpu: 0, told: false })
     }
 
-    /// What others took since the last look, in percent of all processors or of the busiest GPU, whichever is more.
-    pub async fn look(&mut self) -> anyhow::Result<u64> {
+    /// What was seen up to now says nothing about what follows.
+    pub fn forget(&mut self) {
+        (self.before, self.processors, self.gpu, self.looks) = (None, 0, 0, 0);
+    }
+
+    /// What others took since the last look, in percent of all processors or of the busiest GPU, whichever is more. `None` at
+    /// the first look.
+    pub async fn look(&mut self) -> anyhow::Result<Option<u64>> {
         let now = read_ticks(&self.proc)?;
-        if let Some(others) = now.others_since(self.before) {
-            (self.processors, self.before) = (others, now);
+        let Some(before) = self.before else {
+            self.before = Some(now);
+            return Ok(None);
+        };
+        if let Some(others) = now.others_since(before) {
+            (self.processors, self.before) = (others, Some(now));
         }
         if self.looks.is_multiple_of(GPU_EVERY) {
             self.gpu = self.look_at_gpus().await;
         }
         self.looks = self.looks.wrapping_add(1);
-        Ok(self.processors.max(self.gpu))
+        Ok(Some(self.processors.max(self.gpu)))
     }
 
     async fn look_at_gpus(&mut self) -> u64 {
@@ -178,6 +194,34 @@ mod tests {
         assert!(idleness.look(0, at(71)) && idleness.look(0, at(130)));
         assert!(idleness.look(30, at(130)) && idleness.look(0, at(131)), "one look begins the calm anew");
         assert!(idleness.look(0, at(190)) && !idleness.look(0, at(191)));
+    }
+
+    #[tokio::test]
+    async fn what_was_seen_before_a_gap_says_nothing_after_it() {
+        let proc = tempfile::tempdir().unwrap();
+        let write = |busy: u64, idle: u64| {
+            fs::write(proc.path().join("stat"), format!("cpu  {busy} 0 0 {idle} 0 0 0 0 0 0\n")).unwrap();
+        };
+        fs::create_dir(proc.path().join("self")).unwrap();
+        fs::write(proc.path().join("self/stat"), "1 (x) S 1 1 1 0 -1 1 0 0 0 0 0 0 0 0 20 0 1 0").unwrap();
+        write(0, 0);
+        let mut watch = Watch::start(proc.path().to_owned()).unwrap();
+        write(90, 10);
+        assert_eq!(watch.look().await.unwrap(), Some(90));
+        assert_eq!(watch.look().await.unwrap(), Some(90), "no time has passed");
+        watch.forget();
+        write(990, 10);
+        assert_eq!(watch.look().await.unwrap(), None, "the work of the gap is nobody's");
+        write(990, 110);
+        assert_eq!(watch.look().await.unwrap(), Some(0));
+
+        let mut idleness = Idleness::new(25, Duration::from_secs(1));
+        let now = Instant::now();
+        assert!(idleness.look(0, now) && !idleness.look(0, now + Duration::from_secs(1)));
+        for _ in 0..3 {
+            assert!((0..4).all(|_| !idleness.look(100, now)), "never five in a row");
+            idleness.interrupt();
+        }
     }
 
     #[test]

@@ -32,6 +32,7 @@ mod refusal;
 pub mod render;
 mod replay;
 mod sign;
+mod split;
 mod status;
 mod takings;
 mod tunnel;

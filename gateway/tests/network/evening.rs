@@ -1,7 +1,7 @@
 //! A provider's first evening: with nothing but the program; from the install script; with two models in one process.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::support::image::{Image, repository, said};
 use crate::support::process::{Process, wait_until};
 use crate::support::provider::ProviderSetup;
 use crate::support::proxy::Certificate;
-use crate::support::{Books, Network, Setup, programs};
+use crate::support::{Books, Network, Setup, programs, usd};
 
 const MODEL: &str = "lumbung/padi";
 const VECTORS: &str = "lumbung/padi-embed";
@@ -63,13 +63,16 @@ async fn the_program_alone_joins_serves_pauses_resumes_and_drains() {
         let told = output(run(&["status", "--json"])).await;
         serde_json::from_slice(&told.stdout).unwrap_or_else(|_| panic!("{}", text(&told)))
     };
-    wait_until("the books have it", Duration::from_secs(60), async || {
-        // They are asked at most every half minute.
-        let earned = status().await["earnings"]["totals"]["earned_usd"].as_str().map(str::to_owned);
-        earned.is_some_and(|earned| earned != "0")
+    // The provider asks the books at most every half minute: it is to find the job there.
+    wait_until("the books have it", Duration::from_secs(20), async || {
+        let told = output(run(&["status", "--json", "--local"])).await;
+        let told: Value = serde_json::from_slice(&told.stdout).unwrap_or_default();
+        told["jobs"]["finished"] == 1 && told["receipts_unacknowledged"] == 0
     })
     .await;
+    network.charged(&client.account, usd("1")).await;
     let told = status().await;
+    assert_ne!(told["earnings"]["totals"]["earned_usd"], "0", "{told}");
     assert_eq!((&told["standing"], &told["jobs"]["finished"]), (&json!("newcomer"), &json!(1)), "{told}");
     assert_ne!(told["models"][MODEL]["claimed_usd"], "0");
 
@@ -154,7 +157,9 @@ async fn one_command_leads_from_nothing_to_an_answer_and_again_to_an_upgrade() {
     .await;
     assert!(text(&ended).contains("it has ended"), "{}", text(&ended));
     wait_until("the first one has ended, too", Duration::from_secs(60), async || {
-        !Path::new(&format!("/proc/{first}")).exists()
+        // It may wait for somebody to take note of its end (Z).
+        let stat = std::fs::read_to_string(format!("/proc/{first}/stat")).unwrap_or_default();
+        stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with('Z'))
     })
     .await;
     network.finish().await;

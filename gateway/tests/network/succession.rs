@@ -1,9 +1,10 @@
 //! A provider that is upgraded under load: its successor takes its place, and no request fails.
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::client::Client;
 use crate::support::load::{offer, tally};
@@ -11,12 +12,15 @@ use crate::support::process::wait_until;
 use crate::support::provider::ProviderSetup;
 use crate::support::{Books, Setup, programs};
 
-/// The successor is no child of the test's: it ends with this.
-struct Successor(u64);
+/// Whoever uses this data directory, a successor too, which is no child of the test's: it ends with this.
+struct Whoever(PathBuf);
 
-impl Drop for Successor {
+impl Drop for Whoever {
     fn drop(&mut self) {
-        let _ = Command::new("kill").args(["-9", &self.0.to_string()]).status();
+        let status = std::fs::read(self.0.join("status.json")).unwrap_or_default();
+        if let Some(pid) = serde_json::from_slice::<Value>(&status).ok().and_then(|status| status["pid"].as_u64()) {
+            let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
+        }
     }
 }
 
@@ -40,7 +44,9 @@ async fn a_provider_is_upgraded_under_load_without_losing_a_job() {
 
     tokio::time::sleep(Duration::from_secs(2)).await;
     let mut upgrade = Command::new(programs().join("lumbung-provider"));
-    upgrade.arg("--data-dir").arg(provider.folder.as_ref().expect("its folder").path()).arg("upgrade");
+    let folder = provider.folder.as_ref().expect("its folder").path().to_owned();
+    upgrade.arg("--data-dir").arg(&folder).arg("upgrade");
+    let _whoever = Whoever(folder);
     let upgraded = tokio::task::spawn_blocking(move || upgrade.output()).await.expect("no panic").expect("it runs");
     assert!(upgraded.status.success(), "{}", String::from_utf8_lossy(&upgraded.stderr));
     let first = provider.process.id();
@@ -48,7 +54,6 @@ async fn a_provider_is_upgraded_under_load_without_losing_a_job() {
         provider.status()["pid"].as_u64().is_some_and(|pid| pid != u64::from(first))
     })
     .await;
-    let _successor = Successor(provider.status()["pid"].as_u64().expect("a process"));
     provider.process.stops(Duration::from_secs(60)).await;
 
     let outcomes = load.await.expect("no panic");

@@ -78,17 +78,20 @@ async fn keep_idle(node: &Node, watch: Option<Watch>, mut idleness: Idleness, te
     let Some(mut watch) = watch else { return };
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
+        // A server beside this process works for the jobs that run: to the system it is somebody else.
+        if !tells_apart && node.is_busy() {
+            watch.forget();
+            idleness.interrupt();
+            continue;
+        }
         let others = match watch.look().await {
-            Ok(others) => others,
+            Ok(Some(others)) => others,
+            Ok(None) => continue,
             Err(error) => {
                 tracing::warn!("whether others use the machine cannot be told: {error:#}");
                 continue;
             }
         };
-        // A server beside this process works for the jobs that run: to the system it is somebody else.
-        if !tells_apart && node.is_busy() {
-            continue;
-        }
         let in_use = idleness.look(others, Instant::now());
         if node.holds.set(Hold::MachineInUse, in_use) {
             match in_use {

@@ -9,6 +9,7 @@ use super::gguf;
 use super::{Finding, exists, size};
 use crate::engine::openai::OpenAiEngine;
 use crate::hardware::Hardware;
+use crate::split::gguf_parts;
 
 /// Looks at a model for the embedded engine. `on_gpu`: whether so many bytes of weights fit there, if that is known.
 pub fn examine(
@@ -58,7 +59,9 @@ fn folder(path: &Path, hardware: &Hardware, on_gpu: OnGpu<'_>) -> Vec<Finding> {
         text["max_position_embeddings"].as_u64()
     });
     let has_tokenizer = json(&path.join("tokenizer.json")).is_some();
-    let has_template = exists(&path.join("chat_template.jinja"))
+    // A model of vectors has no conversations.
+    let has_template = exists(&path.join("modules.json"))
+        || exists(&path.join("chat_template.jinja"))
         || exists(&path.join("chat_template.json"))
         || json(&path.join("tokenizer_config.json")).is_some_and(|config| !config["chat_template"].is_null());
     let mut findings = vec![fits(at.to_string(), weight_bytes, hardware, on_gpu)];
@@ -76,7 +79,7 @@ pub fn weight_bytes(named: &str) -> Option<u64> {
     let path = Path::new(named);
     match (path.is_dir(), path.is_file()) {
         (true, _) => Some(size_of(&safetensors(path))),
-        (false, true) => Some(size_of(&[path.to_owned()])),
+        (false, true) => Some(size_of(&gguf_parts(path))),
         (false, false) => None,
     }
 }
@@ -88,7 +91,7 @@ fn gguf_file(path: &Path, hardware: &Hardware, on_gpu: OnGpu<'_>) -> Vec<Finding
             vec![Finding::problem("model", format!("{at} cannot be read as GGUF: {error}"), "download the file again")]
         }
         Ok(head) => {
-            let mut findings = vec![fits(at.to_string(), size_of(&[path.to_owned()]), hardware, on_gpu)];
+            let mut findings = vec![fits(at.to_string(), size_of(&gguf_parts(path)), hardware, on_gpu)];
             findings.extend(parts(head.has_tokenizer, head.has_template, head.context_length));
             findings
         }
@@ -206,6 +209,25 @@ mod tests {
         let on_gpu = |free| move |weights| Some(if weights > free { Err("too much".into()) } else { Ok(()) });
         let level = |free| examine(dir.path().to_str(), &machine(), on_gpu(free))[0].level;
         assert_eq!((level(1 << 20), level(1 << 30)), (Level::Problem, Level::Ok), "there the GPU's memory counts");
+    }
+
+    #[test]
+    fn the_bundled_model_of_vectors_is_in_order() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/padi-embed");
+        let machine = Hardware { memory_available: 1 << 30, ..Hardware::default() };
+        let findings = examine(folder.to_str(), &machine, |_| None);
+        assert!(findings.iter().all(|finding| finding.level == Level::Ok), "{findings:?}");
+    }
+
+    #[test]
+    fn a_split_model_is_as_large_as_all_its_parts() {
+        let dir = tempfile::tempdir().unwrap();
+        for (part, bytes) in [(1, 1000), (2, 2000), (3, 4000)] {
+            fs::write(dir.path().join(format!("big-{part:05}-of-00003.gguf")), vec![0; bytes]).unwrap();
+        }
+        let first = dir.path().join("big-00001-of-00003.gguf");
+        assert_eq!(weight_bytes(first.to_str().unwrap()), Some(7000));
+        assert_eq!((weight_bytes("/no/such"), weight_bytes(dir.path().to_str().unwrap())), (None, Some(0)));
     }
 
     #[test]

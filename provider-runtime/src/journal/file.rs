@@ -73,10 +73,14 @@ impl JournalFile {
     /// Opens the directory's journal of that name and reads the receipts that nobody has acknowledged.
     pub fn open(dir: &Path, name: &str) -> io::Result<(Self, BTreeMap<u64, Receipt>)> {
         let path = dir.join(name);
+        let is_new = !path.try_exists()?;
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
         let (kept, len) = read(&file)?;
         // What a crash left behind the last whole line would run into the next one.
         file.set_len(len)?;
+        if is_new {
+            File::open(dir)?.sync_all()?; // the name must outlive the machine, too
+        }
         Ok((Self { path, file, len, len_when_compact: 0 }, kept))
     }
 
@@ -92,8 +96,13 @@ impl JournalFile {
         Ok(())
     }
 
-    /// Returns once the disk has it.
+    /// Returns once the disk has it. After an error nobody knows what it has: Linux takes pages that could not be written for
+    /// written, and the next call succeeds without them.
     pub fn sync(&self) -> io::Result<()> {
+        #[cfg(test)]
+        if self.path.with_extension("broken").exists() {
+            return Err(io::Error::other("a test says so"));
+        }
         self.file.sync_data()
     }
 

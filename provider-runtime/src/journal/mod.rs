@@ -69,8 +69,14 @@ impl Journal {
         let backlog = Arc::new(Backlog::new(kept));
         let failing = Arc::new(AtomicBool::new(false));
         let (queue, entries) = mpsc::channel(QUEUE);
-        let writer =
-            Writer { file, backlog: backlog.clone(), failing: failing.clone(), unwritten: Vec::new(), unsynced: 0 };
+        let writer = Writer {
+            file,
+            backlog: backlog.clone(),
+            failing: failing.clone(),
+            unwritten: Vec::new(),
+            unsynced: 0,
+            doubtful: false,
+        };
         let runtime = Handle::current();
         std::thread::Builder::new().name("journal".into()).spawn(move || writer.run(entries, &runtime))?;
         Ok(Self { queue, backlog, failing })
@@ -120,6 +126,8 @@ struct Writer {
     unwritten: Vec<u8>,
     /// Records written since the last sync.
     unsynced: usize,
+    /// Whether the file may have lost what was written to it.
+    doubtful: bool,
 }
 
 impl Writer {
@@ -190,20 +198,32 @@ impl Writer {
     fn try_write(&mut self, sync: bool) -> io::Result<()> {
         if self.backlog.len() == 0 && !self.file.is_empty() {
             self.unwritten.clear();
-            self.unsynced = 0;
+            (self.unsynced, self.doubtful) = (0, false);
             return self.file.clear();
+        }
+        if self.doubtful {
+            return self.rewrite();
         }
         self.file.append(&self.unwritten)?;
         self.unwritten.clear();
         if sync && self.unsynced > 0 {
+            self.doubtful = true;
             self.file.sync()?;
-            self.unsynced = 0;
+            (self.unsynced, self.doubtful) = (0, false);
         }
-        if self.file.wants_compaction() {
-            let mut live = Vec::new();
-            self.backlog.each(|number, receipt| file::write_line(&mut live, &Record::Receipt { number, receipt }));
-            self.file.replace(&live)?;
+        match self.file.wants_compaction() {
+            true => self.rewrite(),
+            false => Ok(()),
         }
+    }
+
+    /// Another file in the place of this one, synced, with all that is to be acknowledged.
+    fn rewrite(&mut self) -> io::Result<()> {
+        let mut live = Vec::new();
+        self.backlog.each(|number, receipt| file::write_line(&mut live, &Record::Receipt { number, receipt }));
+        self.file.replace(&live)?;
+        self.unwritten.clear();
+        (self.unsynced, self.doubtful) = (0, false);
         Ok(())
     }
 }

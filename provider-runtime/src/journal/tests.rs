@@ -145,3 +145,23 @@ async fn what_is_not_decided_is_offered_again_later_and_new_ones_at_once() {
     next.sort_unstable();
     assert_eq!(next, [1, 3], "a full batch has old and new ones");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_failed_sync_may_have_lost_is_written_anew() {
+    let dir = Dir::new();
+    let journal = journal_with(&dir, &["a"]).await;
+    let broken = dir.file().with_extension("broken");
+    fs::write(&broken, "").unwrap();
+    journal.reserve().unwrap().keep(kept("b"));
+    journal.synced().await;
+    assert!(journal.reserve().is_none(), "no job while the disk refuses");
+    // What the kernel took for written is gone, and it says nothing.
+    fs::write(dir.file(), "").unwrap();
+    fs::remove_file(&broken).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while journal.reserve().is_none() {
+        assert!(Instant::now() < deadline, "the disk is in order again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(names(&dir.journal()), ["ticket-a", "ticket-b"]);
+}

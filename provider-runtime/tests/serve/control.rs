@@ -5,12 +5,15 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Output};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use lumbung_openapi::earnings::{EarningsStatement, EarningsTotals};
 use lumbung_openapi::frame::FrameKind;
 use serde_json::{Value, json};
 
 use super::support::provider::{PROGRAM, Provider, scripted};
+use super::support::tunnel::usd;
 use super::{SCRIPT, joined, of_kind, streamed};
 
 /// What the program prints when it runs on this provider's data directory; not in the way of the test's own gateway.
@@ -98,7 +101,7 @@ async fn its_socket_is_its_owners_and_bears_whatever_is_said() {
     assert!(status["status"].get("earnings").is_none(), "the gateway is asked only where that is wanted");
     // This gateway keeps no books.
     let unknown = &ask("{\"do\":\"status\",\"earnings\":true}")["status"]["earnings"]["unknown"];
-    assert!(unknown.as_str().unwrap().contains("404"), "{unknown}");
+    assert!(unknown.as_str().unwrap().contains("not now"), "{unknown}");
 
     let mut endless = connect(&provider);
     endless.write_all(&[b'x'; 5000]).unwrap();
@@ -110,6 +113,43 @@ async fn its_socket_is_its_owners_and_bears_whatever_is_said() {
     assert!(told(&provider, &["status", "--local"]).await.status.success());
     drop(silent);
     tunnel.ask(&streamed("hello")).await.begun().all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_earned_is_asked_seldom_and_a_statement_without_end_is_left() {
+    let (gateway, provider, _tunnel) = joined().await;
+    let statement = EarningsStatement {
+        object: "earnings_statement".into(),
+        provider: "x".into(),
+        as_of: 1_795_564_800,
+        holdback_secs: 60,
+        totals: EarningsTotals { earned: usd("1.5"), payable: usd("1.5"), ..EarningsTotals::default() },
+        payout_details: None,
+        payouts: vec![],
+        data: vec![],
+        has_more: true,
+        next_cursor: None,
+    };
+    let asked = || gateway.state.statements.load(Ordering::SeqCst);
+    for (cursor, pages) in [(None, 1), (Some("same".to_owned()), 2)] {
+        let before = asked();
+        *gateway.state.earnings.lock().unwrap() = Some(EarningsStatement { next_cursor: cursor, ..statement.clone() });
+        let url = gateway.url();
+        let data_dir = provider.data_dir();
+        let earnings = tokio::task::spawn_blocking(move || {
+            let mut command = Command::new(PROGRAM);
+            command.arg("--data-dir").arg(data_dir).args(["earnings", "--gateway", &url]).output().unwrap()
+        });
+        let earnings = earnings.await.unwrap();
+        assert!(earnings.status.success() && text(&earnings).contains("$1.5"), "{}", text(&earnings));
+        assert_eq!(asked() - before, pages);
+    }
+    let before = asked();
+    for _ in 0..3 {
+        let status = text(&told(&provider, &["status"]).await);
+        assert!(status.contains("$1.5 by the gateway's books: $1.5 payable"), "{status}");
+    }
+    assert_eq!(asked() - before, 1, "at most every half minute");
 }
 
 /// `script` (of Debian's bsdutils, on every machine) is the terminal.

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use super::files::MODULES;
 use super::load::LoadError;
+use crate::split;
 
 /// Where a model comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,16 +83,8 @@ pub fn hub_snapshot(cache: &Path, id: &str) -> Option<PathBuf> {
 
 /// All parts of a GGUF model, in order: `name-00001-of-00003.gguf` has two siblings.
 pub fn gguf_parts(file: &Path) -> Result<Vec<PathBuf>, LoadError> {
-    let Some((prefix, total)) = split_name(file) else { return Ok(vec![file.to_owned()]) };
-    let parts = (1..=total).map(|part| file.with_file_name(format!("{prefix}-{part:05}-of-{total:05}.gguf")));
+    let parts = split::gguf_parts(file).into_iter();
     parts.map(|part| if part.is_file() { Ok(part) } else { Err(LoadError::NoSuchPath(part)) }).collect()
-}
-
-fn split_name(file: &Path) -> Option<(&str, u32)> {
-    let (rest, total) = file.file_stem()?.to_str()?.rsplit_once("-of-")?;
-    let (prefix, part) = rest.rsplit_once('-')?;
-    let is_number = |digits: &str| digits.len() == 5 && digits.bytes().all(|byte| byte.is_ascii_digit());
-    (is_number(part) && is_number(total)).then(|| total.parse().ok().map(|total| (prefix, total)))?
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The gateway's side: challenge, tunnel, receipts.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,6 +13,7 @@ use axum::{Json, Router};
 use http::{HeaderMap, StatusCode, header};
 use hyper::client::conn::http2;
 use hyper::rt::Executor;
+use lumbung_openapi::earnings::{EARNINGS_PATH, EarningsStatement};
 use lumbung_openapi::error::{ErrorBody, ErrorObject};
 use lumbung_openapi::jws;
 use lumbung_openapi::provider::{
@@ -45,6 +47,10 @@ pub struct GatewayState {
     pub verdict: Mutex<Option<ReceiptVerdict>>,
     /// Refuses receipts' requests with this status.
     pub receipts_status: Mutex<Option<StatusCode>>,
+    /// What it says of earnings; 404 if not set.
+    pub earnings: Mutex<Option<EarningsStatement>>,
+    /// How often it was asked for them.
+    pub statements: AtomicUsize,
     /// Refuses challenges with this status.
     pub challenge_status: Mutex<Option<StatusCode>>,
     /// What time it says that it is, if not this machine's.
@@ -68,6 +74,7 @@ impl TestGateway {
             .route(CHALLENGE_PATH, get(challenge))
             .route(TUNNEL_PATH, get(tunnel))
             .route(RECEIPTS_PATH, post(receipts))
+            .route(EARNINGS_PATH, get(earnings))
             .with_state(state.clone());
         // Nagle's algorithm would hold back every second write by 40 ms.
         let listener = listener.tap_io(|stream| stream.set_nodelay(true).unwrap());
@@ -163,6 +170,14 @@ async fn tunnel(State(state): State<Arc<GatewayState>>, headers: HeaderMap, mut 
         (REPLICA_HEADER, "replica-1"),
     ];
     (StatusCode::SWITCHING_PROTOCOLS, switch).into_response()
+}
+
+async fn earnings(State(state): State<Arc<GatewayState>>) -> Response {
+    state.statements.fetch_add(1, Ordering::SeqCst);
+    match state.earnings.lock().unwrap().clone() {
+        Some(statement) => Json(statement).into_response(),
+        None => error(StatusCode::NOT_FOUND),
+    }
 }
 
 async fn receipts(State(state): State<Arc<GatewayState>>, Json(batch): Json<ReceiptBatch>) -> Response {
