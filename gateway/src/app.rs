@@ -32,11 +32,12 @@ use crate::fleet::gate::{Gate, GateLimits};
 use crate::fleet::join::Doorman;
 use crate::fleet::receipts::ReceiptDesk;
 use crate::fleet::{Fleet, FleetLimits};
+use crate::followed::{Followed, text_of};
 use crate::http::guard::Guard;
 use crate::http::{self, Shared, metrics};
 use crate::jobs;
-use crate::store::Store;
 use crate::store::lease::LeaseGuard;
+use crate::store::{Store, StoreError};
 use crate::tls::Certificate;
 use sharing::Sharing;
 
@@ -61,7 +62,10 @@ pub async fn run(
         TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
     let bound = listener.local_addr()?;
     // Connections belong to the thread that opened them.
-    let url = books.url()?;
+    let (url, database_file) = books.place().context("cannot open the books")?;
+    if config.is_shared() && url.starts_with("sqlite:") {
+        bail!("several gateways share the books (--redis): --database-file must name a Postgres database");
+    }
     let opening = books_thread.spawn(async move { Store::open(&url).await });
     let store = opening.await?.context("cannot open the books")?;
     let replica = ReplicaId::fresh();
@@ -73,6 +77,7 @@ pub async fn run(
     let port = sharing.as_mut().and_then(Sharing::take_port);
     let bus = sharing.as_ref().map(|sharing| sharing.bus.clone());
     let peers_certificate = sharing.as_ref().and_then(Sharing::certificate);
+    let redis_files = sharing.as_mut().and_then(Sharing::take_files);
     let registry = sharing.as_ref().map(|sharing| sharing.registry.clone());
     // Without a way to each other, two gateways could not share an account's last dollar.
     let lease = take_lease(&store, &replica, config.lease(), bus.is_none()).await?;
@@ -100,8 +105,12 @@ pub async fn run(
     // HTTP/2 for clients; a provider's tunnel is an upgraded HTTP/1.1.
     let tls = certificate.as_ref().map(|certificate| certificate.acceptor(&[b"h2", b"http/1.1"]));
     let following = tokio::spawn(follow(certificate.into_iter().chain(peers_certificate)));
+    // Connections belong to the thread that opened them.
+    let following_database = database_file.map(|file| books_thread.spawn(follow_database(store.clone(), file)));
+    let following_redis = redis_files.map(|files| tokio::spawn(files.follow()));
     http::server::serve(listener, tls, http::router(shared), config.max_connections, closing, drain).await;
     following.abort();
+    following_database.into_iter().chain(following_redis).for_each(|following| following.abort());
     leaving.await?;
     if let Some(passing) = passing
         && tokio::time::timeout(drain, passing).await.is_err()
@@ -140,12 +149,26 @@ async fn follow(certificates: impl Iterator<Item = Arc<Certificate>>) {
     futures_util::future::join_all(certificates.map(Certificate::follow)).await;
 }
 
+/// Has new connections go by the database's URL as its file says it.
+async fn follow_database(store: Store, file: Followed) {
+    let take_up = |held: Vec<Vec<u8>>| {
+        let store = store.clone();
+        async move {
+            let url = text_of(&held[0]).map_err(|_| StoreError::Invalid("it is not text"))?;
+            store.move_to(&url).await
+        }
+    };
+    file.follow("the database's URL", take_up).await;
+}
+
 /// Reads what the configuration names and whatever needs it to run, as `config check` does.
 pub fn check(books: &BooksConfig, config: &ServeConfig) -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut problems = config.problems(books);
     problems.extend(client_certificate(config).err().map(|error| format!("{error:#}")));
     problems.extend(sharing::tls(config).err().map(|error| format!("{error:#}")));
+    problems.extend(books.database_file.as_ref().and_then(|_| books.place().err()).map(|error| error.to_string()));
+    problems.extend(config.redis().err().map(|error| error.to_string()));
     problems.extend(issuer(config).err().map(|error| format!("{error:#}")));
     match problems.is_empty() {
         true => Ok(()),

@@ -4,8 +4,10 @@
 mod problems;
 mod reference;
 
+use std::fmt::Display;
+use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use reference::{reference, with_file};
@@ -14,6 +16,7 @@ use clap::{ArgAction, Args, ValueEnum};
 use lumbung_openapi::money::NanoUsd;
 
 use crate::domain::address::AddressRange;
+use crate::followed::{Followed, text_of};
 
 /// The longest times in seconds: ten years.
 const MOST_SECS: u64 = 3650 * 86_400;
@@ -38,17 +41,29 @@ pub struct BooksConfig {
     /// Database: postgres://… or sqlite:/path. Without it: a SQLite file in the data folder.
     #[arg(long = "database", env = "DATABASE_URL", hide_env_values = true, global = true)]
     pub database_url: Option<String>,
+    /// A file that holds what --database would say, for a password that changes. It is read again when it changes: new
+    /// connections use it as soon as the database takes it.
+    #[arg(long, env = "DATABASE_URL_FILE", global = true, conflicts_with = "database_url")]
+    pub database_file: Option<PathBuf>,
 }
 
 impl BooksConfig {
-    /// The database to open. Makes the data folder where that is the place.
-    pub fn url(&self) -> std::io::Result<String> {
+    /// The database to open, and the file that says so, where one does. Makes the data folder where that is the place.
+    pub fn place(&self) -> io::Result<(String, Option<Followed>)> {
+        if let Some(file) = &self.database_file {
+            let followed = Followed::read(vec![file.clone()])?;
+            let url = text_of(&followed.held()[0]).map_err(|error| at(file, error))?;
+            return match problems::is_database(&url) {
+                true => Ok((url, Some(followed))),
+                false => Err(at(file, "it must hold a URL that begins with postgres:// or sqlite:")),
+            };
+        }
         if let Some(url) = &self.database_url {
-            return Ok(url.clone());
+            return Ok((url.clone(), None));
         }
         std::fs::create_dir_all(&self.data_dir)?;
         let folder = self.data_dir.canonicalize()?;
-        Ok(format!("sqlite:{}", folder.join("books.db").display()))
+        Ok((format!("sqlite:{}", folder.join("books.db").display()), None))
     }
 }
 
@@ -124,7 +139,7 @@ pub struct ServeConfig {
     pub poll_ms: u64,
     /// Where other gateways that share the fleet connect to pass on jobs. With REDIS_URL and without this: a free port of the
     /// same address as --listen, if that is of this machine only; otherwise this gateway's providers serve it alone.
-    #[arg(long, env = "LUMBUNG_INTERNAL_LISTEN", requires = "redis_url")]
+    #[arg(long, env = "LUMBUNG_INTERNAL_LISTEN")]
     pub internal_listen: Option<SocketAddr>,
     /// How they reach that, as host:port. Without it: the address as bound.
     #[arg(long, env = "LUMBUNG_INTERNAL_ADVERTISE", requires = "internal_listen")]
@@ -203,9 +218,39 @@ pub struct ServeConfig {
     /// redis+sentinel://host:port,host:port/name or redis+cluster://host:port,host:port; rediss for TLS.
     #[arg(long = "redis", env = "REDIS_URL", hide_env_values = true)]
     pub redis_url: Option<String>,
-    /// Certificates to trust for Redis instead of the system's, as a PEM file.
-    #[arg(long, env = "REDIS_CA", requires = "redis_url")]
+    /// A file that holds what --redis would say, for a password that changes. It is read again when it changes.
+    #[arg(long, env = "REDIS_URL_FILE", conflicts_with = "redis_url")]
+    pub redis_file: Option<PathBuf>,
+    /// Certificates to trust for Redis instead of the system's, as a PEM file. It is read again when it changes.
+    #[arg(long, env = "REDIS_CA")]
     pub redis_ca: Option<PathBuf>,
+}
+
+/// Redis, as configured.
+pub struct RedisPlace {
+    /// Its URL.
+    pub url: String,
+    /// Certificates to trust, as PEM.
+    pub authority: Option<Vec<u8>>,
+    /// The files that said so.
+    pub followed: Followed,
+    file: Option<PathBuf>,
+}
+
+impl RedisPlace {
+    /// URL and authority, by what the files hold now.
+    pub fn by(&self, held: &[Vec<u8>]) -> io::Result<(String, Option<Vec<u8>>)> {
+        let mut held = held.iter();
+        let url = match &self.file {
+            Some(file) => text_of(held.next().map_or(&[][..], Vec::as_slice)).map_err(|error| at(file, error))?,
+            None => self.url.clone(),
+        };
+        Ok((url, held.next().cloned()))
+    }
+}
+
+fn at(path: &Path, error: impl Display) -> io::Error {
+    io::Error::other(format!("{}: {error}", path.display()))
 }
 
 /// A time in seconds or milliseconds: `10s`, `250ms`.
@@ -236,8 +281,24 @@ impl ServeConfig {
 
     /// How long proxies have to go elsewhere.
     pub fn drain_notice(&self) -> Duration {
-        let alone = self.redis_url.is_none();
-        Duration::from_secs(self.drain_notice_secs.unwrap_or(if alone { 0 } else { 3 }))
+        Duration::from_secs(self.drain_notice_secs.unwrap_or(if self.is_shared() { 3 } else { 0 }))
+    }
+
+    /// Whether several gateways may share the books.
+    pub fn is_shared(&self) -> bool {
+        self.redis_url.is_some() || self.redis_file.is_some()
+    }
+
+    /// Redis; `None` without. Reads the files.
+    pub fn redis(&self) -> io::Result<Option<RedisPlace>> {
+        if !self.is_shared() {
+            return Ok(None);
+        }
+        let files = self.redis_file.iter().chain(&self.redis_ca).cloned().collect();
+        let (url, file) = (self.redis_url.clone().unwrap_or_default(), self.redis_file.clone());
+        let mut place = RedisPlace { url, authority: None, followed: Followed::read(files)?, file };
+        (place.url, place.authority) = place.by(place.followed.held())?;
+        Ok(Some(place))
     }
 
     /// Origins under which providers reach this gateway, which listens at `bound`.

@@ -1,7 +1,7 @@
 //! `lumbung-gateway`: OpenAI-compatible inference on community providers, metered and billed.
 //!
 //! Dependence goes one way: `main → app → {http, jobs, cli} → {chat, admin} → fleet → store → domain → lumbung_openapi`;
-//! `tls` is beside `domain`.
+//! `tls` and `followed` are beside `domain`.
 
 pub mod admin;
 pub mod app;
@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod fleet;
+pub mod followed;
 pub mod http;
 pub mod jobs;
 pub mod lines;

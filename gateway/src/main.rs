@@ -42,6 +42,9 @@ enum Command {
         /// Its address: what it was told with --listen.
         #[arg(long, env = "LUMBUNG_LISTEN", default_value = "127.0.0.1:8080")]
         listen: SocketAddr,
+        /// The certificate that it was told to serve with, if it ends TLS itself: then it is asked over TLS.
+        #[arg(long, env = "LUMBUNG_TLS_CERT")]
+        tls_cert: Option<PathBuf>,
         /// Ask whether it is alive, not whether it is ready.
         #[arg(long)]
         live: bool,
@@ -74,12 +77,13 @@ fn main() -> anyhow::Result<()> {
             Ok(writeln!(std::io::stdout(), "the configuration is right")?)
         }
         Command::Config(ConfigCommand::Reference) => Ok(write!(std::io::stdout(), "{}", reference())?),
-        Command::Health { listen, live } => {
-            let answer = tokio::runtime::Runtime::new()?.block_on(cli::health::ask(listen, live))?;
+        Command::Health { listen, tls_cert, live } => {
+            let answer =
+                tokio::runtime::Runtime::new()?.block_on(cli::health::ask(listen, tls_cert.is_some(), live))?;
             Ok(writeln!(std::io::stdout(), "{answer}")?)
         }
         Command::Operator(command) => {
-            let url = arguments.books.url()?;
+            let (url, _) = arguments.books.place()?;
             tokio::runtime::Runtime::new()?.block_on(cli::run(command, async || Store::open(&url).await))
         }
     }

@@ -4,8 +4,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the bottom up: a layer may use those before it.
-const LAYERS: [&[&str]; 7] =
-    [&["domain", "tls"], &["store"], &["fleet"], &["chat", "admin"], &["http", "jobs", "cli"], &["config"], &["app"]];
+const LAYERS: [&[&str]; 7] = [
+    &["domain", "tls", "followed"],
+    &["store"],
+    &["fleet"],
+    &["chat", "admin"],
+    &["http", "jobs", "cli"],
+    &["config"],
+    &["app"],
+];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a folder").flatten() {

@@ -8,13 +8,14 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::config::ServeConfig;
+use crate::config::{RedisPlace, ServeConfig};
 use crate::domain::ids::ReplicaId;
 use crate::fleet::Fleet;
 use crate::fleet::others::Links;
 use crate::fleet::peer::{self, Badge, tls::PeerTls};
+use crate::followed::Followed;
 use crate::store::registry::Registry;
-use crate::store::{Bus, Counters, Redis, Store};
+use crate::store::{Bus, Counters, Redis, Store, StoreError};
 use crate::tls::Certificate;
 
 /// The ways to other gateways.
@@ -28,6 +29,29 @@ pub struct Sharing {
     /// For jobs.
     pub links: Links,
     port: Option<TcpListener>,
+    files: Option<RedisFiles>,
+}
+
+/// What says where Redis is, and may change.
+pub struct RedisFiles {
+    redis: Redis,
+    place: RedisPlace,
+}
+
+impl RedisFiles {
+    /// Has Redis be reached as the files say, whenever they change.
+    pub async fn follow(self) {
+        let Self { redis, mut place } = self;
+        let followed = std::mem::replace(&mut place.followed, Followed::none());
+        let take_up = |held: Vec<Vec<u8>>| {
+            let (redis, now) = (redis.clone(), place.by(&held));
+            async move {
+                let (url, authority) = now.map_err(|_| StoreError::Invalid("it is not text"))?;
+                redis.move_to(&url, authority).await
+            }
+        };
+        followed.follow("Redis' URL or authority", take_up).await;
+    }
 }
 
 impl Sharing {
@@ -38,11 +62,11 @@ impl Sharing {
         replica: ReplicaId,
         bound: SocketAddr,
     ) -> anyhow::Result<Option<Self>> {
-        let Some(url) = &config.redis_url else { return Ok(None) };
-        let redis = Redis::open(url, config.redis_ca.as_deref())?;
+        let Some(place) = config.redis().context("cannot use --redis-file or --redis-ca")? else { return Ok(None) };
+        let redis = Redis::open(&place.url, place.authority.clone())?;
         let bus = Arc::new(Bus::open(redis.clone(), store, replica).await?);
         let counters = Counters::open(redis.clone(), store, replica).await?;
-        let registry = Arc::new(Registry::open(redis, store, replica).await?);
+        let registry = Arc::new(Registry::open(redis.clone(), store, replica).await?);
         let keys = store.signing_keys().await.context("cannot read the signing keys")?;
         let port = listen(config, bound).await?;
         let address = match (&port, &config.internal_advertise) {
@@ -56,12 +80,17 @@ impl Sharing {
         }
         let badge = Arc::new(Badge::new(replica, store.clone(), keys));
         let links = Links { replica, address, badge, tls: tls(config)? };
-        Ok(Some(Self { bus, counters, registry, links, port }))
+        Ok(Some(Self { bus, counters, registry, links, port, files: Some(RedisFiles { redis, place }) }))
     }
 
     /// This gateway's certificate for the others, to be followed.
     pub fn certificate(&self) -> Option<Arc<Certificate>> {
         self.links.tls.as_ref().map(PeerTls::certificate)
+    }
+
+    /// Takes what says where Redis is, to be followed.
+    pub fn take_files(&mut self) -> Option<RedisFiles> {
+        self.files.take()
     }
 
     /// Takes the port, to be served by [`serve`].

@@ -16,13 +16,20 @@ impl ServeConfig {
             }
         };
         let database = books.database_url.as_deref();
+        expect(database.is_none_or(is_database), "--database (DATABASE_URL) must begin with postgres:// or sqlite:");
         expect(
-            database.is_none_or(|url| DATABASES.iter().any(|scheme| url.starts_with(scheme))),
-            "--database (DATABASE_URL) must begin with postgres:// or sqlite:",
+            !self.is_shared()
+                || books.database_file.is_some()
+                || database.is_some_and(|url| !url.starts_with("sqlite:")),
+            "--redis (REDIS_URL) is set, so several gateways may share the books: --database (DATABASE_URL) must name a Postgres database",
         );
         expect(
-            self.redis_url.is_none() || database.is_some_and(|url| !url.starts_with("sqlite:")),
-            "--redis (REDIS_URL) is set, so several gateways may share the books: --database (DATABASE_URL) must name a Postgres database",
+            self.is_shared() || self.internal_listen.is_none(),
+            "--internal-listen is for several gateways: --redis (REDIS_URL) or --redis-file is required",
+        );
+        expect(
+            self.is_shared() || self.redis_ca.is_none(),
+            "--redis-ca (REDIS_CA) is set: --redis (REDIS_URL) or --redis-file is required",
         );
         expect(
             self.internal_advertise.is_some() || !self.internal_listen.is_some_and(|at| at.ip().is_unspecified()),
@@ -41,6 +48,10 @@ impl ServeConfig {
         }
         problems
     }
+}
+
+pub(super) fn is_database(url: &str) -> bool {
+    DATABASES.iter().any(|scheme| url.starts_with(scheme))
 }
 
 /// `https://host` or `http://host`, with a port or without, and no path.

@@ -39,7 +39,7 @@ fn settings() -> Settings {
     Settings {
         flag: "--config",
         variable: "LUMBUNG_CONFIG",
-        before_command: &["--config", "--data-dir", "--database"],
+        before_command: &["--config", "--data-dir", "--database", "--database-file"],
         sections: vec![
             Section::of::<BooksConfig>("Every command", |_| true),
             Section::of::<ServeConfig>("`serve`", |words| matches!(words, ["serve", ..] | ["config", "check", ..])),

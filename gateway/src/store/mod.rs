@@ -145,6 +145,28 @@ impl Store {
         Ok(Self { dialect, writer, reader, clock_offset_us: Arc::default() })
     }
 
+    /// Has new connections go by this URL, once that works: the same books, as somebody else or with another password. Those
+    /// that are open stay. Fails with `Conflict` for other books.
+    pub async fn move_to(&self, url: &str) -> Result<()> {
+        if url.starts_with("sqlite:") != (self.dialect == Dialect::Sqlite) {
+            return Err(StoreError::Conflict("it leads to another kind of database".into()));
+        }
+        let options = options(url, if self.dialect == Dialect::Sqlite { "mode=rw" } else { "" })?;
+        let trying = async {
+            let mut connection = options.connect().await?;
+            let id = first_signing_key(&mut connection).await?;
+            connection.close().await?;
+            Ok::<_, StoreError>(id)
+        };
+        let id = tokio::time::timeout(PATIENCE, trying).await.unwrap_or(Err(StoreError::Silent))?;
+        if id != self.id().await? {
+            return Err(StoreError::Conflict("it leads to other books".into()));
+        }
+        self.writer.set_connect_options(options.clone());
+        self.reader.set_connect_options(options);
+        Ok(())
+    }
+
     /// Closes every connection; whoever still holds a clone gets [`StoreError::Unavailable`].
     pub async fn close(&self) {
         self.writer.close().await;
@@ -154,9 +176,7 @@ impl Store {
     /// A name that only these books have: their first signing key's id, which stays when keys rotate.
     pub async fn id(&self) -> Result<String> {
         self.signing_keys().await?; // made when they are first asked for
-        let first = "SELECT id FROM signing_keys ORDER BY created_at, id LIMIT 1";
-        let row = sqlx::query(first).fetch_optional(&self.reader).await?;
-        Ok(row.ok_or(StoreError::Missing("signing key"))?.try_get(0)?)
+        first_signing_key(&mut *self.reader.acquire().await?).await
     }
 
     /// A number that goes up with every change that gateways cache: keys, accounts, the catalogue, providers' standings;
@@ -215,6 +235,12 @@ async fn begin(pool: AnyPool, statement: &'static str) -> Result<Transaction<'st
         Ok(begun) => Ok(begun?),
         Err(_) => Err(StoreError::Unavailable(sqlx::Error::PoolClosed)), // the runtime is shutting down
     }
+}
+
+async fn first_signing_key(connection: &mut AnyConnection) -> Result<String> {
+    let first = "SELECT id FROM signing_keys ORDER BY created_at, id LIMIT 1";
+    let row = sqlx::query(first).fetch_optional(connection).await?;
+    Ok(row.ok_or(StoreError::Missing("signing key"))?.try_get(0)?)
 }
 
 /// Tells every gateway to forget what it has cached. Also a lock: changes of cached things come one after the other.

@@ -72,6 +72,13 @@ async fn a_certificate_that_changes_cuts_nothing_and_one_that_is_not_good_is_ref
     assert_eq!(curl(&network.base, &authority, &["--http1.1"]), Ok("1.1".into()));
     assert!(curl(&network.base.replace("https", "http"), &authority, &[]).is_err(), "nothing is served without TLS");
     assert_eq!(curl(&network.base, &theirs.path("authority.pem"), &[]), NOT_ACCEPTED, "self-made");
+    let health = |tls: bool| {
+        let mut health = Command::new(env!("CARGO_BIN_EXE_lumbung-gateway"));
+        health.args(["health", "--listen", network.base.trim_start_matches("https://")]).env_remove("LUMBUNG_TLS_CERT");
+        health.envs(tls.then_some(("LUMBUNG_TLS_CERT", &served)));
+        health.output().expect("it runs").status.code()
+    };
+    assert_eq!((health(true), health(false)), (Some(0), Some(1)), "a container's health check");
 
     // A stream that begins under the first certificate and ends after five others.
     let client = client(&network, &authority).await;

@@ -33,6 +33,7 @@ mod redis_forms;
 mod refused;
 mod replicas;
 mod resume;
+mod rotation;
 mod routing;
 mod scraped;
 mod sdk;

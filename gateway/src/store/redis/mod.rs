@@ -2,11 +2,10 @@
 
 mod form;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use redis::aio::PubSubStream;
 use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult};
 use tokio::sync::Mutex;
@@ -26,25 +25,29 @@ const CONNECT_AGAIN: Duration = Duration::from_millis(250);
 pub struct Redis(Arc<Shared>);
 
 struct Shared {
-    form: Form,
+    form: ArcSwap<Form>,
     current: ArcSwapOption<Connection>,
     /// Held while connecting; when that last failed.
     connecting: Mutex<Option<Instant>>,
 }
 
 impl Redis {
-    /// The Redis that a URL names (`redis/form.rs` lists the forms). `ca`: a PEM file with the certificates to trust instead
-    /// of the system's. Fails with `Invalid` for what cannot be used; asks nobody.
-    pub fn open(url: &str, ca: Option<&Path>) -> Result<Self> {
-        let pem = ca.map(std::fs::read).transpose();
-        let pem = pem.map_err(|_| StoreError::Invalid("the file of certificates for Redis cannot be read"))?;
-        let form = Form::parse(url, pem.as_deref()).map_err(|_| {
-            StoreError::Invalid(
-                "REDIS_URL cannot be used: redis://host:port/number, redis+sentinel://host:port,host:port/name or \
-                 redis+cluster://host:port,host:port is expected; rediss for TLS",
-            )
-        })?;
+    /// The Redis that a URL names (`redis/form.rs` lists the forms). `authority`: the certificates to trust instead of the
+    /// system's, as PEM. Fails with `Invalid` for what cannot be used; asks nobody.
+    pub fn open(url: &str, authority: Option<Vec<u8>>) -> Result<Self> {
+        let form = ArcSwap::from_pointee(parse(url, authority)?);
         Ok(Self(Arc::new(Shared { form, current: ArcSwapOption::empty(), connecting: Mutex::default() })))
+    }
+
+    /// Reaches it as this URL says from now on, once that works: the same Redis, with another password, say. What was sent on
+    /// the connection before is answered there.
+    pub async fn move_to(&self, url: &str, authority: Option<Vec<u8>>) -> Result<()> {
+        let form = parse(url, authority)?;
+        let connected = timeout(2 * PATIENCE, form.connect()).await.unwrap_or_else(|_| Err(no_answer()));
+        let connection = connected.map_err(|_| StoreError::Invalid("Redis does not let this gateway in with it"))?;
+        self.0.form.store(Arc::new(form));
+        self.0.current.store(Some(Arc::new(connection)));
+        Ok(())
     }
 
     /// One command, not repeated when the connection breaks.
@@ -65,7 +68,8 @@ impl Redis {
     /// What is published on a channel from now on; ends when the connection does.
     pub async fn subscribe(&self, channel: &str) -> RedisResult<PubSubStream> {
         let subscribed = async {
-            let mut subscription = self.0.form.connect_pubsub().await?;
+            let form = self.0.form.load_full();
+            let mut subscription = form.connect_pubsub().await?;
             subscription.subscribe(channel).await?;
             Ok(subscription.into_on_message())
         };
@@ -75,7 +79,7 @@ impl Redis {
     /// Publishes, and says how many got it, if that can be known.
     pub async fn publish(&self, channel: &str, message: &str) -> RedisResult<Option<usize>> {
         let count: usize = self.query(redis::cmd("PUBLISH").arg(channel).arg(message)).await?;
-        Ok(self.0.form.counts_receivers().then_some(count))
+        Ok(self.0.form.load().counts_receivers().then_some(count))
     }
 
     async fn connection(&self) -> RedisResult<(Connection, Arc<Connection>)> {
@@ -90,7 +94,8 @@ impl Redis {
         if failed_at.is_some_and(|at| at.elapsed() < CONNECT_AGAIN) {
             return Err((ErrorKind::Io, "Redis could not be reached a moment ago").into());
         }
-        match timeout(2 * PATIENCE, self.0.form.connect()).await.unwrap_or_else(|_| Err(no_answer())) {
+        let form = self.0.form.load_full();
+        match timeout(2 * PATIENCE, form.connect()).await.unwrap_or_else(|_| Err(no_answer())) {
             Ok(connection) => {
                 *failed_at = None;
                 let shared = Arc::new(connection);
@@ -114,6 +119,15 @@ impl Redis {
         }
         answer
     }
+}
+
+fn parse(url: &str, authority: Option<Vec<u8>>) -> Result<Form> {
+    Form::parse(url, authority.as_deref()).map_err(|_| {
+        StoreError::Invalid(
+            "REDIS_URL cannot be used: redis://host:port/number, redis+sentinel://host:port,host:port/name or \
+             redis+cluster://host:port,host:port is expected; rediss for TLS",
+        )
+    })
 }
 
 fn no_answer() -> RedisError {

@@ -48,6 +48,7 @@ pub struct Setup {
     models: Vec<(String, u32)>,
     gateway_flags: Vec<String>,
     gateway_env: Vec<(String, String)>,
+    in_files: bool,
     scheme: &'static str,
 }
 
@@ -67,6 +68,7 @@ struct Run {
     redis_url: Option<String>,
     flags: Vec<String>,
     env: Vec<(String, String)>,
+    in_files: bool,
 }
 
 /// One more gateway on the same books. [`Replica::stop`] it before the network is finished.
@@ -97,6 +99,7 @@ impl Setup {
             models: vec![(MODEL.into(), 100_000)],
             gateway_flags: Vec::new(),
             gateway_env: Vec::new(),
+            in_files: false,
             scheme: "http",
         }
     }
@@ -124,6 +127,12 @@ impl Setup {
     /// With a variable of the environment.
     pub fn with_gateway_env(mut self, name: &str, value: &str) -> Self {
         self.gateway_env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Does not tell gateways where database and Redis are: flags name files that do.
+    pub fn told_by_files(mut self) -> Self {
+        self.in_files = true;
         self
     }
 
@@ -158,7 +167,8 @@ impl Setup {
             store.upsert_model(&catalogue_model(id, *context_length)).await.expect("the catalogue takes a model");
         }
         let base = format!("{}://127.0.0.1:{}", self.scheme, free_port());
-        let run = Run { database_url, redis_url: self.redis, flags: self.gateway_flags, env: self.gateway_env };
+        let (flags, env, in_files) = (self.gateway_flags, self.gateway_env, self.in_files);
+        let run = Run { database_url, redis_url: self.redis, flags, env, in_files };
         let gateway = run.gateway(&base, folder.path());
         let network = Network { store, gateway, base, folder, run, finished: false };
         network.ready().await;
@@ -315,7 +325,9 @@ impl Run {
         command.env("RUST_LOG", std::env::var("LUMBUNG_TEST_LOG").unwrap_or_else(|_| "info".into()));
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         let servers = [("DATABASE_URL", &self.database_url), ("REDIS_URL", &self.redis_url)];
-        command.envs(servers.into_iter().filter_map(|(name, url)| Some((name, url.as_deref()?))));
+        if !self.in_files {
+            command.envs(servers.into_iter().filter_map(|(name, url)| Some((name, url.as_deref()?))));
+        }
         Process::start("gateway", command, Some(folder.join("gateway.log")))
     }
 }

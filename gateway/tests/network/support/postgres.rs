@@ -85,6 +85,21 @@ impl OwnPostgres {
         self.restart().await;
     }
 
+    /// Asks everybody but the superuser for a password, from now on.
+    pub async fn with_passwords(&self) {
+        let rules =
+            "local all all trust\nhost all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n";
+        std::fs::write(self.data().join("pg_hba.conf"), rules).expect("rules");
+        self.run("SELECT pg_reload_conf()").await;
+    }
+
+    /// Runs a statement as the superuser.
+    pub async fn run(&self, statement: &str) {
+        let mut connection = sqlx::PgConnection::connect(&self.url()).await.expect("the server answers");
+        let statement = sqlx::AssertSqlSafe(statement.to_owned());
+        sqlx::raw_sql(statement).execute(&mut connection).await.expect("the statement runs");
+    }
+
     fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
