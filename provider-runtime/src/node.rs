@@ -21,6 +21,8 @@ use crate::takings::{Takings, Tally, claim};
 
 /// Request bodies that may be read at once beyond the slots: each may hold 4 MiB before its job is known.
 const SPARE_INTAKES: usize = 64;
+/// How often it is looked whether the last job has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// One model that is served.
 pub struct Served {
@@ -58,8 +60,11 @@ impl Served {
         self.slot_count - self.slots.available_permits().min(self.slot_count as usize) as u32
     }
 
+    /// Waits until no job runs. Not by taking the slots: those that it had already would count as jobs.
     async fn idle(&self) {
-        let _ = self.slots.acquire_many(self.slot_count).await;
+        while self.running() > 0 {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     fn offer(&self) -> ModelOffer {

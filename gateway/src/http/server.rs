@@ -32,6 +32,9 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How long a client may take to send the head of a request.
 const HEAD_WITHIN: Duration = Duration::from_secs(15);
+/// How long a connection may be idle between requests, the head of the next one included, as hyper counts it. Longer than
+/// nginx keeps one to its upstreams (60 s): a request that crosses a close on its way would be lost.
+const IDLE_FOR: Duration = Duration::from_secs(75);
 /// Where this gateway's health is told.
 const HEALTH: &str = "/health/";
 /// Connections at a time on which a draining gateway tells its health.
@@ -73,7 +76,7 @@ pub async fn serve(
     drain: Duration,
 ) {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE_FOR);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(30));
     let graceful = GracefulShutdown::new();
     let served =

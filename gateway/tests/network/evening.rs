@@ -199,8 +199,11 @@ async fn two_bundled_models_are_served_by_one_process() {
     let vectors: Value = vectors.expect("an answer").json().await.expect("JSON");
     assert!(vectors["data"][0]["embedding"].as_array().is_some_and(|vector| !vector.is_empty()), "{vectors}");
     provider.receipts_acknowledged().await;
-    let status = provider.status();
-    assert_eq!((&status["models"][MODEL]["jobs"], &status["models"][VECTORS]["jobs"]), (&json!(1), &json!(1)));
+    wait_until("each has had its job", Duration::from_secs(20), async || {
+        let status = provider.status();
+        (&status["models"][MODEL]["jobs"], &status["models"][VECTORS]["jobs"]) == (&json!(1), &json!(1))
+    })
+    .await;
     network.finish().await;
 }
 
