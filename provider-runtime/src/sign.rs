@@ -51,8 +51,10 @@ impl Offering {
         Self { gateway, identity, journal, backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT), turn: 0, batch_size: MOST }
     }
 
-    /// Offers receipts as they come, for good. At once after a quiet second, otherwise each second.
+    /// Offers receipts as they come, for good. At once after a quiet second, otherwise each second. May be dropped at any
+    /// moment and begun again: what an offer that was cut off has left undecided is offered anew.
     pub async fn run(&mut self) {
+        self.journal.backlog().start_over();
         loop {
             self.journal.backlog().offerable().await;
             let begun = Instant::now();

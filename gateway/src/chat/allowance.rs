@@ -142,7 +142,7 @@ impl Allowances {
             let earlier = allowance.unsure().pop();
             let posting = earlier.map_or_else(PostingId::fresh, |unsure| unsure.posting);
             let short = NanoUsd::from_nanos(short);
-            match store.reserve_once(&allowance.account, &replica, short, SLICE, posting).await {
+            match store.reserve_once(&allowance.account, &replica, short, SLICE, posting, earlier.is_some()).await {
                 Ok(Some(reserved)) => {
                     allowance.add(&reserved);
                     Ok(true)

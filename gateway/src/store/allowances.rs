@@ -29,10 +29,10 @@ impl Store {
         need: NanoUsd,
         slice: NanoUsd,
     ) -> Result<Option<Reserved>> {
-        self.reserve_once(account, replica, need, slice, PostingId::fresh()).await
+        self.reserve_once(account, replica, need, slice, PostingId::fresh(), false).await
     }
 
-    /// The same, under an id of the caller's: done again after an error, it happens once, and what was moved is told.
+    /// The same, under an id of the caller's: done `again` after an error, it happens once, and what was moved is told.
     pub async fn reserve_once(
         &self,
         account: &AccountId,
@@ -40,11 +40,13 @@ impl Store {
         need: NanoUsd,
         slice: NanoUsd,
         posting: PostingId,
+        again: bool,
     ) -> Result<Option<Reserved>> {
         if need < NanoUsd::ZERO || slice < NanoUsd::ZERO {
             return Err(StoreError::Invalid("an amount must not be below zero"));
         }
-        sql::retrying(|| self.try_reserve(account, replica, need, slice, posting)).await
+        let earlier = again.then_some(posting);
+        sql::retrying(|| self.try_reserve(account, replica, need, slice, posting, earlier)).await
     }
 
     /// What was moved under an id, if it was.
@@ -59,12 +61,15 @@ impl Store {
         need: NanoUsd,
         slice: NanoUsd,
         posting: PostingId,
+        earlier: Option<PostingId>,
     ) -> Result<Option<Reserved>> {
         let credit = LedgerId::credit(*account);
         let mut tx = self.transaction().await?;
         // Also a lock: two who do the same take turns.
         let taken = take_credit(&mut tx, &credit, need, slice).await?;
-        if let Some(earlier) = reservation(&mut tx, posting).await? {
+        if let Some(posting) = earlier
+            && let Some(earlier) = reservation(&mut tx, posting).await?
+        {
             tx.rollback().await?;
             return Ok(Some(earlier));
         }

@@ -98,7 +98,7 @@ on_both! {
         let (account, lease) = (books.account_with(usd("10")).await, books.replica().await);
         let name = PostingId::fresh();
         assert_eq!(books.store.reservation(name).await.expect("answer"), None);
-        let reserve = |need| books.store.reserve_once(&account, &lease.replica, need, NanoUsd::ZERO, name);
+        let reserve = |need| books.store.reserve_once(&account, &lease.replica, need, NanoUsd::ZERO, name, true);
         let first = reserve(usd("4")).await.expect("answer").expect("enough");
         // Again, by somebody who needs more by now, also more than there is.
         for need in ["5", "7"] {
@@ -113,7 +113,7 @@ on_both! {
         let allowances = Allowances::new(books.store.clone(), None, lease.replica);
         let allowance = allowances.of(&account);
         let posting = PostingId::fresh();
-        books.store.reserve_once(&account, &lease.replica, usd("3"), NanoUsd::ZERO, posting).await.expect("answer");
+        books.store.reserve_once(&account, &lease.replica, usd("3"), NanoUsd::ZERO, posting, false).await.expect("answer");
         allowance.answer_was_lost(posting);
         assert_eq!(allowances.free().1, NanoUsd::ZERO);
         drop(allowances.hold(&allowance, usd("2")).await.expect("enough"));
@@ -121,7 +121,7 @@ on_both! {
 
         // Nobody asks again: it goes back like all that is idle.
         let posting = PostingId::fresh();
-        books.store.reserve_once(&account, &lease.replica, usd("5"), NanoUsd::ZERO, posting).await.expect("answer");
+        books.store.reserve_once(&account, &lease.replica, usd("5"), NanoUsd::ZERO, posting, false).await.expect("answer");
         allowance.answer_was_lost(posting);
         allowance.answer_was_lost(PostingId::fresh());
         allowances.give_back(true).await.expect("the books answer");
