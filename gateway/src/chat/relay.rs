@@ -122,7 +122,9 @@ impl Course {
                 Outcome::Draining => {}
                 Outcome::Declined | Outcome::Broken(_) | Outcome::Silent => {
                     self.only_busy = false;
-                    if !health.may_retry() {
+                    // Whoever gave tokens has done a part of the work: to go on from there repeats nothing.
+                    let goes_on = fruitless == 0 && self.delivered.can_go_on();
+                    if !goes_on && !health.may_retry() {
                         warn!(job = %job.job, "not tried again: too many have failed lately");
                         break;
                     }

@@ -409,6 +409,33 @@ async fn retries_do_not_become_a_storm() {
     network.finish().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_stream_that_a_machine_had_goes_on_when_it_dies() {
+    const STREAMS: usize = 90; // of a fresh gateway, whose budget for retries is 43 in that second
+    let network = Setup::new(Books::Sqlite).start().await;
+    let steady = || script(json!({}), json!({"tokens": 80, "delay_ms_per_token": 50}));
+    let mut dying = join(&network, ProviderSetup::scripted(steady()).slots(STREAMS as u32)).await;
+    let _stays = join(&network, ProviderSetup::scripted(steady()).slots(STREAMS as u32)).await;
+    let client = std::sync::Arc::new(network.client("10").await);
+    let first = json!({"provider": {"order": [dying.id()]}});
+    let asking: Vec<_> = (0..STREAMS)
+        .map(|_| (client.clone(), first.clone()))
+        .map(|(client, first)| tokio::spawn(async move { client.stream("x", first).await }))
+        .collect();
+    tokio::time::sleep(Duration::from_secs(2)).await; // of the four that they take
+    dying.process.kill();
+    let mut texts = std::collections::BTreeSet::new();
+    for stream in asking {
+        let stream = stream.await.expect("no panic");
+        assert!(stream.done && stream.error.is_none(), "{stream:?}");
+        texts.insert(stream.text);
+    }
+    assert_eq!(texts.len(), 1, "the same answer for everyone");
+    let cut = network.gateway.log().lines().filter(|line| line.contains("provider failed")).count();
+    assert!(cut > 60, "{cut} were cut");
+    network.finish().await;
+}
+
 #[tokio::test]
 async fn text_that_two_made_is_counted_again_as_one() {
     let (network, _stays, client) = network().await;
