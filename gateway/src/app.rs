@@ -76,7 +76,7 @@ pub async fn run(
     let mut sharing = Sharing::open(config, &store, replica, bound).await?;
     let port = sharing.as_mut().and_then(Sharing::take_port);
     let bus = sharing.as_ref().map(|sharing| sharing.bus.clone());
-    let peers_certificate = sharing.as_ref().and_then(Sharing::certificate);
+    let peers_tls = sharing.as_ref().and_then(Sharing::tls);
     let redis_files = sharing.as_mut().and_then(Sharing::take_files);
     let registry = sharing.as_ref().map(|sharing| sharing.registry.clone());
     // Without a way to each other, two gateways could not share an account's last dollar.
@@ -104,13 +104,14 @@ pub async fn run(
     });
     // HTTP/2 for clients; a provider's tunnel is an upgraded HTTP/1.1.
     let tls = certificate.as_ref().map(|certificate| certificate.acceptor(&[b"h2", b"http/1.1"]));
-    let following = tokio::spawn(follow(certificate.into_iter().chain(peers_certificate)));
+    let following = certificate.map(|certificate| tokio::spawn(certificate.follow()));
+    let following_peers = peers_tls.map(|tls| tokio::spawn(tls.follow()));
     // Connections belong to the thread that opened them.
     let following_database = database_file.map(|file| books_thread.spawn(follow_database(store.clone(), file)));
     let following_redis = redis_files.map(|files| tokio::spawn(files.follow()));
     http::server::serve(listener, tls, http::router(shared), config.max_connections, closing, drain).await;
-    following.abort();
-    following_database.into_iter().chain(following_redis).for_each(|following| following.abort());
+    let following = [following, following_peers, following_database, following_redis];
+    following.into_iter().flatten().for_each(|following| following.abort());
     leaving.await?;
     if let Some(passing) = passing
         && tokio::time::timeout(drain, passing).await.is_err()
@@ -142,11 +143,6 @@ pub async fn run(
 fn client_certificate(config: &ServeConfig) -> anyhow::Result<Option<Arc<Certificate>>> {
     let (Some(chain), Some(key)) = (&config.tls_cert, &config.tls_key) else { return Ok(None) };
     Ok(Some(Certificate::read(chain, key).context("cannot use --tls-cert and --tls-key")?))
-}
-
-/// Takes up changes of these certificates.
-async fn follow(certificates: impl Iterator<Item = Arc<Certificate>>) {
-    futures_util::future::join_all(certificates.map(Certificate::follow)).await;
 }
 
 /// Has new connections go by the database's URL as its file says it.

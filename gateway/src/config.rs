@@ -150,7 +150,7 @@ pub struct ServeConfig {
     /// The certificate's key, as a PEM file.
     #[arg(long, env = "LUMBUNG_INTERNAL_TLS_KEY", requires = "internal_tls_cert")]
     pub internal_tls_key: Option<PathBuf>,
-    /// The authority of all gateways' certificates, as a PEM file.
+    /// The authority of all gateways' certificates, or several, as a PEM file. These three are read again when they change.
     #[arg(long, env = "LUMBUNG_INTERNAL_TLS_CA", requires = "internal_tls_cert")]
     pub internal_tls_ca: Option<PathBuf>,
     /// The part of them that providers on probation may have, in percent. A trusted provider always finds room: where all are

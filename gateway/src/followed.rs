@@ -22,6 +22,11 @@ impl Followed {
         Self { files: Vec::new(), held: Vec::new() }
     }
 
+    /// Files that were read by somebody else, and what they held then.
+    pub fn since(files: Vec<PathBuf>, held: Vec<Vec<u8>>) -> Self {
+        Self { files, held }
+    }
+
     /// Reads them. An error names the file.
     pub fn read(files: Vec<PathBuf>) -> io::Result<Self> {
         let held = files.iter().map(|path| std::fs::read(path).map_err(|error| named(path, error)));

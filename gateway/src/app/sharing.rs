@@ -16,7 +16,6 @@ use crate::fleet::peer::{self, Badge, tls::PeerTls};
 use crate::followed::Followed;
 use crate::store::registry::Registry;
 use crate::store::{Bus, Counters, Redis, Store, StoreError};
-use crate::tls::Certificate;
 
 /// The ways to other gateways.
 pub struct Sharing {
@@ -83,9 +82,9 @@ impl Sharing {
         Ok(Some(Self { bus, counters, registry, links, port, files: Some(RedisFiles { redis, place }) }))
     }
 
-    /// This gateway's certificate for the others, to be followed.
-    pub fn certificate(&self) -> Option<Arc<Certificate>> {
-        self.links.tls.as_ref().map(PeerTls::certificate)
+    /// What is spoken with the other gateways, whose files are to be followed.
+    pub fn tls(&self) -> Option<PeerTls> {
+        self.links.tls.clone()
     }
 
     /// Takes what says where Redis is, to be followed.

@@ -80,6 +80,14 @@ async fn a_certificate_that_changes_cuts_nothing_and_one_that_is_not_good_is_ref
     };
     assert_eq!((health(true), health(false)), (Some(0), Some(1)), "a container's health check");
 
+    let stranger = ProviderSetup::scripted(script.clone()).trusting(&theirs.path("authority.pem")).start(&network.base);
+    wait_until("the provider does not know who vouches", Duration::from_secs(20), async || {
+        let log = stranger.process.log();
+        log.contains("UnknownIssuer") || log.contains("BadSignature") // both authorities go by one name
+    })
+    .await;
+    drop(stranger);
+
     // A stream that begins under the first certificate and ends after five others.
     let client = client(&network, &authority).await;
     let mut stream = client.open("x", json!({"max_tokens": TOKENS})).await.bytes_stream();

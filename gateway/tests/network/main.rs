@@ -16,6 +16,7 @@ mod docs;
 mod draining;
 mod earnings;
 mod encrypted;
+mod encrypted_peers;
 mod errors;
 mod evening;
 mod floods;

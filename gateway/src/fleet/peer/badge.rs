@@ -137,6 +137,18 @@ mod tests {
         Badge::new(ReplicaId::fresh(), store, keys)
     }
 
+    /// Gateways of the release before say it so, and read it so.
+    #[test]
+    fn hello_and_welcome_are_those_of_the_release_before() {
+        let (from, to) = ("rep_01K00000000000000000000000", "rep_01K00000000000000000000001");
+        let welcome = format!(r#"{{"from":"{from}","to":"{to}","nonce":"n"}}"#);
+        let hello = welcome.replace("\"n\"", "\"n\",\"at\":1800000000");
+        let read: Hello = serde_json::from_str(&hello).expect("it is understood");
+        assert_eq!(serde_json::to_string(&read).expect("JSON"), hello);
+        let read: Welcome = serde_json::from_str(&welcome).expect("it is understood");
+        assert_eq!(serde_json::to_string(&read).expect("JSON"), welcome);
+    }
+
     #[tokio::test]
     async fn two_gateways_of_one_network_know_each_other_once() {
         let folder = tempfile::tempdir().expect("a folder");

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod collector;
 pub mod crowd;
+pub mod everything;
 pub mod image;
 pub mod load;
 pub mod namespace;
@@ -63,6 +64,7 @@ pub struct Network {
 }
 
 /// How this network's gateways are run.
+#[derive(Clone)]
 struct Run {
     database_url: Option<String>,
     redis_url: Option<String>,
@@ -179,8 +181,13 @@ impl Setup {
 impl Network {
     /// Starts another gateway, which shares the books with the first; ready when this returns.
     pub async fn another_gateway(&self) -> Replica {
+        self.another_gateway_with(&[]).await
+    }
+
+    /// The same, with other values for flags that the first one has.
+    pub async fn another_gateway_with(&self, flags: &[(&str, &str)]) -> Replica {
         let (folder, base) = (tempfile::tempdir().expect("a folder"), format!("http://127.0.0.1:{}", free_port()));
-        let process = self.run.gateway(&base, folder.path());
+        let process = self.run.with(flags).gateway(&base, folder.path());
         is_ready(&base).await;
         Replica { process, base, folder }
     }
@@ -205,6 +212,12 @@ impl Network {
     /// The Postgres database that keeps the books.
     pub fn database_url(&self) -> &str {
         self.run.database_url.as_deref().expect("books in Postgres")
+    }
+
+    /// Where the books are kept, whichever database that is.
+    pub fn books_url(&self) -> String {
+        let here = || format!("sqlite:{}", self.folder.path().join("books.db").display());
+        self.run.database_url.clone().unwrap_or_else(here)
     }
 
     /// Waits until someone serves this model.
@@ -309,6 +322,16 @@ impl Drop for Network {
 }
 
 impl Run {
+    fn with(&self, flags: &[(&str, &str)]) -> Self {
+        let mut run = self.clone();
+        for (flag, value) in flags {
+            let at = run.flags.iter().position(|given| given == flag);
+            let at = at.unwrap_or_else(|| panic!("the first gateway has no {flag}"));
+            run.flags[at + 1] = (*value).to_owned();
+        }
+        run
+    }
+
     fn gateway(&self, base: &str, folder: &Path) -> Process {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_lumbung-gateway"));
         command.arg("serve").args(["--listen", base.split_once("//").expect("a URL").1]).args(&self.flags);
