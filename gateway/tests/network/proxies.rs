@@ -12,8 +12,27 @@ use crate::support::client::Client;
 use crate::support::namespace::Namespace;
 use crate::support::process::{free_port_at, wait_until};
 use crate::support::provider::{Provider, ProviderSetup};
-use crate::support::proxy::{Certificate, Kind, Proxy};
+use crate::support::proxy::{Certificate, HAPROXY, Kind, NGINX, Proxy};
 use crate::support::{Books, Setup};
+
+/// A connection that the gateway closes for being idle is one that no proxy would still use.
+#[test]
+fn proxies_let_go_of_idle_connections_before_gateways_do() {
+    let seconds = |text: &str, after: &str, before: &str| {
+        let found =
+            text.split(after).nth(1).and_then(|rest| rest.split(before).next()).and_then(|n| n.parse::<u64>().ok());
+        found.unwrap_or_else(|| panic!("no '{after}' in {text}"))
+    };
+    let server = include_str!("../../src/http/server.rs");
+    let kept = seconds(server, "const IDLE_FOR: Duration = Duration::from_secs(", ")");
+    for (text, setting) in [
+        (NGINX, "\n    keepalive_timeout "),
+        (HAPROXY, "timeout http-keep-alive "),
+        (include_str!("../../deploy/compose/haproxy.cfg"), "timeout http-keep-alive "),
+    ] {
+        assert!(seconds(text, setting, "s") + 10 <= kept, "{setting}");
+    }
+}
 
 const BUNDLED: &str = "lumbung/padi";
 const TOKENS: usize = 30;

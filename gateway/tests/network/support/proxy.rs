@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::process::{Process, wait_until};
 
 pub const HAPROXY: &str = include_str!("../../../deploy/haproxy.cfg");
-const NGINX: &str = include_str!("../../../deploy/nginx.conf");
+pub const NGINX: &str = include_str!("../../../deploy/nginx.conf");
 /// The gateways that both configurations name.
 const EXAMPLES: [&str; 3] = ["10.0.0.11:8080", "10.0.0.12:8080", "10.0.0.13:8080"];
 
