@@ -325,3 +325,37 @@ async fn alerts_fire_for_a_port_that_is_closed_for_tunnels_that_break_and_for_re
     stays.receipts_acknowledged().await;
     network.finish().await;
 }
+
+/// A gateway that is frozen while others give its money back wakes, and finishes what it had begun for nothing.
+#[tokio::test]
+async fn the_alert_for_answers_that_are_given_away_fires() {
+    if std::env::var_os("LUMBUNG_TEST_FULL").is_none() {
+        return;
+    }
+    let setup = Setup::new(Books::Postgres).shared().with_gateway_flag("--metrics-listen", "127.0.0.1:0");
+    // It lives long enough after its end to be asked how it was.
+    let setup = setup.with_gateway_env("LUMBUNG_DRAIN_NOTICE_SECS", "10");
+    let network = setup.with_gateway_flag("--claim-window-secs", "1").start().await;
+    let freezes = network.another_gateway().await;
+    let script = json!([{"match": "*", "tokens": 200, "prompt_tokens": 7, "delay_ms_per_token": 20}]);
+    let _provider = network.provider_at(&freezes.base, ProviderSetup::scripted(script)).await;
+    let prometheus = Prometheus::start(&[("lumbung-gateway", &freezes.process)], &impatient_alerts()).await;
+    let here = network.client("1").await;
+    let client = Client::new(freezes.base.clone(), here.key.clone(), here.account);
+    client.ask("x", json!({"max_tokens": 3})).await;
+    wait_until("it is read", Duration::from_secs(60), async || {
+        !prometheus.query("lumbung_uncovered_attempts_total == 0").await.is_empty()
+    })
+    .await;
+    let stream = client.open("x", json!({"max_tokens": 200})).await;
+    freezes.process.signal("STOP");
+    wait_until("its money is given back", Duration::from_secs(60), async || {
+        network.gateway.log().contains("allowances of ended replicas given back")
+    })
+    .await;
+    freezes.process.signal("CONT");
+    assert!(crate::support::client::read(stream).await.done, "what had begun is finished");
+    prometheus.fires(&["LumbungUncoveredAttempts"]).await;
+    drop(freezes);
+    network.finish().await;
+}
