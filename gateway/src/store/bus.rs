@@ -122,3 +122,20 @@ impl Bus {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gateways of the release before say it so, and read it so.
+    #[test]
+    fn messages_are_those_of_the_release_before() {
+        for text in [
+            r#"{"kind":"recall","id":"01K00000000000000000000000","from":"rep_01K00000000000000000000000","account":"acct_01K00000000000000000000000"}"#,
+            r#"{"kind":"recalled","id":"01K00000000000000000000000","from":"rep_01K00000000000000000000000"}"#,
+        ] {
+            let message: Message = serde_json::from_str(text).expect("it is understood");
+            assert_eq!(serde_json::to_string(&message).expect("JSON"), text);
+        }
+    }
+}

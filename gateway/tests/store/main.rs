@@ -5,6 +5,7 @@ mod accounts;
 mod allowances;
 mod challenges;
 mod check;
+mod compat;
 mod counters;
 mod crash;
 mod earnings;
