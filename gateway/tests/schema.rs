@@ -124,6 +124,32 @@ fn statements_name_their_columns() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// What is kept of whom and for how long is told of each table, and of no other.
+#[test]
+fn every_table_is_in_the_table_of_what_is_kept() {
+    let page = fs::read_to_string(root().join("gateway/docs/pages/operations/keep.md")).expect("a page");
+    let section =
+        page.split("\n## What is kept, and for how long\n").nth(1).and_then(|rest| rest.split("\n## ").next());
+    let rows = section.expect("the section").lines().filter(|line| line.starts_with("| `"));
+    let cells = rows.map(|row| row.split('|').nth(1).expect("a cell").to_owned());
+    let mut told: Vec<String> =
+        cells.flat_map(|cell| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>()).collect();
+    told.sort();
+    let mut tables: Vec<String> = Vec::new();
+    for statement in migrations().iter().flat_map(|(_, _, text)| statements(text)) {
+        let words: Vec<&str> = statement.split([' ', '(']).collect();
+        match words.as_slice() {
+            ["CREATE", "TABLE", "IF", "NOT", "EXISTS", name, ..] | ["CREATE", "TABLE", name, ..] => {
+                tables.push((*name).to_owned())
+            }
+            ["DROP", "TABLE", name, ..] => tables.retain(|table| table != name),
+            _ => {}
+        }
+    }
+    tables.sort();
+    assert_eq!(told, tables, "gateway/docs/pages/operations/keep.md says what is in each table, and for how long");
+}
+
 #[test]
 fn every_migration_is_embedded_under_its_number() {
     let embedded = fs::read_to_string(root().join("gateway/src/store/migrate.rs")).expect("text");

@@ -1,6 +1,7 @@
 //! The operator's API under `/admin/v1`: what is asked and answered there. Times are Unix microseconds, amounts decimal
 //! strings of US dollars.
 
+mod erasing;
 mod keys;
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +9,7 @@ use utoipa::ToSchema;
 
 use crate::modality::Modality;
 use crate::money::{NanoUsd, TokenPrice};
+pub use erasing::{EraseAccount, Erased, ErasedRows, LeftoverCredit};
 pub use keys::{ChangeKey, CreateKey, CreatedKey, Key, Limits};
 
 /// One page of a list, oldest first.
@@ -37,12 +39,14 @@ impl<T> Page<T> {
 pub struct Account {
     /// `acct_…`
     pub id: String,
-    /// What the operator calls it.
+    /// What the operator calls it; empty once it was erased.
     pub name: String,
     /// Unix microseconds.
     pub created_at_us: i64,
     /// Unix microseconds; null while it is open.
     pub closed_at_us: Option<i64>,
+    /// When all that was personal of it was erased, Unix microseconds; null if it was not.
+    pub erased_at_us: Option<i64>,
     /// What it has.
     pub balance: Balance,
 }
@@ -183,8 +187,11 @@ pub struct AuditEntry {
     pub status: u16,
     /// The request's id, as in the gateway's log.
     pub request_id: String,
-    /// Its `Idempotency-Key`; empty where there was none.
+    /// Its `Idempotency-Key`; empty where there was none, and after 30 days.
     pub idempotency_key: String,
+    /// What it did beyond that, such as how much was erased; null where there is no more to say.
+    #[schema(value_type = Option<Object>)]
+    pub detail: Option<serde_json::Value>,
 }
 
 /// One movement on one ledger account.

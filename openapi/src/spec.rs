@@ -8,6 +8,7 @@ mod admin;
 pub mod bodies;
 pub mod chat;
 mod endpoints;
+mod erasing;
 mod keys;
 mod parts;
 mod payouts;
@@ -46,7 +47,7 @@ pub fn document() -> OpenApi {
         .license(Some(utoipa::openapi::License::new("Apache-2.0")))
         .build();
     let paths = keys::paths(admin::paths(endpoints::paths(PathsBuilder::new())));
-    let paths = webhook::paths(account::paths(payouts::paths(paths)))
+    let paths = webhook::paths(account::paths(erasing::paths(payouts::paths(paths))))
         .path("/v1/chat/completions", PathItem::new(HttpMethod::Post, create_chat_completion()))
         .path("/v1/models", PathItem::new(HttpMethod::Get, list_models()))
         .path("/v1/models/{id}", PathItem::new(HttpMethod::Get, retrieve_model()))
@@ -295,6 +296,7 @@ fn components() -> ComponentsBuilder {
     admin::collect_schemas(&mut schemas);
     keys::collect_schemas(&mut schemas);
     payouts::collect_schemas(&mut schemas);
+    erasing::collect_schemas(&mut schemas);
     webhook::collect_schemas(&mut schemas);
     let operator = "An operator's token (JWT): made by `lumbung-gateway admin token`, or by the configured issuer.";
     let operator = Http::builder().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").description(Some(operator));

@@ -161,6 +161,15 @@ impl Allowances {
         reserving.await.unwrap_or_else(cut_off)
     }
 
+    /// Has every replica give back what it holds unused of an account's money, as far as they can be asked.
+    pub async fn recall(&self, account: &AccountId) -> Result<(), StoreError> {
+        self.give_back_of(account).await?;
+        if let Some(bus) = &self.bus {
+            bus.recall(account).await;
+        }
+        Ok(())
+    }
+
     /// Gives back what an account has unused here, because another replica is short of it.
     pub async fn give_back_of(&self, account: &AccountId) -> Result<(), StoreError> {
         let known = self.accounts.lock().unwrap_or_else(PoisonError::into_inner).get(account).cloned();

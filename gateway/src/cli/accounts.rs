@@ -9,7 +9,7 @@ use super::table::{table, time};
 use super::{Report, limits};
 use crate::domain::ids::{AccountId, KeyId};
 use crate::domain::limits::{LimitOwner, Limits};
-use crate::store::{CreditKind, KeyRecord, NewKey, Store};
+use crate::store::{CreditKind, Erasure, KeyRecord, Leftover, NewKey, Store};
 
 /// `accounts …`
 #[derive(Debug, Subcommand)]
@@ -31,9 +31,26 @@ pub enum Accounts {
         /// `acct_…`
         account: AccountId,
     },
+    /// Erase what is personal of an account, for good: its name, keys, kept responses. The ledger stays, under its id.
+    Erase {
+        /// `acct_…`
+        account: AccountId,
+        /// What becomes of paid credit that is left.
+        #[arg(long, value_enum)]
+        balance: Option<Balance>,
+    },
     /// What all keys of an account may do together.
     #[command(subcommand)]
     Limits(LimitsOf<AccountId>),
+}
+
+/// What becomes of paid credit that an erased account has left.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum Balance {
+    /// It is paid back, outside these books.
+    Refund,
+    /// It becomes revenue.
+    Forfeit,
 }
 
 /// `keys …`
@@ -94,7 +111,11 @@ pub(super) async fn accounts(action: Accounts, store: &Store) -> anyhow::Result<
             let mut list = Vec::new();
             for account in store.accounts().await? {
                 let balance = store.account_balance(&account.id).await?;
-                let state = if account.closed_at_us.is_some() { "closed" } else { "open" };
+                let state = match (account.closed_at_us, account.erased_at_us) {
+                    (_, Some(_)) => "erased",
+                    (Some(_), None) => "closed",
+                    (None, None) => "open",
+                };
                 let spendable = format!("${}", balance.spendable);
                 rows.push([
                     account.id.to_string(),
@@ -112,8 +133,34 @@ pub(super) async fn accounts(action: Accounts, store: &Store) -> anyhow::Result<
             store.close_account(&account).await?;
             Report::new(format!("{account} closed"), store.account(&account).await?)
         }
+        Accounts::Erase { account, balance } => {
+            let leftover = balance.map(|balance| match balance {
+                Balance::Refund => Leftover::Refund,
+                Balance::Forfeit => Leftover::Forfeit,
+            });
+            erased(&account.to_string(), store.erase_account(&account, leftover).await?)
+        }
         Accounts::Limits(action) => limits::run(action, LimitOwner::Account, store).await,
     }
+}
+
+/// What was erased.
+pub(super) fn erased(id: &str, erasure: Erasure) -> anyhow::Result<Report> {
+    let rows = erasure.rows.iter().map(|(kind, rows)| [(*kind).to_owned(), rows.to_string()]);
+    let mut text = format!("{id} is erased\n{}", table(["WHAT", "ROWS"], rows.collect()));
+    for (amount, what) in
+        [(erasure.refunded, "to be paid back"), (erasure.forfeited, "became revenue"), (erasure.lapsed, "lapsed")]
+    {
+        if amount > NanoUsd::ZERO {
+            text.push_str(&format!("\n${amount} {what}"));
+        }
+    }
+    let rows: serde_json::Map<_, _> =
+        erasure.rows.iter().map(|(kind, rows)| ((*kind).to_owned(), json!(rows))).collect();
+    let (refunded, forfeited, lapsed) = (erasure.refunded, erasure.forfeited, erasure.lapsed);
+    let json = json!({ "id": id, "at_us": erasure.at_us, "rows": rows, "refunded_usd": refunded, "forfeited_usd": forfeited,
+                       "lapsed_usd": lapsed });
+    Report::new(text, json)
 }
 
 async fn show(account: &AccountId, store: &Store) -> anyhow::Result<Report> {

@@ -24,6 +24,12 @@ pub enum Providers {
         /// Its id: its key's thumbprint.
         provider: ProviderId,
     },
+    /// Erase what is personal of a provider, for good: where it was paid, what was written about it. Its earnings in
+    /// figures and its standing stay.
+    Erase {
+        /// Its id: its key's thumbprint.
+        provider: ProviderId,
+    },
     /// Let a banned provider in again, as a newcomer.
     Unban {
         /// Its id: its key's thumbprint.
@@ -34,6 +40,9 @@ pub enum Providers {
 pub(super) async fn run(action: Providers, store: &Store) -> anyhow::Result<Report> {
     let (provider, standing) = match action {
         Providers::List => return list(store).await,
+        Providers::Erase { provider } => {
+            return super::accounts::erased(provider.as_str(), store.erase_provider(&provider).await?);
+        }
         Providers::Trust { provider } => (provider, Standing::Trusted),
         Providers::Ban { provider } => (provider, Standing::Banned),
         Providers::Unban { provider } => (provider, Standing::Newcomer),

@@ -135,6 +135,10 @@ pub enum PostingKind {
     CreditPromotional,
     /// Paid credit paid back.
     Refund,
+    /// Credit that was given away, and lapsed unspent.
+    PromotionalLapsed,
+    /// Paid credit that nobody wants back.
+    Forfeit,
     /// Credit set aside for a replica.
     Reserve,
     /// What a replica did not need.
@@ -170,6 +174,8 @@ impl PostingKind {
             Self::CreditPaid => "credit_paid",
             Self::CreditPromotional => "credit_promotional",
             Self::Refund => "refund",
+            Self::PromotionalLapsed => "promotional_lapsed",
+            Self::Forfeit => "forfeit",
             Self::Reserve => "reserve",
             Self::GiveBack => "give_back",
             Self::Release => "release",

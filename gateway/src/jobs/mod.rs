@@ -147,6 +147,9 @@ async fn tidy(gateway: &Gateway, store: &Store) {
         if let Err(error) = store.forget_idempotency_keys().await {
             failed(gateway, "forget_idempotency_keys", &error);
         }
+        if let Err(error) = store.forget_audited_keys().await {
+            failed(gateway, "forget_audited_keys", &error);
+        }
         if let Err(error) = store.forget_challenges().await {
             failed(gateway, "forget_challenges", &error);
         }

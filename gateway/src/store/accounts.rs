@@ -5,7 +5,7 @@ use serde::Serialize;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row};
 
-use super::{Result, Store, StoreError, bump_epoch, ledger, promotional, sql};
+use super::{Result, Store, StoreError, bump_epoch, erasing, ledger, promotional, sql};
 use crate::domain::ids::AccountId;
 use crate::domain::posting::{LedgerId, Posting, PostingKind};
 
@@ -23,7 +23,12 @@ pub struct AccountRecord {
     pub created_at_us: i64,
     /// Unix microseconds; null while it is open.
     pub closed_at_us: Option<i64>,
+    /// When all that was personal of it was erased, Unix microseconds; null if it was not.
+    pub erased_at_us: Option<i64>,
 }
+
+/// The columns of an [`AccountRecord`].
+const COLUMNS: &str = "id, name, created_at, closed_at, erased_at";
 
 /// What an account has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -62,8 +67,8 @@ impl Store {
 
     /// Every account, oldest first.
     pub async fn accounts(&self) -> Result<Vec<AccountRecord>> {
-        let select = "SELECT id, name, created_at, closed_at FROM accounts ORDER BY id";
-        sqlx::query(select).fetch_all(&self.reader).await?.iter().map(account).collect()
+        let select = format!("SELECT {COLUMNS} FROM accounts ORDER BY id");
+        sql::query(select).fetch_all(&self.reader).await?.iter().map(account).collect()
     }
 
     /// One account. Fails with `Missing` if there is none.
@@ -75,8 +80,8 @@ impl Store {
     /// first).
     pub async fn accounts_after(&self, after: &str, limit: i64) -> Result<Vec<(AccountRecord, Balance)>> {
         let mut connection = self.reader.acquire().await?;
-        let select = "SELECT id, name, created_at, closed_at FROM accounts WHERE id > $1 ORDER BY id LIMIT $2";
-        let rows = sqlx::query(select).bind(after).bind(limit).fetch_all(&mut *connection).await?;
+        let select = format!("SELECT {COLUMNS} FROM accounts WHERE id > $1 ORDER BY id LIMIT $2");
+        let rows = sql::query(select).bind(after.to_owned()).bind(limit).fetch_all(&mut *connection).await?;
         let mut accounts = Vec::with_capacity(rows.len());
         for row in &rows {
             let record = account(row)?;
@@ -99,7 +104,8 @@ impl Store {
     }
 
     /// Adds credit. `reference` says what for (a payment's id); the same one twice is a `Conflict`, an empty one is not
-    /// compared. Fails with `Invalid` for an amount that is not above zero, or above a billion dollars.
+    /// compared. Fails with `Invalid` for an amount that is not above zero, or above a billion dollars, and with `Conflict`
+    /// for an account that was erased.
     pub async fn add_credit(
         &self,
         id: &AccountId,
@@ -119,9 +125,7 @@ impl Store {
 
 pub(super) async fn open(connection: &mut AnyConnection, clock: &str, name: &str) -> Result<AccountRecord> {
     let id = AccountId::fresh();
-    let insert = format!(
-        "INSERT INTO accounts (id, name, created_at) VALUES ($1, $2, {clock}) RETURNING id, name, created_at, closed_at"
-    );
+    let insert = format!("INSERT INTO accounts (id, name, created_at) VALUES ($1, $2, {clock}) RETURNING {COLUMNS}");
     let row = sql::query(insert).bind(id.to_string()).bind(name).fetch_one(&mut *connection).await?;
     let credit = LedgerId::credit(id);
     sqlx::query("INSERT INTO ledger_accounts (id, kind, owner) VALUES ($1, $2, $3)")
@@ -134,8 +138,8 @@ pub(super) async fn open(connection: &mut AnyConnection, clock: &str, name: &str
 }
 
 pub(super) async fn read(connection: &mut AnyConnection, id: &AccountId) -> Result<AccountRecord> {
-    let select = "SELECT id, name, created_at, closed_at FROM accounts WHERE id = $1";
-    let row = sqlx::query(select).bind(id.to_string()).fetch_optional(connection).await?;
+    let select = format!("SELECT {COLUMNS} FROM accounts WHERE id = $1");
+    let row = sql::query(select).bind(id.to_string()).fetch_optional(connection).await?;
     account(&row.ok_or(StoreError::Missing("account"))?)
 }
 
@@ -186,6 +190,10 @@ pub(super) async fn credit(
     let posting = Posting::from_source(kind, reference, LedgerId::outside(), [(LedgerId::credit(*id), amount)])
         .ok_or(StoreError::Invalid("more money than 64 bits hold"))?;
     ledger::add_credit(connection, &LedgerId::credit(*id), amount).await?;
+    if read(connection, id).await?.erased_at_us.is_some() {
+        return Err(StoreError::Conflict("the account was erased".into()));
+    }
+    erasing::not_again(connection, kind, reference, "this payment has been credited already").await?;
     promotional::give(connection, id, given).await?;
     ledger::write(connection, clock, std::slice::from_ref(&posting)).await.map_err(|error| match error {
         StoreError::Conflict(_) => StoreError::Conflict("this payment has been credited already".into()),
@@ -214,5 +222,6 @@ fn account(row: &AnyRow) -> Result<AccountRecord> {
         name: row.try_get(1)?,
         created_at_us: row.try_get(2)?,
         closed_at_us: row.try_get(3)?,
+        erased_at_us: row.try_get(4)?,
     })
 }

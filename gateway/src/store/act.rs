@@ -8,7 +8,7 @@ use super::audit::{self, AuditLine};
 use super::{Result, Store, sql};
 
 /// How long an idempotency key is remembered.
-const REMEMBERED_DAYS: i64 = 30;
+pub(super) const REMEMBERED_DAYS: i64 = 30;
 /// Keys that one statement forgets.
 const FORGET_AT_ONCE: i64 = 1000;
 
@@ -45,15 +45,17 @@ pub struct Act {
     tx: Transaction<'static, Any>,
     clock: String,
     line: AuditLine,
+    /// See [`Act::note`].
+    detail: String,
 }
 
 impl Store {
     /// Begins an act. One with the same idempotency key that is being done is waited for.
     pub async fn begin(&self, request: ActRequest) -> Result<Begun> {
         let mut tx = self.transaction().await?;
-        let (clock, line) = (self.clock(), request.line);
+        let (clock, line, detail) = (self.clock(), request.line, String::new());
         if line.idempotency_key.is_empty() {
-            return Ok(Begun::Fresh(Box::new(Act { tx, clock, line })));
+            return Ok(Begun::Fresh(Box::new(Act { tx, clock, line, detail })));
         }
         let (scope, fingerprint) = (line.scope(), request.fingerprint.to_string());
         let claim = format!(
@@ -67,7 +69,7 @@ impl Store {
             .execute(&mut *tx)
             .await?;
         if claimed.rows_affected() == 1 {
-            return Ok(Begun::Fresh(Box::new(Act { tx, clock, line })));
+            return Ok(Begun::Fresh(Box::new(Act { tx, clock, line, detail })));
         }
         let select = "SELECT fingerprint, status, body FROM idempotency_keys WHERE scope = $1 AND idempotency_key = $2";
         let row =
@@ -98,6 +100,16 @@ impl Act {
         (&mut self.tx, &self.clock)
     }
 
+    /// Whose idempotency key this is done under, and the key; empty: none.
+    pub(super) fn key(&self) -> (String, String) {
+        (self.line.scope(), self.line.idempotency_key.clone())
+    }
+
+    /// What its line in the audit log says beside the rest: JSON, counts and never contents.
+    pub(super) fn note(&mut self, detail: String) {
+        self.detail = detail;
+    }
+
     /// Ends it: `body` (without secrets) is what a repeated call is answered, `resource` the id of what was acted on.
     pub async fn finish(mut self: Box<Self>, status: u16, resource: &str, body: &str) -> Result<()> {
         if !self.line.idempotency_key.is_empty() {
@@ -112,7 +124,7 @@ impl Act {
         }
         self.line.resource = resource.to_owned();
         self.line.status = status;
-        audit::insert(&mut self.tx, &self.clock, &self.line).await?;
+        audit::insert(&mut self.tx, &self.clock, &self.line, &self.detail).await?;
         Ok(self.tx.commit().await?)
     }
 }

@@ -3,6 +3,7 @@
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row};
 
+use super::act::REMEMBERED_DAYS;
 use super::{Result, Store, StoreError, sql};
 use crate::domain::ids::AuditId;
 use crate::domain::role::{Actor, Role};
@@ -22,7 +23,7 @@ pub struct AuditLine {
     pub status: u16,
     /// The request's id, as in the gateway's log.
     pub request_id: String,
-    /// Its idempotency key; empty: none.
+    /// Its idempotency key; empty: none, or it was forgotten.
     pub idempotency_key: String,
 }
 
@@ -42,7 +43,12 @@ pub struct AuditRecord {
     pub at_us: i64,
     /// Who did what.
     pub line: AuditLine,
+    /// What it did, as JSON, where the rest does not say it; empty otherwise.
+    pub detail: String,
 }
+
+/// Idempotency keys that one statement takes out of the log.
+const FORGET_AT_ONCE: i64 = 1000;
 
 /// Which lines are asked for; empty texts and `None` for any.
 #[derive(Clone, Debug, Default)]
@@ -57,11 +63,11 @@ pub struct AuditFilter {
     pub until_us: Option<i64>,
 }
 
-pub(super) async fn insert(connection: &mut AnyConnection, clock: &str, line: &AuditLine) -> Result<()> {
+pub(super) async fn insert(connection: &mut AnyConnection, clock: &str, line: &AuditLine, detail: &str) -> Result<()> {
     let insert = format!(
         "INSERT INTO audit_log (id, at, subject, issuer, role, method, route, resource, status, request_id,
-                                idempotency_key)
-         VALUES ($1, {clock}, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+                                idempotency_key, detail)
+         VALUES ($1, {clock}, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
     );
     sql::query(insert)
         .bind(AuditId::fresh().to_string())
@@ -74,6 +80,7 @@ pub(super) async fn insert(connection: &mut AnyConnection, clock: &str, line: &A
         .bind(i64::from(line.status))
         .bind(line.request_id.as_str())
         .bind(line.idempotency_key.as_str())
+        .bind(detail)
         .execute(connection)
         .await?;
     Ok(())
@@ -83,14 +90,14 @@ impl Store {
     /// Writes down an act that came to nothing.
     pub async fn audit(&self, line: &AuditLine) -> Result<()> {
         let mut tx = self.transaction().await?;
-        insert(&mut tx, &self.clock(), line).await?;
+        insert(&mut tx, &self.clock(), line, "").await?;
         Ok(tx.commit().await?)
     }
 
     /// Lines of the log, oldest first: at most `limit`, after the one with the id `after` (empty: from the first).
     pub async fn audit_log(&self, filter: &AuditFilter, after: &str, limit: i64) -> Result<Vec<AuditRecord>> {
-        let select = "SELECT id, at, subject, issuer, role, method, route, resource, status, request_id, idempotency_key
-                      FROM audit_log
+        let select = "SELECT id, at, subject, issuer, role, method, route, resource, status, request_id, idempotency_key,
+                             detail FROM audit_log
                       WHERE id > $1 AND ($2 = '' OR subject = $2) AND ($3 = '' OR resource = $3) AND at >= $4 AND at < $5
                       ORDER BY id LIMIT $6";
         sqlx::query(select)
@@ -105,6 +112,20 @@ impl Store {
             .iter()
             .map(record)
             .collect()
+    }
+}
+
+impl Store {
+    /// Takes idempotency keys out of the log once they are remembered no longer, some hundred at a time: they may hold
+    /// anything that their callers put there. Returns how many.
+    pub async fn forget_audited_keys(&self) -> Result<u64> {
+        let forget = format!(
+            "UPDATE audit_log SET idempotency_key = '' WHERE id IN (SELECT id FROM audit_log
+             WHERE idempotency_key <> '' AND at < {} - $1 ORDER BY at LIMIT {FORGET_AT_ONCE})",
+            self.clock()
+        );
+        let age_us = REMEMBERED_DAYS * 86_400_000_000;
+        Ok(sql::query(forget).bind(age_us).execute(&self.writer).await?.rows_affected())
     }
 }
 
@@ -126,5 +147,6 @@ fn record(row: &AnyRow) -> Result<AuditRecord> {
             request_id: row.try_get(9)?,
             idempotency_key: row.try_get(10)?,
         },
+        detail: row.try_get(11)?,
     })
 }

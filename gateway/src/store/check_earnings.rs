@@ -40,7 +40,7 @@ UNION ALL SELECT 'payable without a receipt', job || '/' || CAST(attempt AS TEXT
         AND (receipt_batch IS NULL OR state <> 'settled')
 UNION ALL SELECT 'account: promotional credit left', g.id, COALESCE(r.remaining, 0), g.given - COALESCE(s.spent, 0) FROM
     (SELECT e.account AS id, CAST(SUM(e.amount) AS BIGINT) AS given FROM postings p JOIN entries e ON e.posting = p.id
-     WHERE p.kind = 'credit_promotional' AND e.account <> 'outside' GROUP BY e.account) g
+     WHERE p.kind IN ('credit_promotional', 'promotional_lapsed') AND e.account <> 'outside' GROUP BY e.account) g
     LEFT JOIN (SELECT 'credit:' || account AS id, CAST(SUM(promotional
         - CASE WHEN state = 'withheld' THEN promotional_share ELSE 0 END) AS BIGINT) AS spent
         FROM attempts GROUP BY account) s ON s.id = g.id

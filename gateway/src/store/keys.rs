@@ -199,6 +199,9 @@ pub(super) async fn make(
     let mut random = [0; 32];
     getrandom::fill(&mut random).map_err(|error| StoreError::Unavailable(sqlx::Error::Io(error.into())))?;
     let secret = format!("{KEY_PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(random));
+    // An account that is being erased gets no key with a label meanwhile.
+    let lock = "UPDATE accounts SET name = name WHERE id = $1 AND closed_at IS NULL";
+    sqlx::query(lock).bind(account.to_string()).execute(&mut *connection).await?;
     let insert = format!(
         "INSERT INTO api_keys (id, account, sha256, shown_prefix, label, created_at, management)
          SELECT $1, id, $3, $4, $5, {clock}, $6 FROM accounts WHERE id = $2 AND closed_at IS NULL

@@ -110,7 +110,7 @@ pub(super) async fn of(connection: &mut AnyConnection, owner: LimitOwner) -> Res
 pub(super) async fn set(connection: &mut AnyConnection, owner: LimitOwner, limits: &Limits) -> Result<()> {
     bump_epoch(connection).await?;
     let (lock, what) = match owner {
-        LimitOwner::Account(_) => ("UPDATE accounts SET name = name WHERE id = $1", "account"),
+        LimitOwner::Account(_) => ("UPDATE accounts SET name = name WHERE id = $1 AND erased_at IS NULL", "account"),
         LimitOwner::Key(_) => ("UPDATE api_keys SET label = label WHERE id = $1", "key"),
     };
     found(sqlx::query(lock).bind(owner.to_string()).execute(&mut *connection).await?.rows_affected(), what)?;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::{AnyPool, Executor, SqlSafeStr};
-use tracing::info;
+use tracing::warn;
 
 use super::error::StoreError;
 
@@ -23,6 +23,7 @@ const MIGRATIONS: &[Step] = &[
     (14, "webhook retention", include_str!("../../../migrations/0014_webhook_retention.sql")),
     (16, "challenges", include_str!("../../../migrations/0016_challenges.sql")),
     (17, "responses", include_str!("../../../migrations/0017_responses.sql")),
+    (18, "erasure", include_str!("../../../migrations/0018_erasure.sql")),
 ];
 
 /// How long Postgres lets a migration wait for a table that others use. Everybody else who wants that table waits behind it,
@@ -33,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// The same for whatever else fails. SQLite has no lock for migrations: where two processes start at once, the one that lost
 /// finds all done the next time.
 const SHORT_PATIENCE: Duration = Duration::from_millis(1500);
+/// How often it is told that this takes long.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 /// How soon it is tried again. Longer than Postgres lets it wait: those behind it get their turn in between.
 const AGAIN: Duration = Duration::from_millis(700);
 
@@ -44,15 +47,21 @@ pub(super) async fn run(pool: &AnyPool, more: &[Step]) -> Result<(), StoreError>
     let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().chain(more).map(migration).collect());
     // An old replica must go on beside a newer one's schema.
     migrator.set_ignore_missing(true);
-    let begun = Instant::now();
+    let (begun, mut told) = (Instant::now(), None::<Instant>);
     loop {
         let Err(error) = attempt(&migrator, pool).await else { return Ok(()) };
         let others = is_in_others_way(&error);
         if begun.elapsed() >= if others { PATIENCE } else { SHORT_PATIENCE } {
             return Err(error.into());
         }
-        if others {
-            info!(%error, "the schema waits for tables that others use");
+        if others && told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            told = Some(Instant::now());
+            warn!(
+                %error,
+                waited_secs = begun.elapsed().as_secs(),
+                gives_up_after_secs = PATIENCE.as_secs(),
+                "the schema waits for tables that others use, and this gateway with it; pg_stat_activity has who they are"
+            );
         }
         tokio::time::sleep(AGAIN).await;
     }

@@ -8,7 +8,7 @@ use super::clawback::{self, Claw, Clawback};
 use super::keys::{self, KeyChange, KeyRecord, NewKey};
 use super::payouts::{self, Outcome, Payout, PayoutRun, PayoutTerms};
 use super::promotional::{self, PromotionalDecision, Verdict};
-use super::{Result, StoreError, catalogue, ledger, limits, prices, providers};
+use super::{Result, StoreError, catalogue, erasing, ledger, limits, prices, providers};
 use crate::domain::catalogue::{CatalogueModel, PriceVersion};
 use crate::domain::ids::{AccountId, KeyId, ModelId, PayoutId, ProviderId};
 use crate::domain::limits::{LimitOwner, Limits};
@@ -64,6 +64,7 @@ impl Act {
             accounts::read(connection, id).await?;
             return Err(StoreError::Conflict("more than the account's credit that is not set aside".into()));
         }
+        erasing::not_again(connection, PostingKind::Refund, reference, "this refund has been paid already").await?;
         promotional::lock(connection, id).await?;
         let left = accounts::balance(connection, id).await?;
         if left.spendable < left.promotional {

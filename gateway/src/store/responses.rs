@@ -37,11 +37,11 @@ pub struct Turn {
 }
 
 impl Store {
-    /// Keeps a response for so long.
+    /// Keeps a response for so long; nothing of an account that is closed.
     pub async fn keep_response(&self, account: &AccountId, response: &KeptResponse, retention: Duration) -> Result<()> {
         let insert = format!(
             "INSERT INTO responses (id, account, previous, input, output, response, created_at, expires_at)
-             VALUES ($1, $2, $3, $4, $5, $6, {clock}, {clock} + $7)",
+             SELECT $1, id, $3, $4, $5, $6, {clock}, {clock} + $7 FROM accounts WHERE id = $2 AND closed_at IS NULL",
             clock = self.clock()
         );
         sql::query(insert)

@@ -130,7 +130,9 @@ impl Act {
         }
         let (connection, _) = self.parts();
         lock(connection, "webhooks").await?;
-        accounts::read(connection, id).await?;
+        if accounts::read(connection, id).await?.erased_at_us.is_some() {
+            return Err(StoreError::Missing("account"));
+        }
         let set = "INSERT INTO low_balance (account, threshold) VALUES ($1, $2)
                    ON CONFLICT (account) DO UPDATE SET threshold = excluded.threshold,
                        is_low = CASE WHEN excluded.threshold IS NULL THEN 0 ELSE low_balance.is_low END";

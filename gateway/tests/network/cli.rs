@@ -1,4 +1,4 @@
-//! The operator's command line on limits: what it sets, shows and takes away, and how it says no.
+//! The operator's command line on limits and on erasing: what it sets, shows and takes away, and how it says no.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -96,4 +96,37 @@ fn limits_are_set_shown_and_cleared_from_the_command_line() {
     assert!(refused(folder, &["keys", "limits", "set", &account, "--budget-day", "1"]).contains(&account), "no key");
     let nobody = "acct_01K00000000000000000000000";
     assert!(refused(folder, &["accounts", "limits", "set", nobody, "--budget-day", "1"]).contains("no such account"));
+}
+
+#[test]
+fn an_account_is_erased_from_the_command_line_and_the_books_stay_right() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let account = operate(folder, &["accounts", "create", "Ana"])["id"].as_str().expect("an id").to_owned();
+    operate(folder, &["keys", "create", &account, "--label", "laptop"]);
+    operate(folder, &["credit", "add", &account, "5", "--reference", "payment 1"]);
+    operate(folder, &["credit", "add", &account, "1", "--promotional"]);
+    let why = refused(folder, &["accounts", "erase", &account]);
+    assert!(why.contains("$6 of credit is left, $5 of it paid for"), "{why}");
+    let name = |folder| operate(folder, &["accounts", "show", &account])["account"]["name"].clone();
+    assert_eq!(name(folder), "Ana", "nothing is done in part");
+    let erased = operate(folder, &["accounts", "erase", &account, "--balance", "forfeit"]);
+    let rows = &erased["rows"];
+    assert_eq!((&rows["name"], &rows["api_keys"], &rows["payment_references"]), (&json!(1), &json!(1), &json!(1)));
+    assert_eq!((&erased["forfeited_usd"], &erased["lapsed_usd"]), (&json!("5"), &json!("1")));
+    assert_eq!(name(folder), "");
+    let list = String::from_utf8(run(folder, &["accounts", "list"]).stdout).expect("text");
+    assert!(list.contains("erased  $0") && !list.contains("Ana"), "{list}");
+    assert!(refused(folder, &["credit", "add", &account, "1"]).contains("the account was erased"));
+    let other = operate(folder, &["accounts", "create", "Budi"])["id"].as_str().expect("an id").to_owned();
+    let again = refused(folder, &["credit", "add", &other, "5", "--reference", "payment 1"]);
+    assert!(again.contains("credited already"), "{again}");
+    let second = operate(folder, &["accounts", "erase", &account]);
+    assert!(second["rows"].as_object().expect("rows").values().all(|rows| rows == 0), "{second}");
+    operate(folder, &["books", "check"]);
+    let stranger = "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k";
+    assert!(refused(folder, &["providers", "erase", stranger]).contains("there is no such provider"));
+    operate(folder, &["providers", "ban", stranger]);
+    operate(folder, &["providers", "erase", stranger]);
+    assert_eq!(operate(folder, &["providers", "list"])[0]["provider"]["standing"], "banned", "a ban holds");
 }

@@ -1,7 +1,6 @@
 //! What gateways and providers tell of themselves: traces, figures and logs, and that nothing of a conversation is in them.
 
 use std::collections::HashMap;
-use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -9,6 +8,7 @@ use sqlx::{Connection, Row};
 
 use crate::support::client::{Client, read};
 use crate::support::collector::Collector;
+use crate::support::everything::Monitor;
 use crate::support::process::{Process, wait_until};
 use crate::support::provider::ProviderSetup;
 use crate::support::redis::OwnRedis;
@@ -37,20 +37,6 @@ fn figure(page: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
 fn tells(setup: ProviderSetup, collector: &Collector) -> ProviderSetup {
     let setup = setup.flag("--metrics-listen", "127.0.0.1:0").env("LUMBUNG_PROVIDER_LOG", "json");
     collector.env().into_iter().fold(setup, |setup, (name, value)| setup.env(name, &value))
-}
-
-/// Everything that Redis is told, from now on.
-struct Monitor {
-    process: Process,
-}
-
-impl Monitor {
-    fn start(url: &str, folder: &std::path::Path) -> Self {
-        let path = folder.join("redis-monitor");
-        let mut command = Command::new("sh");
-        command.args(["-c", "exec redis-cli -u \"$0\" MONITOR >&2", url]);
-        Self { process: Process::start("redis-cli", command, Some(path)) }
-    }
 }
 
 /// Every row of every table, as text.
@@ -200,7 +186,7 @@ async fn one_trace_goes_through_gateways_and_providers_also_when_resumed_and_has
         ("the gateway's log", network.gateway.log(), answer.id.as_str()),
         ("the other gateway's log", other.process.log(), "metrics are told"),
         ("the provider's log", stays.process.log() + &dying.process.log(), BUNDLED),
-        ("Redis", monitor.process.log(), id.as_str()),
+        ("Redis", monitor.told(), id.as_str()),
         ("the books", all_rows(network.database_url()).await, answer.id.as_str()),
     ];
     let said = answer.text.chars().take(40).collect::<String>();

@@ -104,8 +104,8 @@ pub fn check_text(param: &str, text: &str) -> Result<(), AdminError> {
 }
 
 fn describe(account: AccountRecord, has: store::Balance) -> Account {
-    let AccountRecord { id, name, created_at_us, closed_at_us } = account;
-    Account { id: id.to_string(), name, created_at_us, closed_at_us, balance: balance(has) }
+    let AccountRecord { id, name, created_at_us, closed_at_us, erased_at_us } = account;
+    Account { id: id.to_string(), name, created_at_us, closed_at_us, erased_at_us, balance: balance(has) }
 }
 
 fn balance(has: store::Balance) -> Balance {

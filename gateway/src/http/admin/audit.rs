@@ -41,6 +41,8 @@ fn describe(record: AuditRecord) -> AuditEntry {
         status: line.status,
         request_id: line.request_id,
         idempotency_key: line.idempotency_key,
+        // Ours, and JSON.
+        detail: serde_json::from_str(&record.detail).ok(),
     }
 }
 
@@ -57,11 +59,13 @@ impl Row for AuditEntry {
         "status",
         "request_id",
         "idempotency_key",
+        "detail",
     ];
 
     fn fields(&self, csv: Csv) -> Csv {
         let csv = csv.number(&self.id).number(self.at_us).text(&self.subject).text(&self.issuer).text(&self.role);
         let csv = csv.text(&self.method).text(&self.route).text(&self.resource).number(self.status);
-        csv.text(&self.request_id).text(&self.idempotency_key)
+        let detail = self.detail.as_ref().map_or_else(String::new, serde_json::Value::to_string);
+        csv.text(&self.request_id).text(&self.idempotency_key).text(&detail)
     }
 }

@@ -134,11 +134,14 @@ impl std::ops::DerefMut for Doing {
 }
 
 impl<T> Call<T> {
+    /// Whether this call's role is enough.
+    pub fn check(&self, role: Role) -> Result<(), AdminError> {
+        if self.line.actor.role < role { Err(AdminError::Forbidden(role)) } else { Ok(()) }
+    }
+
     /// Begins the act, if this call's role is enough. A call that was answered before ends here.
     pub async fn begin(&self, shared: &Shared, role: Role) -> Result<Doing, AdminError> {
-        if self.line.actor.role < role {
-            return Err(AdminError::Forbidden(role));
-        }
+        self.check(role)?;
         let place = shared.admin.acts.clone().acquire_owned().await;
         let place = place.map_err(|_| AdminError::Api(crate::chat::error::ApiError::Overloaded))?;
         let request = ActRequest { line: self.line.clone(), fingerprint: self.fingerprint };

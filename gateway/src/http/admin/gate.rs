@@ -16,6 +16,7 @@ use super::super::layers::{RequestId, read_body};
 use super::call::{Audited, MAX_BODY, key_of};
 use super::error::{AdminError, BooksBusy};
 use crate::chat::clock;
+use crate::domain::ids::{AccountId, KeyId, PayoutId, ProviderId, WebhookId};
 use crate::domain::role::{Actor, Role};
 use crate::store::AuditLine;
 
@@ -34,10 +35,11 @@ pub async fn gate(State(shared): State<Arc<Shared>>, request: Request, next: Nex
         return next.run(request).await;
     }
     let extension = request.extensions();
+    let route = extension.get::<MatchedPath>().map_or("", MatchedPath::as_str);
     let mut line = AuditLine {
         method: request.method().to_string(),
-        route: extension.get::<MatchedPath>().map_or_else(String::new, |path| path.as_str().to_owned()),
-        resource: String::new(),
+        route: route.to_owned(),
+        resource: named(route, request.uri().path()),
         status: 0,
         request_id: extension.get::<RequestId>().map_or_else(String::new, |id| id.0.clone()),
         idempotency_key: key_of(request.headers()).ok().flatten().unwrap_or_default(),
@@ -54,6 +56,20 @@ pub async fn gate(State(shared): State<Arc<Shared>>, request: Request, next: Nex
         }
     }
     response
+}
+
+/// The id in a path: a call that comes to nothing was about somebody, too. Empty where there is none, or one that is not of
+/// the books' own making.
+fn named(route: &str, path: &str) -> String {
+    let is_id = |text: &str| {
+        text.parse::<AccountId>().is_ok()
+            || text.parse::<KeyId>().is_ok()
+            || text.parse::<ProviderId>().is_ok()
+            || text.parse::<PayoutId>().is_ok()
+            || text.parse::<WebhookId>().is_ok()
+    };
+    let id = route.split('/').zip(path.split('/')).find(|(part, text)| *part == "{id}" && is_id(text));
+    id.map_or_else(String::new, |(_, text)| text.to_owned())
 }
 
 /// Has a call done; again, a few times, where another transaction was in its way. Each time is a transaction of its own, of

@@ -5,6 +5,7 @@ mod accounts;
 mod audit;
 mod call;
 mod earnings;
+mod erasing;
 mod error;
 mod gate;
 mod keys;
@@ -30,6 +31,7 @@ pub fn routes(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
         .route("/admin/v1/accounts", get(accounts::list).post(accounts::create))
         .route("/admin/v1/accounts/{id}", get(accounts::retrieve))
         .route("/admin/v1/accounts/{id}/close", post(accounts::close))
+        .route("/admin/v1/accounts/{id}/erase", post(erasing::account))
         .route("/admin/v1/accounts/{id}/credit", post(accounts::credit))
         .route("/admin/v1/accounts/{id}/refunds", post(accounts::refund))
         .route("/admin/v1/accounts/{id}/keys", post(keys::create))
@@ -44,6 +46,7 @@ pub fn routes(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
         .route("/admin/v1/providers", get(providers::list))
         .route("/admin/v1/providers/{id}", get(providers::retrieve))
         .route("/admin/v1/providers/{id}/standing", post(providers::set_standing))
+        .route("/admin/v1/providers/{id}/erase", post(erasing::provider))
         .route("/admin/v1/providers/{id}/earnings", get(earnings::statement))
         .route("/admin/v1/clawbacks", get(earnings::list_clawbacks).post(earnings::claw_back))
         .route("/admin/v1/promotional", get(earnings::list_held))

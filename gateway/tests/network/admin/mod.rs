@@ -2,6 +2,7 @@
 
 mod acts;
 mod crash;
+mod erasing;
 mod fuzz;
 mod keys;
 mod payouts;
