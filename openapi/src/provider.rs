@@ -18,6 +18,8 @@ pub const OFFER_PATH: &str = "/offer";
 /// On the tunnel: this gateway is about to stop (POST, no body). The provider dials again at once, to find another, and keeps
 /// this tunnel until the gateway closes it: what runs on it ends there.
 pub const MOVE_PATH: &str = "/move";
+/// Where anyone asks what a provider of a model can expect ([`Demand`]), followed by the model's id.
+pub const DEMAND_PATH: &str = "/provider/v1/models/";
 /// The authorization scheme of a tunnel request, followed by the signed [`JoinClaims`].
 pub const JOIN_SCHEME: &str = "LumbungJoin";
 /// `typ` of a signed join.
@@ -76,6 +78,26 @@ impl ChallengeAnswer for JoinClaims {
     fn challenge(&self) -> &str {
         &self.challenge
     }
+}
+
+/// What whoever serves a model can expect, `GET /provider/v1/models/{id}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Demand {
+    /// The catalogue's id.
+    pub model: String,
+    /// The most that a provider may ask.
+    #[serde(flatten)]
+    pub reference: TokenPrice,
+    /// The operator's fee, in hundredths of a percent of what clients pay.
+    pub fee_bps: u16,
+    /// Digests of the weights that may serve it; any may where there are none.
+    pub digests: Vec<String>,
+    /// How many providers serve it now.
+    pub providers: u32,
+    /// Jobs that they can run at a time; of 1,024 providers at most.
+    pub slots: u64,
+    /// Jobs that run in those now.
+    pub slots_taken: u64,
 }
 
 /// What a provider offers now.

@@ -28,7 +28,9 @@ use crate::earnings::{EARNINGS_PATH, EarningsStatement, PAYOUT_DETAILS_PATH, Pay
 use crate::error::ErrorBody;
 use crate::explain::{EXPLAIN_HEADER, Explanation};
 use crate::models::{Model, ModelEndpoints, ModelList};
-use crate::provider::{CHALLENGE_PATH, Challenge, JOIN_SCHEME, RECEIPTS_PATH, TUNNEL_PATH, TUNNEL_PROTOCOL};
+use crate::provider::{
+    CHALLENGE_PATH, Challenge, DEMAND_PATH, Demand, JOIN_SCHEME, RECEIPTS_PATH, TUNNEL_PATH, TUNNEL_PROTOCOL,
+};
 use crate::receipt::{JobReceipt, ReceiptBatch, ReceiptVerdicts};
 use crate::reply::{ChatCompletion, ChatCompletionChunk};
 use chat::ChatCompletionRequest;
@@ -56,6 +58,7 @@ pub fn document() -> OpenApi {
         .path(CHALLENGE_PATH, PathItem::new(HttpMethod::Get, get_challenge()))
         .path(TUNNEL_PATH, PathItem::new(HttpMethod::Get, open_tunnel()))
         .path(RECEIPTS_PATH, PathItem::new(HttpMethod::Post, offer_receipts()))
+        .path(format!("{DEMAND_PATH}{{id}}"), PathItem::new(HttpMethod::Get, get_demand()))
         .path(EARNINGS_PATH, PathItem::new(HttpMethod::Get, get_earnings()))
         .path(PAYOUT_DETAILS_PATH, PathItem::new(HttpMethod::Put, set_payout_details()))
         .path("/.well-known/jwks.json", PathItem::new(HttpMethod::Get, get_keys()))
@@ -178,6 +181,14 @@ fn offer_receipts() -> OperationBuilder {
         .response("503", wait(error("The books cannot be reached.")))
 }
 
+fn get_demand() -> OperationBuilder {
+    operation("getDemand", "What whoever serves a model can expect", "Provider protocol")
+        .description(Some("Open to everyone: the most that may be asked, the fee, and how many jobs run now."))
+        .parameter(id("The model's id. It may hold a slash, as it is or as `%2F`.", "lumbung/padi"))
+        .response("200", with_request_id(answer::<Demand>("As it is now.")))
+        .response("404", error("`model_not_found`: the catalogue does not have it."))
+}
+
 fn get_earnings() -> OperationBuilder {
     let query = |name: &str, description: &str| {
         ParameterBuilder::new()
@@ -289,6 +300,7 @@ fn components() -> ComponentsBuilder {
     collect::<EarningsStatement>(&mut schemas);
     collect::<PayoutDetailsSet>(&mut schemas);
     collect::<Challenge>(&mut schemas);
+    collect::<Demand>(&mut schemas);
     collect::<ReceiptBatch>(&mut schemas);
     collect::<ReceiptVerdicts>(&mut schemas);
     endpoints::collect_schemas(&mut schemas);

@@ -77,6 +77,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route(CHALLENGE_PATH, get(provider::challenge))
         .route(TUNNEL_PATH, get(provider::tunnel))
         .route(RECEIPTS_PATH, post(provider::receipts))
+        .route("/provider/v1/models/{*id}", get(models::demand))
         .route(EARNINGS_PATH, get(earnings::statement))
         .route(PAYOUT_DETAILS_PATH, put(earnings::set_payout_details))
         .route("/.well-known/jwks.json", get(health::jwks))

@@ -1,4 +1,5 @@
-//! `GET /v1/models`: what can be asked for now. Open to everyone: it says nothing about anyone.
+//! `GET /v1/models`: what can be asked for now, and what whoever serves it can expect. Open to everyone: it says nothing about
+//! anyone.
 
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use lumbung_openapi::models::{
 };
 use lumbung_openapi::money::{NanoUsd, TokenPrice};
 use lumbung_openapi::parameter::ParameterSet;
+use lumbung_openapi::provider::Demand;
 
 use super::Shared;
 use super::path::PathId;
@@ -43,6 +45,23 @@ pub async fn retrieve(State(shared): State<Arc<Shared>>, PathId(id): PathId) -> 
     let model = id.strip_suffix(ENDPOINTS).and_then(|id| snapshot.model(id));
     let model = model.ok_or_else(|| ApiError::UnknownModel(id.trim_end_matches(ENDPOINTS).to_owned()))?;
     Ok(Json(ModelEndpoints { data: served(model) }).into_response())
+}
+
+/// What whoever serves a model can expect: prices, fee, and how many jobs run.
+pub async fn demand(State(shared): State<Arc<Shared>>, PathId(id): PathId) -> Result<Json<Demand>, ApiError> {
+    let snapshot = shared.gateway.fleet.snapshot();
+    let Some(model) = snapshot.model(&id) else { return Err(ApiError::UnknownModel(id)) };
+    let ModelSeats { entry, seats, .. } = &**model;
+    let looked_at = || seats.iter().take(MEASURED);
+    Ok(Json(Demand {
+        model: entry.id.to_string(),
+        reference: entry.reference,
+        fee_bps: shared.gateway.fee_bps,
+        digests: entry.digests.clone(),
+        providers: seats.len() as u32,
+        slots: looked_at().map(|seat| u64::from(seat.slots)).sum(),
+        slots_taken: looked_at().map(|seat| u64::from(seat.running().min(seat.slots))).sum(),
+    }))
 }
 
 fn describe(model: &ModelSeats) -> Model {
