@@ -15,7 +15,6 @@ use lumbung_openapi::error::{ErrorObject, InvalidRequest};
 use lumbung_openapi::frame::{AnswerEnd, FrameKind, MAX_BODY, MAX_PAYLOAD, PromptCount};
 use lumbung_openapi::receipt::{Receipt, ReceiptClaims};
 use lumbung_openapi::ticket::Ticket;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
 use crate::engine::{EngineError, Event, FinishReason, Generation, History, Tokens};
@@ -27,6 +26,7 @@ use crate::outgoing::Outgoing;
 use crate::refusal::Refusal;
 use crate::render::{Dialect, Shape};
 use crate::replay::Replay;
+use crate::served::Slot;
 
 /// How often the gateway learns of the progress of an answer that is not streamed.
 const PROGRESS_EVERY: Duration = Duration::from_millis(50);
@@ -47,7 +47,7 @@ pub struct Accepted {
     /// Digest of the weights that answer.
     pub weights_digest: String,
     /// Held until the answer is over.
-    pub slot: OwnedSemaphorePermit,
+    pub slot: Slot,
     /// The receipt's place in the journal.
     pub place: Place,
     /// The rest of the request's body.
@@ -348,7 +348,7 @@ impl Running {
             delivered_sha256: outgoing.delivered(),
         };
         let claims = serde_json::to_string(&claims).expect("claims of our own types serialize");
-        job.times.over(&job.node, &job.ticket, outcome, prompt, outgoing.tokens());
+        job.times.over(&job.node, job.slot.served(), &job.ticket, outcome, (prompt, outgoing.tokens()));
         if !is_cancelled {
             outgoing.frame(FrameKind::Receipt, claims.as_bytes());
         }

@@ -15,10 +15,11 @@ use lumbung_openapi::ticket::Ticket;
 use crate::answer::{Accepted, Answer};
 use crate::engine::{EngineError, Job};
 use crate::intake::Intake;
-use crate::node::{Node, Served};
+use crate::node::Node;
 use crate::observe::Times;
 use crate::refusal::Refusal;
 use crate::render::{self, Shape};
+use crate::served::Served;
 
 /// The answer's content type.
 const FRAMES: HeaderValue = HeaderValue::from_static("application/x-lumbung-frames");
@@ -64,7 +65,7 @@ async fn accept(node: &Arc<Node>, endpoint: Endpoint, body: Body, mut times: Tim
     if node.holds.any() {
         return Err(Refusal::Draining);
     }
-    let slot = served.take_slot().ok_or(Refusal::Busy)?;
+    let slot = served.take_slot()?;
     let place = node.journal.reserve().ok_or(Refusal::Busy)?;
 
     let shape = Shape::of(endpoint, &request);
@@ -108,16 +109,16 @@ async fn accept(node: &Arc<Node>, endpoint: Endpoint, body: Body, mut times: Tim
 }
 
 /// Whether the ticket promises to pay this provider, for this request, what it asks. Its HMAC is the gateway's own business.
-fn check<'a>(node: &'a Node, ticket: &Ticket, request: &[u8]) -> Result<&'a Served, Refusal> {
+fn check(node: &Node, ticket: &Ticket, request: &[u8]) -> Result<Arc<Served>, Refusal> {
     if ticket.provider != node.provider {
         return Err(Refusal::BadTicket("The ticket is for another provider."));
     }
-    let served = node.served(&ticket.model).ok_or(Refusal::BadTicket("The ticket's model is not offered."))?;
+    let served = node.models.find(&ticket.model)?;
     let engine = served.engine.describe();
     if !ticket.digests.is_empty() && !ticket.digests.contains(&engine.weights_digest) {
         return Err(Refusal::BadTicket("The ticket asks for other weights."));
     }
-    if ticket.price.prompt < served.ask.prompt || ticket.price.completion < served.ask.completion {
+    if !served.ask().is_within(&ticket.price) {
         return Err(Refusal::BadTicket("The ticket pays less than is asked."));
     }
     if ticket.start_by < node.gateway.clock.now_secs() {

@@ -2,85 +2,23 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use lumbung_openapi::money::{NanoUsd, TokenPrice};
-use lumbung_openapi::parameter::Parameter;
-use lumbung_openapi::provider::{ModelOffer, Offer};
+use lumbung_openapi::money::NanoUsd;
+use lumbung_openapi::provider::Offer;
 use lumbung_openapi::ticket::Ticket;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, Semaphore};
 
 use crate::clock::local_secs;
-use crate::engine::Engine;
 use crate::gateway::Gateway;
 use crate::holds::{Hold, Holds};
 use crate::journal::Journal;
 use crate::observe::Meter;
+use crate::served::{Models, Served};
 use crate::status::Counters;
-use crate::takings::{Takings, Tally, claim};
+use crate::takings::{Takings, claim};
 
 /// Request bodies that may be read at once beyond the slots: each may hold 4 MiB before its job is known.
 const SPARE_INTAKES: usize = 64;
-/// How often it is looked whether the last job has ended.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
-
-/// One model that is served.
-pub struct Served {
-    /// The catalogue's id.
-    pub model: String,
-    /// What is asked for its tokens.
-    pub ask: TokenPrice,
-    /// What answers.
-    pub engine: Arc<dyn Engine>,
-    /// What it has done.
-    pub tally: Tally,
-    slots: Arc<Semaphore>,
-    slot_count: u32,
-}
-
-impl Served {
-    /// A model with so many slots (jobs at a time).
-    pub fn new(model: String, ask: TokenPrice, engine: Arc<dyn Engine>, slots: u32) -> Self {
-        let (places, tally) = (Arc::new(Semaphore::new(slots as usize)), Tally::default());
-        Self { model, ask, engine, tally, slots: places, slot_count: slots }
-    }
-
-    /// Takes a slot; `None` when every one is taken.
-    pub fn take_slot(&self) -> Option<OwnedSemaphorePermit> {
-        self.slots.clone().try_acquire_owned().ok()
-    }
-
-    /// Jobs at a time.
-    pub fn slot_count(&self) -> u32 {
-        self.slot_count
-    }
-
-    /// Jobs that run now.
-    pub fn running(&self) -> u32 {
-        self.slot_count - self.slots.available_permits().min(self.slot_count as usize) as u32
-    }
-
-    /// Waits until no job runs. Not by taking the slots: those that it had already would count as jobs.
-    async fn idle(&self) {
-        while self.running() > 0 {
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    }
-
-    fn offer(&self) -> ModelOffer {
-        let model = self.engine.describe();
-        ModelOffer {
-            model: self.model.clone(),
-            weights_digest: model.weights_digest.clone(),
-            quantization: model.quantization.clone(),
-            context_length: model.context_length,
-            slots: self.slot_count,
-            ask: self.ask,
-            supported_parameters: model.supported.iter().map(|p: Parameter| p.name().to_owned()).collect(),
-            resume: model.resume,
-        }
-    }
-}
 
 /// This provider while it runs.
 pub struct Node {
@@ -102,7 +40,8 @@ pub struct Node {
     pub started_at: u64,
     /// May be held while a job's first frames are read.
     pub intake: Semaphore,
-    models: Vec<Served>,
+    /// What is served.
+    pub models: Models,
     region: String,
     hardware: String,
     /// How far the gateway trusts this provider, as it told last; empty until then.
@@ -124,7 +63,7 @@ impl Node {
         region: String,
         hardware: String,
     ) -> Self {
-        let slots: usize = models.iter().map(|served| served.slot_count as usize).sum();
+        let slots: usize = models.iter().map(|served| served.slot_count() as usize).sum();
         Self {
             provider,
             gateway,
@@ -135,7 +74,7 @@ impl Node {
             holds: Holds::default(),
             started_at: local_secs(),
             intake: Semaphore::new(slots + SPARE_INTAKES),
-            models,
+            models: Models::new(models),
             region,
             hardware,
             standing: Mutex::default(),
@@ -145,19 +84,27 @@ impl Node {
         }
     }
 
-    /// The models that are served.
-    pub fn models(&self) -> &[Served] {
-        &self.models
-    }
-
     /// What is offered now.
     pub fn offer(&self) -> Offer {
         Offer {
             draining: self.holds.any(),
             region: self.region.clone(),
             hardware: self.hardware.clone(),
-            models: self.models.iter().map(Served::offer).collect(),
+            models: self.models.offer(),
         }
+    }
+
+    /// From now on this one is served, too.
+    pub fn serve(&self, served: Served) {
+        self.intake.add_permits(served.slot_count() as usize);
+        self.models.add(served);
+    }
+
+    /// From now on that one takes no jobs. Those that run are finished. Returns how many do, if it was served.
+    pub fn leave(&self, model: &str) -> Option<u32> {
+        let slots = self.models.find(model).map_or(0, |served| served.slot_count());
+        self.intake.forget_permits(slots as usize);
+        self.models.remove(model)
     }
 
     /// From now on no job is taken, for good.
@@ -165,20 +112,20 @@ impl Node {
         self.holds.set(Hold::Draining, true);
     }
 
-    /// A job with this ticket is over, in so many microseconds.
-    pub fn note_job(&self, ticket: &Ticket, outcome: &'static str, (prompt, completion): (u32, u32), took_us: u64) {
+    /// A job with this ticket at this model is over, in so many microseconds.
+    pub fn note_job(
+        &self,
+        served: &Served,
+        ticket: &Ticket,
+        outcome: &'static str,
+        (prompt, completion): (u32, u32),
+        took_us: u64,
+    ) {
         // Nobody pays for half a document.
         let is_paid = outcome == "complete" || !ticket.whole;
         let claimed = if is_paid { claim(ticket, prompt, completion) } else { NanoUsd::ZERO };
         self.takings.add(claimed, local_secs());
-        if let Some(served) = self.served(&ticket.model) {
-            served.tally.note(completion, claimed, took_us);
-        }
-    }
-
-    /// A model that is served.
-    pub fn served(&self, model: &str) -> Option<&Served> {
-        self.models.iter().find(|served| served.model == model)
+        served.tally.note(completion, claimed, took_us);
     }
 
     /// How far the gateway trusts this provider, as it told last; empty until then.
@@ -192,21 +139,6 @@ impl Node {
         if *known != standing {
             standing.clone_into(&mut known);
         }
-    }
-
-    /// Whether any job runs.
-    pub fn is_busy(&self) -> bool {
-        self.models.iter().any(|served| served.running() > 0)
-    }
-
-    /// Waits until no job runs. `false` if one still does when the time is over.
-    pub async fn idle_within(&self, limit: Duration) -> bool {
-        let every_model = async {
-            for served in &self.models {
-                served.idle().await;
-            }
-        };
-        tokio::time::timeout(limit, every_model).await.is_ok()
     }
 
     /// The gateway replicas at the other ends of the tunnels.

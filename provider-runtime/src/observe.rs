@@ -21,6 +21,7 @@ use lumbung_telemetry::trace::{Context, Kind, Span};
 use tokio::net::TcpListener;
 
 use crate::node::Node;
+use crate::served::Served;
 
 /// How long answers took, and how large their prompts were.
 pub struct Meter {
@@ -77,7 +78,14 @@ impl Times {
     }
 
     /// The answer is over.
-    pub fn over(&self, node: &Node, ticket: &Ticket, outcome: &'static str, prompt: PromptCount, tokens: u32) {
+    pub fn over(
+        &self,
+        node: &Node,
+        served: &Served,
+        ticket: &Ticket,
+        outcome: &'static str,
+        (prompt, tokens): (PromptCount, u32),
+    ) {
         let (over_us, meter) = (now_us(), &node.meter);
         let since_arrival = |at: i64| u64::try_from(at - self.arrived_us).unwrap_or(0);
         meter.prompt_tokens.add(u64::from(prompt.prompt_tokens));
@@ -88,7 +96,7 @@ impl Times {
             let per_token = u64::try_from(over_us - first).unwrap_or(0).checked_div(later);
             per_token.into_iter().for_each(|us| meter.per_token.observe_us(us));
         }
-        node.note_job(ticket, outcome, (prompt.prompt_tokens, tokens), since_arrival(over_us));
+        node.note_job(served, ticket, outcome, (prompt.prompt_tokens, tokens), since_arrival(over_us));
         if let Some(trace) = self.trace {
             self.tell(trace, ticket, outcome, (prompt, tokens), over_us);
         }
@@ -161,9 +169,12 @@ impl Tells for Figures {
         let tokens = [("prompt", meter.prompt_tokens.get()), ("completion", counters.completion_tokens.get())];
         let tokens = tokens.map(|(kind, count)| (vec![("kind", kind)], count));
         page.counter("lumbung_provider_tokens", "Tokens that were read and made.", tokens)?;
-        let per_model = |read: fn(&crate::node::Served) -> u32| {
-            let models = node.models().iter();
-            models.map(|served| (vec![("model", served.model.as_str())], i64::from(read(served)))).collect::<Vec<_>>()
+        let models = node.models.list();
+        let per_model = |read: fn(&Served) -> u32| {
+            models
+                .iter()
+                .map(|served| (vec![("model", served.model.as_str())], i64::from(read(served))))
+                .collect::<Vec<_>>()
         };
         page.gauge("lumbung_provider_slots", "Jobs at a time.", per_model(|served| served.slot_count()))?;
         page.gauge("lumbung_provider_slots_taken", "Jobs that run.", per_model(|served| served.running()))?;

@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lumbung_openapi::earnings::EarningsTotals;
 use lumbung_openapi::money::{NanoUsd, TokenPrice};
@@ -15,12 +15,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::local_secs;
 use crate::holds::Hold;
-use crate::node::{Node, Served};
+use crate::node::Node;
+use crate::outlook::Outlook;
+use crate::served::Served;
 
 /// The status's file in the data directory.
 pub const STATUS_FILE: &str = "status.json";
-/// The file is written at most this often, and only after a change.
-const WRITE_EVERY: Duration = Duration::from_millis(200);
+/// The file is written at most this often, and only after a change; where nothing but the number of tokens has changed, less often.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+const TOKENS_EVERY: Duration = Duration::from_millis(400);
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -130,6 +133,9 @@ pub struct ModelStatus {
     /// What an hour would bring with every slot taken, as jobs went so far; null before there were any.
     #[serde(default, rename = "per_busy_hour_usd")]
     pub per_busy_hour: Option<NanoUsd>,
+    /// What it can expect, where the gateway was asked how the model is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outlook: Option<Outlook>,
 }
 
 impl ModelStatus {
@@ -138,11 +144,12 @@ impl ModelStatus {
         Self {
             running: served.running(),
             slots,
-            ask: served.ask,
+            ask: served.ask(),
             jobs: tally.jobs.get(),
             completion_tokens: tally.tokens.get(),
             claimed: tally.claimed(),
             per_busy_hour: tally.per_busy_hour(slots),
+            outlook: None,
         }
     }
 }
@@ -186,7 +193,7 @@ impl Status {
             connected: node.connected(),
             draining: node.holds.has(Hold::Draining),
             holds: node.holds.list(),
-            models: node.models().iter().map(|served| (served.model.clone(), ModelStatus::of(served))).collect(),
+            models: node.models.list().iter().map(|served| (served.model.clone(), ModelStatus::of(served))).collect(),
             prompt_tokens: node.meter.prompt_tokens(),
             completion_tokens: counters.completion_tokens.get(),
             jobs: Jobs {
@@ -200,6 +207,11 @@ impl Status {
             receipts_unacknowledged: node.journal.backlog().len(),
             earnings: None,
         }
+    }
+
+    /// Whether it says the same as another one, but for how many tokens have been made.
+    fn differs_in_tokens_alone(&self, other: &Self) -> bool {
+        Self { completion_tokens: other.completion_tokens, ..self.clone() } == *other
     }
 
     /// Writes the file anew; a reader sees the old one or the new one, whole.
@@ -220,9 +232,9 @@ impl StatusFile {
 
 /// Keeps the file up to date until `stop`, and writes it a last time then.
 pub async fn keep_written(node: &Node, dir: &Path, stop: CancellationToken) {
-    let mut written = Status::default();
+    let (mut written, mut written_at) = (Status::default(), None::<Instant>);
     let mut is_failing = false;
-    let mut ticks = tokio::time::interval(WRITE_EVERY);
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let is_last = tokio::select! {
@@ -230,9 +242,14 @@ pub async fn keep_written(node: &Node, dir: &Path, stop: CancellationToken) {
             () = stop.cancelled() => true,
         };
         let status = Status::of(node);
-        if status != written {
+        let is_due = match written_at {
+            // Tokens alone change all the time, and are told by the socket to whoever wants to know.
+            Some(at) if !is_last && at.elapsed() < TOKENS_EVERY => !status.differs_in_tokens_alone(&written),
+            _ => true,
+        };
+        if status != written && is_due {
             match status.write(dir) {
-                Ok(()) => (written, is_failing) = (status, false),
+                Ok(()) => (written, written_at, is_failing) = (status, Some(Instant::now()), false),
                 Err(error) if !is_failing => {
                     is_failing = true;
                     tracing::warn!("cannot write {STATUS_FILE}: {error}");

@@ -155,7 +155,7 @@ async fn serve(node: Arc<Node>, io: Upgraded, replica: String, moving: Cancellat
         tokio::select! {
             ended = connection.as_mut() => ended,
             // What still runs when the time to finish is over is cut off.
-            () = stop.cancelled() => match node.is_busy() {
+            () = stop.cancelled() => match node.models.running() > 0 {
                 true => Ok(()),
                 false => {
                     connection.as_mut().graceful_shutdown();

@@ -180,7 +180,7 @@ fn the_users_unit_is_right() {
 }
 
 #[tokio::test]
-async fn two_bundled_models_are_served_by_one_process() {
+async fn two_bundled_models_are_served_by_one_process_and_one_leaves_and_comes_back() {
     let (network, folder) = (network().await, tempfile::tempdir().expect("a folder"));
     let models = repository().join("provider-runtime/models");
     let file = folder.path().join("provider.toml");
@@ -188,15 +188,18 @@ async fn two_bundled_models_are_served_by_one_process() {
         "[[models]]\nmodel = \"{}\"\nmodel-id = \"{VECTORS}\"\nslots = 2\nask-prompt = \"0.02\"",
         models.join("padi-embed").display()
     );
-    std::fs::write(&file, table).expect("a file");
+    std::fs::write(&file, &table).expect("a file");
     let provider = ProviderSetup::bundled(MODEL).flag("--config", &file.display().to_string());
     let provider = network.provider(provider).await;
     network.serves(VECTORS).await;
     let client = network.client("1").await;
+    let embed = async || {
+        let request = client.http.post(format!("{}/v1/embeddings", network.base)).bearer_auth(&client.key);
+        let request = request.json(&json!({"model": VECTORS, "input": QUESTION, "encoding_format": "float"}));
+        request.send().await.expect("an answer")
+    };
     assert_eq!(answers(&client).await, 200);
-    let request = client.http.post(format!("{}/v1/embeddings", network.base)).bearer_auth(&client.key);
-    let vectors = request.json(&json!({"model": VECTORS, "input": QUESTION, "encoding_format": "float"})).send().await;
-    let vectors: Value = vectors.expect("an answer").json().await.expect("JSON");
+    let vectors: Value = embed().await.json().await.expect("JSON");
     assert!(vectors["data"][0]["embedding"].as_array().is_some_and(|vector| !vector.is_empty()), "{vectors}");
     provider.receipts_acknowledged().await;
     wait_until("each has had its job", Duration::from_secs(20), async || {
@@ -204,6 +207,25 @@ async fn two_bundled_models_are_served_by_one_process() {
         (&status["models"][MODEL]["jobs"], &status["models"][VECTORS]["jobs"]) == (&json!(1), &json!(1))
     })
     .await;
+
+    let reload = async || {
+        let mut command = Command::new(programs().join("lumbung-provider"));
+        command.arg("reload").arg("--data-dir").arg(provider.folder.as_ref().expect("a folder").path());
+        text(&output(command).await)
+    };
+    std::fs::write(&file, "").expect("a file");
+    assert_eq!(reload().await, format!("removed  {VECTORS}\n"));
+    wait_until("nobody makes vectors", Duration::from_secs(20), async || embed().await.status() == 503).await;
+    assert_eq!(answers(&client).await, 200, "the other one is still there");
+    std::fs::write(&file, &table).expect("a file");
+    assert_eq!(reload().await, format!("added    {VECTORS}\n"));
+    wait_until("somebody makes vectors", Duration::from_secs(20), async || embed().await.status() == 200).await;
+    // What the owner can expect is known before much has happened: the engine was tried at the start.
+    let mut status = Command::new(programs().join("lumbung-provider"));
+    status.args(["status", "--json", "--data-dir"]).arg(provider.folder.as_ref().expect("a folder").path());
+    let told: Value = serde_json::from_slice(&output(status).await.stdout).expect("a status");
+    let expected = &told["models"][MODEL]["outlook"]["expected"];
+    assert_ne!(expected["per_busy_hour_usd"].as_str().unwrap_or("0"), "0", "{told}");
     network.finish().await;
 }
 

@@ -47,8 +47,12 @@ fn is_about_serving(words: &[&str]) -> bool {
     matches!(words, ["serve" | "doctor", ..] | ["config", "check", ..])
 }
 
-/// What is wrong, as an error; nothing is loaded and nobody asked.
-pub fn check(args: &ServeArgs, tables: &[Vec<OsString>]) -> anyhow::Result<()> {
+/// What is wrong, as an error; nothing is loaded and nobody asked. `fit`: whether there is room for models.
+pub fn check(
+    args: &ServeArgs,
+    tables: &[Vec<OsString>],
+    fit: impl FnOnce(&[ModelArgs]) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let mut problems = Vec::new();
     let mut expect = |looked_at: anyhow::Result<()>| {
         problems.extend(looked_at.err().map(|error| format!("{error:#}")));
@@ -57,7 +61,7 @@ pub fn check(args: &ServeArgs, tables: &[Vec<OsString>]) -> anyhow::Result<()> {
     match args.model.with_others(tables) {
         Ok(models) => {
             models.iter().for_each(|model| expect(model.engine.check()));
-            expect(args.limits.check_before(&models));
+            expect(fit(&models));
         }
         Err(error) => expect(Err(error)),
     }

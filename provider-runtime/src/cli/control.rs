@@ -1,4 +1,4 @@
-//! `lumbung-provider pause`, `resume` and `drain`: telling the provider that runs on this machine.
+//! `lumbung-provider pause`, `resume`, `reload`, `upgrade` and `drain`: telling the provider that runs on this machine.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
-use crate::control::Request;
 use crate::control::client::Running;
+use crate::control::{Reloaded, Request};
 use crate::holds::Hold;
 use crate::status::Status;
 
@@ -40,6 +40,27 @@ pub fn drain(data_dir: &Path, waits: bool) -> anyhow::Result<ExitCode> {
         println!("it has ended");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Has it read its settings again, and prints what follows from that. Exit code 1 if not everything could be done.
+pub fn reload(data_dir: &Path) -> anyhow::Result<ExitCode> {
+    let Reloaded { added, removed, changed, hours, failed, left_out } = running(data_dir)?.reload()?;
+    for (what, models) in [("removed", &removed), ("changed", &changed), ("added", &added)] {
+        models.iter().for_each(|model| println!("{what:<8} {model}"));
+    }
+    if hours {
+        println!("changed  when jobs are taken");
+    }
+    for setting in &left_out {
+        println!("later    {setting}: `lumbung-provider upgrade`, or a restart, takes it up");
+    }
+    for (model, why) in &failed {
+        eprintln!("lumbung-provider: {model} is not served: {why}");
+    }
+    if [added.len(), removed.len(), changed.len(), failed.len(), left_out.len()] == [0; 5] && !hours {
+        println!("nothing has changed");
+    }
+    Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Has it start its successor, and waits until that has taken its place.

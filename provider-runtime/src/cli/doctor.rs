@@ -10,7 +10,7 @@ use super::engine::EngineKind;
 use super::limits::LimitArgs;
 use super::model::ModelArgs;
 use super::serve::GatewayArgs;
-use crate::doctor::{EnginePatient, Level, Patient, Report, examine};
+use crate::doctor::{EnginePatient, Level, Patient, Report, Ware, examine};
 
 /// The same options as `serve`, as far as they matter here.
 #[derive(Args)]
@@ -38,8 +38,17 @@ pub async fn run(args: DoctorArgs, tables: &[Vec<OsString>], data_dir: PathBuf) 
             EngineKind::Scripted => EnginePatient::Script(engine.script().map(drop)),
         });
     }
+    let ware = |model: &ModelArgs| {
+        Some(Ware {
+            model: model.engine.model_id().ok()?,
+            ask: model.ask(),
+            slots: model.engine.slots(),
+            is_embedded: model.engine.engine == EngineKind::Mistral,
+        })
+    };
     let patient = Patient {
         data_dir,
+        wares: models.iter().filter_map(ware).collect(),
         fits: args.limits.check_before(&models),
         gateway: (!args.gateway.gateway.is_empty()).then(|| args.gateway.open()),
         engines,

@@ -29,7 +29,7 @@ pub enum EngineKind {
 }
 
 /// The engine's part of the command line.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct EngineArgs {
     /// What answers.
     #[arg(long, env = "LUMBUNG_PROVIDER_ENGINE", value_enum, default_value_t = EngineKind::Mistral)]
@@ -89,6 +89,14 @@ impl EngineArgs {
     pub fn names_a_model(&self) -> bool {
         let named = [&self.model, &self.model_id, &self.upstream_model];
         named.into_iter().any(Option::is_some) || self.script.is_some()
+    }
+
+    /// Whether the engine that these load could be that of `other`.
+    pub fn are_of(&self, other: &Self) -> bool {
+        // The embedded engine is loaded for so many answers at a time.
+        let without_slots =
+            |args: &Self| Self { slots: args.slots.filter(|_| args.engine == EngineKind::Mistral), ..args.clone() };
+        without_slots(self) == without_slots(other)
     }
 
     /// Whether what is needed to load it is said.

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::notify;
 use crate::control::client::Running;
-use crate::control::{Control, Listening, Request, Told};
+use crate::control::{Control, Listening, ReloadAsked, Request, Told};
 use crate::identity::Identity;
 use crate::node::Node;
 use crate::sign::Offering;
@@ -49,6 +49,8 @@ pub struct Life {
     pub drain: Duration,
     /// Where metrics are told.
     pub metrics: Option<SocketAddr>,
+    /// Who reads the settings again.
+    pub reloads: mpsc::Sender<ReloadAsked>,
 }
 
 /// Whose the data directory is when a provider begins.
@@ -84,7 +86,8 @@ struct Office {
 impl Office {
     async fn enter(life: &Life, lock: File, told: mpsc::Sender<Told>) -> anyhow::Result<Self> {
         let listening = Listening::start(&life.dir)?;
-        let control = Arc::new(Control::new(life.node.clone(), life.identity.clone(), &life.dir, told));
+        let (node, identity) = (life.node.clone(), life.identity.clone());
+        let control = Arc::new(Control::new(node, identity, &life.dir, told, life.reloads.clone()));
         let controlled = tokio::spawn(async move { listening.serve(control).await });
         let stop_status = CancellationToken::new();
         let (node, dir, stop) = (life.node.clone(), life.dir.clone(), stop_status.clone());
@@ -172,7 +175,7 @@ impl Life {
         self.node.drain();
         tracing::info!(limit_s = limit.as_secs(), "stopping: finishing what runs");
         tokio::select! {
-            idle = self.node.idle_within(limit) => {
+            idle = self.node.models.idle_within(limit) => {
                 if !idle {
                     tracing::warn!("jobs still run at the end of the time to finish; cutting them off");
                 }
@@ -184,7 +187,7 @@ impl Life {
     /// Offers the last receipts.
     async fn hand_in(&self, offering: &mut Offering) {
         let node = &self.node;
-        node.idle_within(CUT_OFF_TIMEOUT).await;
+        node.models.idle_within(CUT_OFF_TIMEOUT).await;
         node.journal.unreserved_within(CUT_OFF_TIMEOUT).await;
         node.journal.synced().await;
         let _ = tokio::time::timeout(LAST_OFFER_TIMEOUT, offering.run_out()).await;

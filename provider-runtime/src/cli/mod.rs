@@ -10,6 +10,7 @@ mod life;
 mod limits;
 mod model;
 mod notify;
+mod reload;
 mod serve;
 mod status;
 mod when;
@@ -64,7 +65,7 @@ enum Command {
     Config(config::ConfigCommand),
     /// Look at this machine, the model and the gateway, and say what to do about what prevents serving.
     Doctor(Box<doctor::DoctorArgs>),
-    /// Say how fast the embedded engine makes tokens on this machine when nothing else asks it.
+    /// Say how fast the engine makes tokens on this machine when nothing else asks it.
     Bench(Box<bench::BenchArgs>),
     /// Print what this provider earned, job by job, and where it is.
     Earnings(Box<earnings::EarningsArgs>),
@@ -87,6 +88,9 @@ enum Command {
         #[arg(long)]
         no_wait: bool,
     },
+    /// Have it read its settings again: models that are new in the file are loaded and offered, those that are gone finish what
+    /// they have; prices, slots, hours and idleness are as they say from then on. Tunnels stay, and no job is lost.
+    Reload,
     /// Have the program as it is installed now take its place without losing a job, and wait for that. Both have their models in
     /// memory for a while; where that is too much, stop it and start it anew.
     Upgrade,
@@ -116,7 +120,7 @@ fn run() -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Serve(args) => block_on(serve::run(*args, &tables, data_dir))?,
         Command::Config(ConfigCommand::Check(args)) => {
-            config::check(&args, &tables)?;
+            config::check(&args, &tables, |models| args.limits.check_before(models))?;
             println!("the configuration is right");
             Ok(ExitCode::SUCCESS)
         }
@@ -125,7 +129,7 @@ fn run() -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Doctor(args) => block_on(doctor::run(*args, &tables, data_dir))?,
-        Command::Bench(args) => block_on(bench::run(*args))?,
+        Command::Bench(args) => block_on(bench::run(*args, &data_dir))?,
         Command::Earnings(args) => block_on(earnings::run(*args, &data_dir))?,
         Command::PayoutDetails { action } => block_on(earnings::payout_details(action, &data_dir))?,
         Command::Identity => {
@@ -136,8 +140,19 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Status(args) => status::show(&args, &data_dir),
         Command::Pause => control::tell(&data_dir, Request::Pause),
         Command::Resume => control::tell(&data_dir, Request::Resume),
+        Command::Reload => control::reload(&data_dir),
         Command::Upgrade => control::upgrade(&data_dir),
         Command::Drain { no_wait } => control::drain(&data_dir, !no_wait),
+    }
+}
+
+/// What `serve` was started with, as flags, environment and file say now. An error names what is wrong with them.
+fn settings_now() -> anyhow::Result<(serve::ServeArgs, lumbung_settings::Given)> {
+    let given = config::settings().with_file(std::env::args_os().collect())?;
+    let cli = Cli::try_parse_from(&given.arguments)?;
+    match cli.command {
+        Command::Serve(args) => Ok((*args, given)),
+        _ => anyhow::bail!("this process does not serve"),
     }
 }
 

@@ -9,7 +9,7 @@ use lumbung_openapi::money::{NanoUsd, TokenPrice};
 use super::engine::EngineArgs;
 
 /// What is served, and for how much. Each table under `[[models]]` of the configuration file is one more.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct ModelArgs {
     #[command(flatten)]
     pub engine: EngineArgs,

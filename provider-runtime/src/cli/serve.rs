@@ -10,18 +10,22 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use lumbung_telemetry::otlp;
+use tokio::sync::mpsc;
 
 use super::engine::EngineKind;
 use super::life::{Life, Place, StopSignals};
 use super::limits::LimitArgs;
 use super::model::ModelArgs;
+use super::reload::{Reloading, Settings};
 use super::when::WhenArgs;
 use crate::gateway::{Gateway, GatewayAddress};
 use crate::hardware::Hardware;
 use crate::identity::Identity;
 use crate::journal::{self, Journal};
-use crate::node::{Node, Served};
-use crate::{control, data_dir};
+use crate::node::Node;
+use crate::outlook::Outlook;
+use crate::served::Served;
+use crate::{control, data_dir, pace};
 
 /// How to reach the gateway.
 #[derive(Args, Clone, Debug)]
@@ -61,10 +65,10 @@ pub struct ServeArgs {
 }
 
 /// How it is served.
-#[derive(Args)]
+#[derive(Args, Clone, Debug)]
 pub struct ServingArgs {
     #[command(flatten)]
-    when: WhenArgs,
+    pub when: WhenArgs,
     /// Where this machine is, such as eu-west; shown to clients.
     #[arg(long, env = "LUMBUNG_PROVIDER_REGION", default_value = "")]
     region: String,
@@ -76,7 +80,7 @@ pub struct ServingArgs {
     metrics_listen: Option<SocketAddr>,
     /// Seconds that running jobs get to finish once told to stop.
     #[arg(long, env = "LUMBUNG_PROVIDER_DRAIN_SECS", default_value_t = 60)]
-    drain_secs: u64,
+    pub drain_secs: u64,
     /// Take the place of the provider that uses the data directory, if one does: it goes on until this one is ready, then
     /// finishes what it has and ends. `lumbung-provider upgrade` starts the successor so.
     #[arg(long)]
@@ -100,21 +104,28 @@ pub async fn run(args: ServeArgs, tables: &[Vec<OsString>], data_dir: PathBuf) -
     let cannot = || format!("cannot open the journal in {}", data_dir.display());
     let own = journal::Own::find(&data_dir).with_context(cannot)?;
     let journal = Journal::open(&data_dir, own.name).with_context(cannot)?;
+    for model in served.iter().filter(|served| is_embedded(&models, &served.model)) {
+        pace::measure_once(&data_dir, &model.model, &*model.engine, model.slot_count()).await;
+    }
     let adopting = tokio::spawn(journal::adopt(journal.clone(), data_dir.clone(), own.name));
 
     let hardware = Hardware::detect().summary();
     let node = Arc::new(Node::new(identity.id.clone(), gateway, journal, served, args.region.clone(), hardware));
     control::take_up_pause(&node, &data_dir);
-    let computes_all = models.iter().all(|model| model.engine.engine != EngineKind::Openai);
-    let kept = tokio::spawn(args.when.clone().keep(node.clone(), computes_all)?);
+    let kept = tokio::spawn(args.when.clone().keep(node.clone(), computes_all(&models))?);
     tracing::info!(
         provider = identity.id,
         gateway = node.gateway.address.origin(),
-        models = ?node.models().iter().map(|served| (&served.model, served.slot_count())).collect::<Vec<_>>(),
+        models = ?node.models.list().iter().map(|served| (&served.model, served.slot_count())).collect::<Vec<_>>(),
         receipts = node.journal.backlog().len(),
         "serving"
     );
     let otlp = otlp::start("lumbung-provider", node.provider.clone()).context("cannot send to OpenTelemetry")?;
+    let (telling, dir) = (node.clone(), data_dir.clone());
+    let telling = tokio::spawn(async move { Outlook::tell_once_connected(&telling, &dir).await });
+    let (reloads, asked) = mpsc::channel(1);
+    let reloading = Reloading::new(node.clone(), Settings { models, limits, serving: args.clone() }, kept)?;
+    let reloading = tokio::spawn(reloading.run(asked));
     let life = Life {
         node,
         identity,
@@ -122,9 +133,10 @@ pub async fn run(args: ServeArgs, tables: &[Vec<OsString>], data_dir: PathBuf) -
         tunnels: args.tunnels as usize,
         drain: Duration::from_secs(args.drain_secs),
         metrics: args.metrics_listen,
+        reloads,
     };
     let ended = life.live(place, signals).await;
-    [kept, adopting].into_iter().for_each(|task| task.abort());
+    [reloading, telling, adopting].into_iter().for_each(|task| task.abort());
     otlp.stop().await;
     ended?;
     Ok(ExitCode::SUCCESS)
@@ -135,10 +147,27 @@ async fn load(models: &[ModelArgs], limits: &LimitArgs) -> anyhow::Result<Vec<Se
     limits.check_before(models)?;
     let mut served = Vec::new();
     for model in models {
-        let id = model.engine.model_id()?;
-        let engine = model.engine.load().await.with_context(|| format!("cannot load the model '{id}'"))?;
-        limits.check_after(&id)?;
-        served.push(Served::new(id, model.ask(), engine, model.engine.slots()));
+        served.push(load_one(model, limits).await?);
     }
     Ok(served)
+}
+
+/// Loads a model, if there is room for it.
+pub async fn load_one(model: &ModelArgs, limits: &LimitArgs) -> anyhow::Result<Served> {
+    let id = model.engine.model_id()?;
+    let engine = model.engine.load().await.with_context(|| format!("cannot load the model '{id}'"))?;
+    limits.check_after(&id)?;
+    Ok(Served::new(id, model.ask(), engine, model.engine.slots()))
+}
+
+/// Whether an engine of this process' own answers for it: that is tried before there are jobs. A server beside it is not asked
+/// unless somebody wants it to be.
+fn is_embedded(models: &[ModelArgs], id: &str) -> bool {
+    let mut of_id = models.iter().filter(|model| model.engine.model_id().is_ok_and(|of_it| of_it == id));
+    of_id.any(|model| model.engine.engine == EngineKind::Mistral)
+}
+
+/// Whether no other process works for the jobs that run.
+pub fn computes_all(models: &[ModelArgs]) -> bool {
+    models.iter().all(|model| model.engine.engine != EngineKind::Openai)
 }

@@ -17,6 +17,8 @@ use crate::clock::local_secs;
 use crate::control::Request;
 use crate::control::client::Running;
 use crate::data_dir;
+use crate::outlook::Outlook;
+use crate::prospect::rounded;
 use crate::status::{Earnings, ModelStatus, STATUS_FILE, Status, StatusFile};
 
 /// How often a terminal's page is written anew.
@@ -138,12 +140,15 @@ fn state(status: &Status, is_running: bool) -> String {
 }
 
 fn of_one(model: &ModelStatus) -> String {
-    let ModelStatus { running, slots, ask, jobs, completion_tokens, claimed, per_busy_hour } = model;
+    let ModelStatus { running, slots, ask, jobs, completion_tokens, claimed, per_busy_hour, outlook } = model;
     let ask = format!("asks ${} in, ${} out per million", ask.prompt, ask.completion);
     let mut text =
         format!("{running} of {slots} slots taken; {jobs} jobs, {completion_tokens} tokens, ${claimed}; {ask}");
-    if let Some(hour) = per_busy_hour {
-        let _ = write!(text, "; up to ${} an hour with every slot taken", rounded(*hour));
+    match (outlook, per_busy_hour) {
+        (Some(Outlook::Nothing(why)), _) => drop(write!(text, "; NO JOBS COME: {why}")),
+        (Some(Outlook::Expected(prospect)), _) => drop(write!(text, "; {}", prospect.for_people())),
+        (None, Some(hour)) => drop(write!(text, "; up to ${} an hour with every slot taken", rounded(*hour))),
+        (None, None) => {}
     }
     text
 }
@@ -165,12 +170,6 @@ fn earned(totals: &EarningsTotals) -> String {
         true => format!("${} by the gateway's books", totals.earned),
         false => format!("${} by the gateway's books: {}", totals.earned, parts.join(", ")),
     }
-}
-
-/// To a hundredth of a cent: an extrapolation is no more exact.
-fn rounded(amount: NanoUsd) -> NanoUsd {
-    const STEP: i64 = 100_000;
-    NanoUsd::from_nanos(amount.nanos() / STEP * STEP)
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::node::Node;
 const CLOCK_EVERY: Duration = Duration::from_secs(1);
 
 /// When jobs are taken. Outside of it, what runs is finished and the tunnels stay up.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct WhenArgs {
     /// Take jobs only at these hours, in this machine's local time: 22:00-08:00, "mon-fri 18:00-08:00", "sat-sun"; several are
     /// added up.
@@ -47,7 +47,10 @@ impl WhenArgs {
                 node.holds.set(Hold::MachineInUse, true);
                 Some(Watch::start(self.test_proc).context("--only-when-idle")?)
             }
-            false => None,
+            false => {
+                node.holds.set(Hold::MachineInUse, false);
+                None
+            }
         };
         let idleness = Idleness::new(self.busy_percent, Duration::from_secs(self.idle_after_secs));
         let hours = self.hours;
@@ -79,7 +82,7 @@ async fn keep_idle(node: &Node, watch: Option<Watch>, mut idleness: Idleness, te
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         // A server beside this process works for the jobs that run: to the system it is somebody else.
-        if !tells_apart && node.is_busy() {
+        if !tells_apart && node.models.running() > 0 {
             watch.forget();
             idleness.interrupt();
             continue;

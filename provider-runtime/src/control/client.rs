@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
-use super::{Answer, Request, SOCKET};
+use super::{Answer, Reloaded, Request, SOCKET};
 use crate::status::Status;
 
 /// How long an answer may take: the gateway's books may have to be asked first.
@@ -44,6 +44,22 @@ impl Running {
 
     /// Has it do something, and returns its status after that.
     pub fn ask(&mut self, request: Request) -> anyhow::Result<Status> {
+        match self.exchange(request)? {
+            Answer::Status(status) => Ok(*status),
+            other => bail!("the provider answers something else: {other:?}"),
+        }
+    }
+
+    /// Has it read its settings again, however long that takes.
+    pub fn reload(&mut self) -> anyhow::Result<Reloaded> {
+        self.stream.get_mut().set_read_timeout(None)?;
+        match self.exchange(Request::Reload)? {
+            Answer::Reloaded(reloaded) => Ok(reloaded),
+            other => bail!("the provider answers something else: {other:?}"),
+        }
+    }
+
+    fn exchange(&mut self, request: Request) -> anyhow::Result<Answer> {
         let line = serde_json::to_string(&request)? + "\n";
         self.stream.get_mut().write_all(line.as_bytes()).context("the provider does not listen any more")?;
         let mut answer = String::new();
@@ -52,8 +68,8 @@ impl Running {
             bail!("the provider has ended");
         }
         match serde_json::from_str(&answer).context("the provider's answer is of another version")? {
-            Answer::Status(status) => Ok(*status),
             Answer::Error(why) => bail!("{why}"),
+            answer => Ok(answer),
         }
     }
 }

@@ -9,12 +9,13 @@
 //! → {"do":"dance"}       ← {"error":"unknown variant `dance`, …"}
 //! ```
 //!
-//! The answer to whatever is done is the status after it. `server` answers, `client` asks.
+//! The answer to whatever is done is the status after it, or what was found in the settings. `server` answers, `client` asks.
 
 pub mod client;
 mod server;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 
 pub use server::{Control, Listening, Told, take_up_pause};
 
@@ -43,6 +44,8 @@ pub enum Request {
     Drain,
     /// Start the program as it is installed now, to take this process' place. Answered when it has, or cannot.
     Upgrade,
+    /// Read the settings again, and serve the models that they name now. Answered when those have been loaded.
+    Reload,
     /// Leave socket, lock and status file to the process that asks, then finish what runs, and end. Answered when they are free.
     HandOver,
 }
@@ -53,6 +56,28 @@ pub enum Request {
 pub enum Answer {
     /// What is so, after what was asked for was done.
     Status(Box<Status>),
+    /// The settings were read again.
+    Reloaded(Reloaded),
     /// It was not done.
     Error(String),
 }
+
+/// What follows from settings that were read again; models by their ids.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Are served from now on.
+    pub added: Vec<String>,
+    /// Take no new jobs from now on.
+    pub removed: Vec<String>,
+    /// Are served at another price or in other slots, or by an engine that was loaded anew.
+    pub changed: Vec<String>,
+    /// When jobs are taken is another question than before.
+    pub hours: bool,
+    /// Cannot be served: which, and why.
+    pub failed: Vec<(String, String)>,
+    /// Other settings that have changed, which a running process does not take up.
+    pub left_out: Vec<String>,
+}
+
+/// Somebody waits for the settings to be read again.
+pub type ReloadAsked = oneshot::Sender<anyhow::Result<Reloaded>>;

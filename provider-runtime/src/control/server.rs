@@ -14,11 +14,12 @@ use tokio::process::Command;
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::{Answer, MAX_REQUEST, Request, SOCKET};
+use super::{Answer, MAX_REQUEST, ReloadAsked, Reloaded, Request, SOCKET};
 use crate::earnings;
 use crate::holds::Hold;
 use crate::identity::Identity;
 use crate::node::Node;
+use crate::outlook::{Outlook, Outlooks};
 use crate::status::{Earnings, Status};
 
 /// In the data directory while its owner has paused the provider: a restart must not surprise whoever did.
@@ -55,10 +56,12 @@ pub struct Control {
     identity: Arc<Identity>,
     dir: PathBuf,
     told: mpsc::Sender<Told>,
+    reloads: mpsc::Sender<ReloadAsked>,
     /// This program, as it was when this process began: another may lie there by now.
     program: PathBuf,
     handed_over: Notify,
     earnings: Mutex<Option<(Instant, Earnings)>>,
+    outlooks: Mutex<Option<(Instant, Outlooks)>>,
 }
 
 /// A socket that is listened at.
@@ -114,11 +117,17 @@ impl Drop for Listening {
 
 impl Control {
     /// What rules this node, and what it sends on to whoever runs it.
-    pub fn new(node: Arc<Node>, identity: Arc<Identity>, dir: &Path, told: mpsc::Sender<Told>) -> Self {
+    pub fn new(
+        node: Arc<Node>,
+        identity: Arc<Identity>,
+        dir: &Path,
+        told: mpsc::Sender<Told>,
+        reloads: mpsc::Sender<ReloadAsked>,
+    ) -> Self {
         let called = || std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
         let program = std::env::current_exe().unwrap_or_else(|_| called());
-        let (handed_over, earnings) = (Notify::new(), Mutex::default());
-        Self { node, identity, dir: dir.to_owned(), told, program, handed_over, earnings }
+        let (handed_over, earnings, outlooks) = (Notify::new(), Mutex::default(), Mutex::default());
+        Self { node, identity, dir: dir.to_owned(), told, reloads, program, handed_over, earnings, outlooks }
     }
 
     async fn converse(&self, stream: UnixStream) -> io::Result<()> {
@@ -157,9 +166,14 @@ impl Control {
                 self.told.send(Told::Drain).await.context(ENDING)?;
             }
             Request::Upgrade => self.upgrade().await?,
+            Request::Reload => return Ok(Answer::Reloaded(self.reload().await?)),
             Request::HandOver => self.hand_over().await?,
         }
-        Ok(Answer::Status(Box::new(Status { earnings, ..Status::of(&self.node) })))
+        let mut status = Status { earnings, ..Status::of(&self.node) };
+        if status.earnings.is_some() {
+            self.look_ahead(&mut status).await;
+        }
+        Ok(Answer::Status(Box::new(status)))
     }
 
     async fn upgrade(&self) -> anyhow::Result<()> {
@@ -176,6 +190,13 @@ impl Control {
                 anyhow::bail!("the successor ended with {ended} (its log says why); this process goes on")
             }
         }
+    }
+
+    async fn reload(&self) -> anyhow::Result<Reloaded> {
+        anyhow::ensure!(!self.node.holds.has(Hold::Draining), ENDING);
+        let (answer, reloaded) = oneshot::channel();
+        self.reloads.send(answer).await.context(ENDING)?;
+        reloaded.await.context(ENDING)?
     }
 
     async fn hand_over(&self) -> anyhow::Result<()> {
@@ -206,6 +227,22 @@ impl Control {
                     tracing::info!("resumed");
                 }
                 Ok(())
+            }
+        }
+    }
+
+    /// What each model can expect, as the gateway said a while ago at most.
+    async fn look_ahead(&self, status: &mut Status) {
+        let mut known = self.outlooks.lock().await;
+        if known.as_ref().is_none_or(|(asked, _)| asked.elapsed() >= EARNINGS_FOR) {
+            let outlooks = Outlook::of_all(&self.node, &self.dir);
+            let outlooks = tokio::time::timeout(EARNINGS_WITHIN, outlooks).await.unwrap_or_default();
+            *known = Some((Instant::now(), outlooks));
+        }
+        let Some((_, outlooks)) = &*known else { return };
+        for (model, outlook) in outlooks {
+            if let Some(of_model) = status.models.get_mut(model) {
+                of_model.outlook = Some(outlook.clone());
             }
         }
     }

@@ -1,5 +1,6 @@
 //! `lumbung-provider doctor`: what this machine has, what stands in the way of serving, and what to do about it.
 
+mod expectation;
 mod gateway;
 mod gguf;
 mod gpu;
@@ -8,6 +9,7 @@ mod model;
 
 use std::path::{Path, PathBuf};
 
+pub use expectation::Ware;
 pub use model::weight_bytes;
 use serde::Serialize;
 
@@ -25,6 +27,8 @@ pub struct Patient {
     pub gateway: Option<anyhow::Result<crate::gateway::Gateway>>,
     /// What is to answer: each of the models.
     pub engines: Vec<EnginePatient>,
+    /// What is to be served: each of the models that have a name.
+    pub wares: Vec<Ware>,
     /// How much memory may be taken, if it was said.
     pub fits: anyhow::Result<()>,
 }
@@ -121,7 +125,12 @@ pub async fn examine(patient: &Patient) -> Report {
         let advice = "raise --max-memory, or take a smaller model or quantization";
         findings.push(Finding::problem("memory", format!("{error:#}"), advice));
     }
-    findings.extend(gateway::examine(patient.gateway.as_ref()).await);
+    let of_gateway = gateway::examine(patient.gateway.as_ref()).await;
+    let is_reached = of_gateway.iter().all(|finding| finding.level != Level::Problem);
+    findings.extend(of_gateway);
+    if let Some(Ok(gateway)) = patient.gateway.as_ref().filter(|_| is_reached) {
+        findings.extend(expectation::examine(gateway, &patient.wares, &patient.data_dir).await);
+    }
     Report { can_serve: findings.iter().all(|finding| finding.level != Level::Problem), findings }
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Output};
+use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -12,20 +12,9 @@ use lumbung_openapi::earnings::{EarningsStatement, EarningsTotals};
 use lumbung_openapi::frame::FrameKind;
 use serde_json::{Value, json};
 
-use super::support::provider::{PROGRAM, Provider, scripted};
+use super::support::provider::{PROGRAM, Provider, scripted, text, told};
 use super::support::tunnel::usd;
 use super::{SCRIPT, joined, of_kind, streamed};
-
-/// What the program prints when it runs on this provider's data directory; not in the way of the test's own gateway.
-async fn told(provider: &Provider, arguments: &[&str]) -> Output {
-    let mut command = Command::new(PROGRAM);
-    command.arg("--data-dir").arg(provider.data_dir()).args(arguments);
-    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
-}
-
-fn text(output: &Output) -> String {
-    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
-}
 
 fn connect(provider: &Provider) -> UnixStream {
     let stream = UnixStream::connect(provider.data_dir().join("control.sock")).unwrap();

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::ListenerExt;
@@ -17,8 +17,8 @@ use lumbung_openapi::earnings::{EARNINGS_PATH, EarningsStatement};
 use lumbung_openapi::error::{ErrorBody, ErrorObject};
 use lumbung_openapi::jws;
 use lumbung_openapi::provider::{
-    CHALLENGE_PATH, Challenge, JOIN_SCHEME, JOIN_TYP, JoinClaims, RECEIPTS_PATH, REPLICA_HEADER, TUNNEL_PATH,
-    TUNNEL_PROTOCOL,
+    CHALLENGE_PATH, Challenge, DEMAND_PATH, Demand, JOIN_SCHEME, JOIN_TYP, JoinClaims, RECEIPTS_PATH, REPLICA_HEADER,
+    TUNNEL_PATH, TUNNEL_PROTOCOL,
 };
 use lumbung_openapi::receipt::{Receipt, ReceiptBatch, ReceiptVerdict, ReceiptVerdicts};
 use tokio::net::{TcpListener, TcpStream};
@@ -51,6 +51,8 @@ pub struct GatewayState {
     pub earnings: Mutex<Option<EarningsStatement>>,
     /// How often it was asked for them.
     pub statements: AtomicUsize,
+    /// What it says of the models of its catalogue; that there is no such page if not set.
+    pub catalogue: Mutex<Option<Vec<Demand>>>,
     /// Refuses challenges with this status.
     pub challenge_status: Mutex<Option<StatusCode>>,
     /// What time it says that it is, if not this machine's.
@@ -75,6 +77,7 @@ impl TestGateway {
             .route(TUNNEL_PATH, get(tunnel))
             .route(RECEIPTS_PATH, post(receipts))
             .route(EARNINGS_PATH, get(earnings))
+            .route(&format!("{DEMAND_PATH}{{*id}}"), get(demand))
             .with_state(state.clone());
         // Nagle's algorithm would hold back every second write by 40 ms.
         let listener = listener.tap_io(|stream| stream.set_nodelay(true).unwrap());
@@ -177,6 +180,14 @@ async fn earnings(State(state): State<Arc<GatewayState>>) -> Response {
     match state.earnings.lock().unwrap().clone() {
         Some(statement) => Json(statement).into_response(),
         None => error(StatusCode::NOT_FOUND),
+    }
+}
+
+async fn demand(State(state): State<Arc<GatewayState>>, Path(id): Path<String>) -> Response {
+    let Some(catalogue) = state.catalogue.lock().unwrap().clone() else { return StatusCode::NOT_FOUND.into_response() };
+    match catalogue.into_iter().find(|demand| demand.model == id) {
+        Some(demand) => Json(demand).into_response(),
+        None => (StatusCode::NOT_FOUND, r#"{"error":{"code":"model_not_found"}}"#).into_response(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -133,6 +133,18 @@ impl Provider {
 
 fn status_of(data_dir: &Path) -> Option<Value> {
     serde_json::from_slice(&fs::read(data_dir.join("status.json")).ok()?).ok()
+}
+
+/// What the program prints when it runs on this provider's data directory; not in the way of the test's own gateway.
+pub async fn told(provider: &Provider, arguments: &[&str]) -> Output {
+    let mut command = Command::new(PROGRAM);
+    command.arg("--data-dir").arg(provider.data_dir()).args(arguments);
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+/// All that it said.
+pub fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
 }
 
 impl Drop for Provider {
