@@ -31,6 +31,7 @@ pub mod tail;
 pub mod transcript;
 pub mod vouching;
 pub mod wish;
+pub mod writer;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Settling: one background writer commits what the jobs cost, in batches, never in a request's way.
+//! Settling: what a job costs is worked out and handed to the one writer (`writer`), never in a request's way.
 //!
 //! Every job holds a place from its admission until its cost is committed, so that a settlement always fits into the
 //! writer's queue; when the books are slow or gone the places run out, and then nothing more is admitted.
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lumbung_openapi::money::NanoUsd;
-use lumbung_telemetry::genai::{self, Answered};
+use lumbung_telemetry::genai::Answered;
 use lumbung_telemetry::trace::Context;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tracing::{error, info};
@@ -18,24 +18,13 @@ use super::error::ApiError;
 use super::limits::Unposted;
 use super::observe::{self, Over};
 use super::relay::{Ending, Relayed};
+use super::writer::Writer;
 use crate::domain::meter::GatewayMeter;
 use crate::domain::settlement::{Charge, Counted, Tokens};
-use crate::lines::together;
-use crate::store::{SettleOutcome, Settlement, SigningKeys, Store, StoreError};
+use crate::store::{Settlement, SigningKeys, Store};
 
-/// Settlements in one transaction.
-const MAX_BATCH: usize = 256;
-/// How long the first settlement of a batch waits for company: a transaction costs as much as thirty rows in one.
-const LINGER: Duration = Duration::from_millis(50);
 /// How long somebody waits for everything before to be committed.
 const FLUSH_WITHIN: Duration = Duration::from_secs(5);
-/// How long the writer waits before it tries the books again.
-const RETRY: Duration = Duration::from_millis(500);
-/// How long a job that the books refuse waits at most before it is offered again; at first only [`RETRY`].
-const MAX_RETRY: Duration = Duration::from_secs(30);
-/// How long the books may take for a batch before the writer tries on another connection, the first time: a host that vanished
-/// says nothing for a quarter of an hour. Twice as long each time, so that books that are only slow come to an end.
-const COMMIT_WITHIN: Duration = Duration::from_secs(20);
 
 /// The way to the writer. Whatever is in its queue or in its hands has one of the places, and the queue has room for all.
 pub struct Settler {
@@ -50,14 +39,16 @@ pub struct SettlePermit {
     queue: mpsc::Sender<Order>,
 }
 
-struct Order {
-    work: Work,
+/// Something for the writer.
+pub struct Order {
+    /// What.
+    pub work: Work,
     /// Given back when the work is done.
-    place: OwnedSemaphorePermit,
+    pub place: OwnedSemaphorePermit,
 }
 
 /// What the writer is asked to do.
-enum Work {
+pub enum Work {
     /// Commit a job's attempts, and write its line into the access log.
     Settle(Box<Metered>),
     /// Tell when everything before this has been committed.
@@ -81,7 +72,8 @@ pub struct Metered {
 /// A line of the access log. Ids and figures only.
 pub struct Access {
     request: String,
-    id: String,
+    /// The job's id, as the client sees it.
+    pub id: String,
     key: String,
     model: String,
     provider: Option<String>,
@@ -240,161 +232,9 @@ fn settlement(attempt: Attempt, caller: &super::authenticate::Caller, left: Nano
     (Settlement { ticket, ticket_text, account, key: caller.key, counted, receipt, charge, recount }, charge)
 }
 
-struct Writer {
-    store: Store,
-    keys: SigningKeys,
-    meter: Arc<GatewayMeter>,
-}
-
-/// Jobs that are committed together.
-struct Batch {
-    /// Their attempts, job after job.
-    settlements: Vec<Settlement>,
-    jobs: Vec<Job>,
-}
-
-/// What remains of a job when its attempts have gone into a batch.
-struct Job {
-    attempts: usize,
-    unposted: Unposted,
-    access: Access,
-    over_us: i64,
-    place: OwnedSemaphorePermit,
-}
-
-impl Writer {
-    async fn run(self, mut orders: mpsc::Receiver<Order>) {
-        let writer = Arc::new(self);
-        let mut collected = Vec::with_capacity(MAX_BATCH);
-        while orders.recv_many(&mut collected, MAX_BATCH).await > 0 {
-            let is_urgent = collected.iter().any(|order| matches!(order.work, Work::Barrier(_)));
-            if collected.len() < MAX_BATCH && !is_urgent {
-                tokio::time::sleep(LINGER).await;
-                while collected.len() < MAX_BATCH
-                    && let Ok(order) = orders.try_recv()
-                {
-                    collected.push(order);
-                }
-            }
-            let (batch, barriers) = sort(std::mem::take(&mut collected));
-            writer.commit(batch).await;
-            for done in barriers {
-                let _ = done.send(()); // whoever asked may have gone
-            }
-        }
-    }
-
-    /// Commits a batch. What the books refuse is found by halves and set aside, so that one job that they can never take
-    /// holds up no other.
-    async fn commit(self: &Arc<Self>, batch: Batch) {
-        let mut batches = vec![batch];
-        while let Some(mut batch) = batches.pop() {
-            match self.settle(&batch.settlements).await {
-                Ok(()) => self.posted(batch),
-                Err(_) if batch.jobs.len() > 1 => {
-                    batches.push(batch.split_half());
-                    batches.push(batch);
-                }
-                Err(_) => drop(tokio::spawn(self.clone().insist(batch))),
-            }
-        }
-    }
-
-    /// Offers one job that the books refused again and again: nothing is written off, and its place and its allowance stay
-    /// taken. An operator sees it in the log and in the metric.
-    async fn insist(self: Arc<Self>, batch: Batch) {
-        let jobs: Vec<&str> = batch.jobs.iter().map(|job| job.access.id.as_str()).collect();
-        let mut wait = RETRY;
-        loop {
-            error!(?jobs, "the books refuse a settlement; it is kept and offered again");
-            tokio::time::sleep(wait).await;
-            if self.settle(&batch.settlements).await.is_ok() {
-                return self.posted(batch);
-            }
-            wait = MAX_RETRY.min(wait * 2);
-        }
-    }
-
-    /// Writes settlements into the books, all of them or none, however long the books are away. An error is their refusal.
-    async fn settle(&self, settlements: &[Settlement]) -> Result<(), StoreError> {
-        let mut patience = COMMIT_WITHIN;
-        while !settlements.is_empty() {
-            match tokio::time::timeout(patience, self.store.settle(settlements, &self.keys)).await {
-                Ok(Ok(outcomes)) => {
-                    let uncovered =
-                        outcomes.iter().filter(|outcome| matches!(outcome, SettleOutcome::Uncovered)).count();
-                    if uncovered > 0 {
-                        self.meter.uncovered.add(uncovered as u64);
-                        error!(uncovered, "attempts settled at no charge: their allowance had been released");
-                    }
-                    break;
-                }
-                Ok(Err(error)) => {
-                    self.meter.settlement_failures.add(1);
-                    error!(%error, waiting = settlements.len(), "settlement failed, trying again");
-                    if error.is_refusal() {
-                        return Err(error);
-                    }
-                    tokio::time::sleep(RETRY).await;
-                }
-                // Perhaps it was committed after all: then the next try finds it there.
-                Err(_) => {
-                    self.meter.settlement_failures.add(1);
-                    error!(?patience, waiting = settlements.len(), "the books do not answer, trying again");
-                    patience *= 2;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// What is done once a batch is in the books: it counts against budgets no more, and its jobs' places are free.
-    fn posted(&self, batch: Batch) {
-        let now_us = super::clock::unix_micros();
-        let mut lines = Vec::with_capacity(batch.jobs.len());
-        let mut places = Vec::with_capacity(batch.jobs.len());
-        for Job { unposted, access, over_us, place, .. } in batch.jobs {
-            self.meter.settlement_lag.observe_us(u64::try_from(now_us - over_us).unwrap_or(0));
-            unposted.posted();
-            lines.push(access);
-            places.push(place);
-        }
-        together(|| lines.iter().for_each(Access::log));
-        drop(places);
-    }
-}
-
-/// What there is to commit, and who waits for it. A barrier keeps its place only until here: its answer follows the batch.
-fn sort(orders: Vec<Order>) -> (Batch, Vec<oneshot::Sender<()>>) {
-    let mut batch = Batch { settlements: Vec::with_capacity(orders.len()), jobs: Vec::with_capacity(orders.len()) };
-    let mut barriers = Vec::new();
-    for Order { work, place } in orders {
-        match work {
-            Work::Settle(metered) => batch.add(*metered, place),
-            Work::Barrier(done) => barriers.push(done),
-        }
-    }
-    (batch, barriers)
-}
-
-impl Batch {
-    fn add(&mut self, metered: Metered, place: OwnedSemaphorePermit) {
-        let Metered { settlements, unposted, access, answered, over_us } = metered;
-        answered.iter().for_each(genai::record);
-        self.jobs.push(Job { attempts: settlements.len(), unposted, access, over_us, place });
-        self.settlements.extend(settlements);
-    }
-
-    /// Takes the latter half of the jobs out of it.
-    fn split_half(&mut self) -> Self {
-        let jobs = self.jobs.split_off(self.jobs.len() / 2);
-        let attempts: usize = self.jobs.iter().map(|job| job.attempts).sum();
-        Self { settlements: self.settlements.split_off(attempts), jobs }
-    }
-}
-
 impl Access {
-    fn log(&self) {
+    /// Writes it.
+    pub fn log(&self) {
         info!(
             target: "access",
             request = self.request,
