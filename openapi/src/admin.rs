@@ -189,7 +189,7 @@ pub struct AuditEntry {
     pub request_id: String,
     /// Its `Idempotency-Key`; empty where there was none, and after 30 days.
     pub idempotency_key: String,
-    /// What it did beyond that, such as how much was erased; null where there is no more to say.
+    /// What else there is to say: how much was erased, or `replayed` where it was a repeated call; null where there is nothing.
     #[schema(value_type = Option<Object>)]
     pub detail: Option<serde_json::Value>,
 }

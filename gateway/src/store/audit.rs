@@ -87,10 +87,10 @@ pub(super) async fn insert(connection: &mut AnyConnection, clock: &str, line: &A
 }
 
 impl Store {
-    /// Writes down an act that came to nothing.
-    pub async fn audit(&self, line: &AuditLine) -> Result<()> {
+    /// Writes down a call that did nothing. `detail`: JSON, or empty.
+    pub async fn audit(&self, line: &AuditLine, detail: &str) -> Result<()> {
         let mut tx = self.transaction().await?;
-        insert(&mut tx, &self.clock(), line, "").await?;
+        insert(&mut tx, &self.clock(), line, detail).await?;
         Ok(tx.commit().await?)
     }
 

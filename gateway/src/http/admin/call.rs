@@ -22,6 +22,8 @@ use crate::store::{Act, ActRequest, AuditLine, Begun, StoredAnswer};
 
 /// The largest body, in bytes.
 pub const MAX_BODY: usize = 256 << 10;
+/// Response header of an answer that was given before.
+pub const REPLAYED: &str = "idempotent-replayed";
 /// The longest idempotency key, in characters.
 const MAX_KEY: usize = 255;
 
@@ -190,7 +192,7 @@ impl Doing {
 pub fn replay(answer: StoredAnswer) -> Response {
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
     let mut response = json_response(status, answer.body);
-    response.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
+    response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
     response
 }
 

@@ -13,7 +13,7 @@ use http::{HeaderMap, Method};
 
 use super::super::Shared;
 use super::super::layers::{RequestId, read_body};
-use super::call::{Audited, MAX_BODY, key_of};
+use super::call::{Audited, MAX_BODY, REPLAYED, key_of};
 use super::error::{AdminError, BooksBusy};
 use crate::chat::clock;
 use crate::domain::ids::{AccountId, KeyId, PayoutId, ProviderId, WebhookId};
@@ -51,7 +51,8 @@ pub async fn gate(State(shared): State<Arc<Shared>>, request: Request, next: Nex
     };
     if response.extensions().get::<Audited>().is_none() {
         line.status = response.status().as_u16();
-        if let Err(error) = shared.store.audit(&line).await {
+        let detail = if response.headers().contains_key(REPLAYED) { r#"{"replayed":true}"# } else { "" };
+        if let Err(error) = shared.store.audit(&line, detail).await {
             tracing::error!(%error, request = line.request_id, "not written into the audit log");
         }
     }

@@ -53,7 +53,13 @@ async fn an_act_that_a_kill_cut_off_is_done_once_by_the_repeated_call() {
     assert!(third.replayed && third.body == done);
     assert_eq!(network.balance(&client.account).await, usd("6"));
     let audit = operator.get(&format!("/audit?resource={}", client.account)).await.expect(200);
-    assert_eq!(audit["data"].as_array().map(Vec::len), Some(1), "one line: {audit}");
+    let lines = audit["data"].as_array().expect("a list");
+    assert_eq!(lines.iter().filter(|line| line["detail"].is_null()).count(), 1, "one line: {audit}");
+    assert_eq!(
+        lines.iter().filter(|line| line["detail"]["replayed"] == true).count(),
+        1,
+        "and the repeated call's: {audit}"
+    );
     let entries = operator.get("/ledger/entries?kind=credit_paid").await.expect(200);
     let invoices = entries["data"].as_array().expect("a list").iter().filter(|entry| entry["reference"] == "invoice 7");
     assert_eq!(invoices.count(), 2, "one posting, and its two sides");
