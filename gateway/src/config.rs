@@ -13,6 +13,7 @@ use std::time::Duration;
 pub use reference::{reference, with_file};
 
 use clap::{ArgAction, Args, ValueEnum};
+use lumbung_openapi::frame::MAX_BODY;
 use lumbung_openapi::money::NanoUsd;
 
 use crate::domain::address::AddressRange;
@@ -115,8 +116,8 @@ pub struct ServeConfig {
     /// Seconds of this replica's lease on the books; a restart after a crash waits at most this long.
     #[arg(long, env = "LUMBUNG_LEASE_SECS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(2..=300))]
     pub lease_secs: u64,
-    /// The largest request body, in bytes.
-    #[arg(long, env = "LUMBUNG_MAX_BODY", default_value_t = 4 << 20, value_parser = number::<1024, { 1 << 30 }>)]
+    /// The largest request body, in bytes; pictures and sounds come in it. At most 32 MiB, which providers read.
+    #[arg(long, env = "LUMBUNG_MAX_BODY", default_value_t = 4 << 20, value_parser = number::<1024, MAX_BODY>)]
     pub max_body: usize,
     /// Keep responses of /v1/responses for so many days, for clients to read, delete and go on from; those with `store: false`
     /// are not kept. Without it nothing that people or models say is kept anywhere.

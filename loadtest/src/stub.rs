@@ -146,7 +146,7 @@ impl Stub {
         let prompt = PromptCount { prompt_tokens: PROMPT_TOKENS, cached_tokens: 0 };
         encode(&mut out, FrameKind::Prompt, 0, 0, &[], &prompt.to_bytes());
         encode(&mut out, FrameKind::Body, 0, ANSWER_TOKENS, &[], document.as_bytes());
-        let end = AnswerEnd { finish_reason: "stop".into(), reasoning_tokens: 0 };
+        let end = AnswerEnd { finish_reason: "stop".into(), ..AnswerEnd::default() };
         encode(&mut out, FrameKind::End, 0, ANSWER_TOKENS, &[], end.to_text().as_bytes());
         encode(&mut out, FrameKind::Receipt, 0, ANSWER_TOKENS, &[], claims.as_bytes());
         tokio::spawn(self.clone().offer_receipt(body, reader, ticket_text, claims));

@@ -9,6 +9,7 @@ mod completions;
 mod embeddings;
 mod format;
 pub mod json;
+pub(crate) mod media;
 mod message;
 pub mod routing;
 mod sampling;
@@ -19,12 +20,12 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 
 use crate::error::InvalidRequest;
-use crate::modality::{Modalities, Modality};
 use crate::parameter::{Parameter, ParameterSet};
 pub use completions::{MAX_ANSWERS, Prompt, RawPrompts};
 pub use embeddings::{EmbeddingWish, Encoding, MAX_INPUTS};
 pub use format::{ResponseFormat, SCHEMA_PARAM};
 use json::{Members, Value};
+pub use media::Media;
 pub use message::{Message, Role, ToolCall};
 use routing::Routing;
 pub use sampling::{MAX_STOPS, Sampling};
@@ -77,19 +78,8 @@ pub struct ChatRequest<'a> {
     pub fallbacks: Vec<Cow<'a, str>>,
     /// The parameters that this request uses, by which providers are chosen.
     pub parameters: ParameterSet,
-    /// The first content of each kind that is not text.
+    /// Content that is not text, in order.
     pub media: Vec<Media>,
-}
-
-/// Content that is not text, and where in the request it stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Media {
-    /// Its kind.
-    pub modality: Modality,
-    /// The message's number.
-    pub message: usize,
-    /// The part's number.
-    pub part: usize,
 }
 
 /// OpenAI's `reasoning_effort`.
@@ -249,6 +239,11 @@ impl<'a> ChatRequest<'a> {
         prompts.or(self.embedding.as_ref().map(|wish| wish.inputs.as_slice()))
     }
 
+    /// What comes after the answers, where prompts are gone on with.
+    pub fn suffix(&self) -> Option<&str> {
+        self.prompts.as_ref()?.suffix.as_deref()
+    }
+
     /// How many prompts there are, of which a conversation is one.
     pub fn prompt_count(&self) -> u32 {
         self.raw_prompts().map_or(1, |prompts| prompts.len() as u32)
@@ -259,19 +254,25 @@ impl<'a> ChatRequest<'a> {
         self.n * self.prompts.as_ref().map_or(1, |prompts| prompts.list.len() as u32)
     }
 
+    /// How many answers are made, of which those that are best are given: `best_of` for each prompt.
+    pub fn drafts(&self) -> u32 {
+        match &self.prompts {
+            Some(prompts) => prompts.best_of * prompts.list.len() as u32,
+            None => self.answers(),
+        }
+    }
+
     /// The most completion tokens of all answers together that `per_answer` comes to: none where vectors are asked for.
     pub fn completion_tokens(&self, per_answer: u32) -> u32 {
         match self.embedding {
             Some(_) => 0,
-            None => per_answer.saturating_mul(self.answers()),
+            None => per_answer.saturating_mul(self.drafts()),
         }
     }
 
-    /// The first content of a kind that a model which takes `inputs` does not.
-    pub fn not_taken(&self, inputs: &Modalities) -> Option<InvalidRequest> {
-        let Media { modality, message, part } = self.media.iter().find(|media| !inputs.contains(media.modality))?;
-        let place = format!("messages[{message}].content[{part}]");
-        Some(InvalidRequest::unsupported_content(place, *modality, &self.model))
+    /// Bytes of the body that hold what is not text.
+    pub fn media_bytes(&self) -> usize {
+        self.media.iter().map(|media| media.bytes).sum()
     }
 
     /// The first parameter in use that `supported` lacks, where this model cannot serve the request as it stands.

@@ -4,9 +4,11 @@
 //! read it by the same rules.
 
 use bytes::Bytes;
+use serde_json::Value;
 
-use crate::chat::ChatRequest;
+use crate::chat::{ChatRequest, Media};
 use crate::error::InvalidRequest;
+use crate::modality::Modalities;
 use crate::parameter::{Parameter, ParameterSet};
 use crate::{messages, responses};
 
@@ -127,6 +129,30 @@ impl Endpoint {
         }
     }
 
+    /// Why a model that takes only `inputs` cannot serve a request, which was read from this body as it came: the place of
+    /// the first content of another kind.
+    pub fn not_taken(self, request: &ChatRequest<'_>, inputs: &Modalities, body: &[u8]) -> Option<InvalidRequest> {
+        let media = request.media.iter().find(|media| !inputs.contains(media.modality))?;
+        let place = self.place_of(media, body);
+        Some(InvalidRequest::unsupported_content(place, media.modality, &request.model))
+    }
+
+    /// Where the first content of such a kind stands in the body as it came: messages are numbered otherwise there.
+    fn place_of(self, media: &Media, body: &[u8]) -> String {
+        let place = format!("messages[{}].content[{}]", media.message, media.part);
+        let Some(parameter) = media.parameter().filter(|_| self != Self::Chat) else { return place };
+        let (list, kind) = (self.name("messages"), self.name(parameter.name()));
+        let body: Value = serde_json::from_slice(body).unwrap_or_default();
+        let items = body[&list].as_array().into_iter().flatten().enumerate();
+        let found = items
+            .flat_map(|(at, item)| ["content", "output"].map(|member| (at, member, &item[member])))
+            .find_map(|(at, member, parts)| {
+                let part = parts.as_array()?.iter().position(|part| part["type"] == kind.as_str())?;
+                Some(format!("{list}[{at}].{member}[{part}]"))
+            });
+        found.unwrap_or_else(|| self.name(&place))
+    }
+
     fn not_served(self, request: &ChatRequest<'_>) -> InvalidRequest {
         InvalidRequest {
             message: format!("The model '{}' is not served at {}.", request.model, self.path()),
@@ -170,7 +196,10 @@ impl Endpoint {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::modality::Modality;
 
     #[test]
     fn errors_name_parameters_as_the_endpoint_does() {
@@ -194,6 +223,33 @@ mod tests {
             (error.message.as_str(), error.param.as_deref()),
             ("'max_output_tokens' must be an integer.", Some("max_output_tokens"))
         );
+    }
+
+    #[test]
+    fn content_that_a_model_does_not_take_is_named_by_its_place_in_the_body_as_it_came() {
+        let (text, url) = (json!({"type": "input_text", "text": "x"}), "https://example.org/a.png");
+        let image = json!({"type": "input_image", "image_url": url});
+        let responses = json!({"model": "m", "instructions": "Be brief", "input": [
+            {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "c", "output": [text]},
+            {"role": "user", "content": [text, image]},
+        ]});
+        let image = json!({"type": "image", "source": {"type": "url", "url": url}});
+        let messages = json!({"model": "m", "max_tokens": 5, "system": "Be brief", "messages": [
+            {"role": "user", "content": "x"}, {"role": "user", "content": [image]},
+        ]});
+        for (endpoint, body, place) in [
+            (Endpoint::Responses, responses, "input[2].content[1]"),
+            (Endpoint::Messages, messages, "messages[1].content[0]"),
+        ] {
+            let body = Bytes::from(body.to_string());
+            let normalized = endpoint.normalize(&body).expect("normalized");
+            let request = endpoint.parse(&normalized).expect("a request");
+            let refusal = endpoint.not_taken(&request, &Modalities::default(), &body).expect("a refusal");
+            assert_eq!((refusal.param.as_deref(), refusal.code), (Some(place), Some("unsupported_content")));
+            let both = Modalities::new(vec![Modality::Text, Modality::Image]).expect("some");
+            assert_eq!(endpoint.not_taken(&request, &both, &body), None);
+        }
     }
 
     #[test]

@@ -14,15 +14,20 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::reply::TokenKinds;
+use crate::writer::json_of;
+
 /// Bytes before the token ids.
 pub const HEADER_LEN: usize = 12;
 /// The largest payload of one frame: a job's whole buffer at the gateway.
 pub const MAX_PAYLOAD: usize = 4 << 20;
-/// The largest document or last event of an answer, in as many [`FrameKind::Body`] frames as it takes: 2,048 vectors of 1,024
-/// numbers as text.
+/// The largest request, in as many [`FrameKind::Request`] frames as it takes; and the largest document or last event of an
+/// answer, in as many [`FrameKind::Body`] frames: 2,048 vectors of 1,024 numbers as text.
 pub const MAX_BODY: usize = 32 << 20;
 /// The most token ids in one frame.
 pub const MAX_IDS: usize = 8192;
+/// Bytes of an [`AnswerEnd`] that are read.
+const MAX_END: usize = 1024;
 /// The payload of a [`FrameKind::History`] frame of a choice that is complete.
 pub const FINISHED: &[u8] = &[1];
 
@@ -32,7 +37,8 @@ pub const FINISHED: &[u8] = &[1];
 pub enum FrameKind {
     /// Gateway → provider, first: the ticket, a compact JWS.
     Ticket = 1,
-    /// Gateway → provider, second: the client's request body as it came.
+    /// Gateway → provider, second: the client's request body as it came; one that is as long as a frame can be goes on in the
+    /// next, so that the last of them is shorter.
     Request = 2,
     /// Gateway → provider, while the answer streams: what has been delivered so far, vouched for.
     Voucher = 3,
@@ -124,32 +130,39 @@ impl PromptCount {
     }
 }
 
-/// The payload of a [`FrameKind::End`] frame: the finish reason, and after a space the reasoning tokens if there are any.
+/// The payload of a [`FrameKind::End`] frame: the finish reason; after a space the reasoning tokens, if there are any or
+/// something follows; after another one, in JSON, other kinds of tokens, if the engine tells any.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AnswerEnd {
     /// Of the first choice: not worth more than a word.
     pub finish_reason: String,
     /// Of the completion tokens of all choices, those spent on reasoning.
     pub reasoning_tokens: u32,
+    /// What else is told of tokens.
+    pub kinds: TokenKinds,
 }
 
 impl AnswerEnd {
     /// As payload.
     pub fn to_text(&self) -> String {
-        match self.reasoning_tokens {
-            0 => self.finish_reason.clone(),
-            tokens => format!("{} {tokens}", self.finish_reason),
+        let Self { finish_reason, reasoning_tokens, kinds } = self;
+        match (*reasoning_tokens, *kinds == TokenKinds::default()) {
+            (0, true) => finish_reason.clone(),
+            (tokens, true) => format!("{finish_reason} {tokens}"),
+            (tokens, false) => format!("{finish_reason} {tokens} {}", json_of(kinds)),
         }
     }
 
     /// From payload; what cannot be read is left out.
     pub fn from_bytes(bytes: &[u8]) -> Self {
-        let text = String::from_utf8_lossy(bytes);
-        let (reason, tokens) = text.split_once(' ').unwrap_or((&text, ""));
+        let text = String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_END)]);
+        let mut words = text.splitn(3, ' ');
+        let mut word = || words.next().unwrap_or_default();
         let is_of_word = |c: &char| c.is_ascii_alphabetic() || *c == '_';
         Self {
-            finish_reason: reason.chars().filter(is_of_word).take(32).collect(),
-            reasoning_tokens: tokens.parse().unwrap_or(0),
+            finish_reason: word().chars().filter(is_of_word).take(32).collect(),
+            reasoning_tokens: word().parse().unwrap_or(0),
+            kinds: serde_json::from_str(word()).unwrap_or_default(),
         }
     }
 }
@@ -283,12 +296,19 @@ mod tests {
 
     #[test]
     fn an_end_tells_why_and_how_much_was_thought() {
-        for (reason, tokens) in [("stop", 0), ("tool_calls", 12)] {
-            let end = AnswerEnd { finish_reason: reason.into(), reasoning_tokens: tokens };
-            assert_eq!(AnswerEnd::from_bytes(end.to_text().as_bytes()), end);
+        let image = TokenKinds { prompt_image: Some(7), cache_write: Some(0), ..TokenKinds::default() };
+        for (reason, reasoning_tokens, kinds, text) in [
+            ("stop", 0, TokenKinds::default(), "stop"),
+            ("tool_calls", 12, TokenKinds::default(), "tool_calls 12"),
+            ("stop", 0, image, r#"stop 0 {"cache_write":0,"prompt_image":7}"#),
+        ] {
+            let end = AnswerEnd { finish_reason: reason.into(), reasoning_tokens, kinds };
+            assert_eq!((AnswerEnd::from_bytes(text.as_bytes()), end.to_text().as_str()), (end, text));
         }
-        let odd = AnswerEnd::from_bytes(b"<st0p> -1");
-        assert_eq!(odd, AnswerEnd { finish_reason: "stp".into(), reasoning_tokens: 0 });
+        for odd in ["<st0p> -1", "stp x {", r#"stp 0 {"prompt_image":-1}"#, r#"stp  {"made_up":[{}]}"#] {
+            let read = AnswerEnd { finish_reason: "stp".into(), ..AnswerEnd::default() };
+            assert_eq!(AnswerEnd::from_bytes(odd.as_bytes()), read, "{odd}");
+        }
         assert_eq!(AnswerEnd::from_bytes(b""), AnswerEnd::default());
     }
 

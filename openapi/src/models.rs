@@ -110,9 +110,10 @@ pub struct ModelEndpoint {
     pub model_id: String,
     /// The same.
     pub model_name: String,
-    /// The provider's id.
+    /// What the provider is called, if the operator trusts it and it has a name; otherwise its id. `provider.order`, `only` and
+    /// `ignore` mean by a name all who have it.
     pub provider_name: String,
-    /// How `provider.order`, `only` and `ignore` name it: its id.
+    /// How `provider.order`, `only` and `ignore` name it and nobody else: its id.
     pub tag: String,
     /// Tokens of prompt and completion together.
     pub context_length: u32,

@@ -3,6 +3,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::merkle::Hash;
 use crate::money::TokenPrice;
 
 /// The `Upgrade` token of a tunnel.
@@ -31,6 +32,8 @@ pub const REPLICA_HEADER: &str = "x-lumbung-replica";
 pub const REPLICAS_HEADER: &str = "x-lumbung-replicas";
 /// Request header of the gateway's poll: how far the provider is trusted, `newcomer` or `trusted`.
 pub const STANDING_HEADER: &str = "x-lumbung-standing";
+/// The longest name of a provider.
+const MAX_NAME: usize = 64;
 /// `code` of a provider's refusal when every slot is taken (status 503).
 pub const CODE_BUSY: &str = "provider_busy";
 /// `code` of a provider's refusal while it takes nothing new (status 503).
@@ -100,11 +103,25 @@ pub struct Demand {
     pub slots_taken: u64,
 }
 
+/// Whether a provider can be called so: 1 to 64 letters, digits, spaces, `.`, `_` and `-` of ASCII, the first a letter or a
+/// digit, the last no space, and nothing that could be an id.
+pub fn is_name(text: &str) -> bool {
+    let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || b" ._-".contains(&byte);
+    text.len() <= MAX_NAME
+        && text.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && text.bytes().all(is_of_name)
+        && !text.ends_with(' ')
+        && text.parse::<Hash>().is_err()
+}
+
 /// What a provider offers now.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Offer {
     /// Whether it finishes what it has and takes nothing new: for good, or for as long as it says so.
     pub draining: bool,
+    /// What it wants to be called; empty if it does not say. Clients may name it so once the operator trusts it.
+    #[serde(default)]
+    pub name: String,
     /// Where it says it is, free text such as `eu-west`; empty if it does not say.
     pub region: String,
     /// What it says it runs on.
@@ -144,4 +161,24 @@ pub enum Resume {
     None,
     /// From the prompt and the token ids so far.
     Tokens,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_what_people_write_and_cannot_be_taken_for_an_id() {
+        assert!(["acme", "Acme GPU-2", "9.fold_rig", "a"].into_iter().all(is_name));
+        let (long, id) = ("a".repeat(65), Hash::of(b"x").to_string());
+        for no_name in ["", " ", " a", "a ", "-acme", "acme/fp8", "acmé", "a\nb", &long, &id] {
+            assert!(!is_name(no_name), "{no_name:?}");
+        }
+        let older = r#"{"draining":false,"region":"","hardware":"","models":[]}"#;
+        assert_eq!(
+            serde_json::from_str::<Offer>(older).ok(),
+            Some(Offer::default()),
+            "without a name, from an older one"
+        );
+    }
 }

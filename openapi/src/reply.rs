@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::money::{NanoUsd, UsdNumber};
+
 /// `POST /v1/chat/completions`, not streamed.
 #[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ChatCompletion {
@@ -202,6 +204,10 @@ pub struct Usage {
     pub prompt_tokens_details: PromptTokensDetails,
     /// The answers' tokens by kind.
     pub completion_tokens_details: CompletionTokensDetails,
+    /// What the request cost, in US dollars: OpenRouter's member.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<f64>)]
+    pub cost: Option<UsdNumber>,
 }
 
 impl Usage {
@@ -211,8 +217,9 @@ impl Usage {
             prompt_tokens,
             completion_tokens,
             total_tokens: prompt_tokens.saturating_add(completion_tokens),
-            prompt_tokens_details: PromptTokensDetails { cached_tokens, audio_tokens: 0 },
+            prompt_tokens_details: PromptTokensDetails { cached_tokens, ..PromptTokensDetails::default() },
             completion_tokens_details: CompletionTokensDetails::default(),
+            cost: None,
         }
     }
 }
@@ -223,6 +230,60 @@ impl Usage {
         self.completion_tokens_details.reasoning_tokens = reasoning_tokens.min(self.completion_tokens);
         self
     }
+
+    /// The same, at this cost.
+    pub fn at(mut self, cost: NanoUsd) -> Self {
+        self.cost = Some(UsdNumber(cost));
+        self
+    }
+
+    /// The same, with what an engine has told of kinds of tokens: of none more than there are in all.
+    pub fn with_kinds(mut self, kinds: TokenKinds) -> Self {
+        let (prompt, completion) = (self.prompt_tokens, self.completion_tokens);
+        let of = |told: Option<u32>, all: u32| told.map(|tokens| tokens.min(all));
+        let details = &mut self.prompt_tokens_details;
+        details.cache_write_tokens = of(kinds.cache_write, prompt).unwrap_or(0);
+        details.audio_tokens = of(kinds.prompt_audio, prompt).unwrap_or(0);
+        details.image_tokens = of(kinds.prompt_image, prompt);
+        details.text_tokens = of(kinds.prompt_text, prompt);
+        let details = &mut self.completion_tokens_details;
+        details.audio_tokens = of(kinds.completion_audio, completion).unwrap_or(0);
+        details.text_tokens = of(kinds.completion_text, completion);
+        details.accepted_prediction_tokens = of(kinds.accepted_prediction, completion).unwrap_or(0);
+        details.rejected_prediction_tokens = of(kinds.rejected_prediction, completion).unwrap_or(0);
+        self
+    }
+}
+
+/// Tokens by kind, beside those from a cache and those spent on reasoning: as far as an engine tells them. They say what a
+/// count is made of; all cost the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TokenKinds {
+    /// Of the prompt, written to a prefix cache.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_write: Option<u32>,
+    /// Of the prompt, of audio.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_audio: Option<u32>,
+    /// Of the prompt, of images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_image: Option<u32>,
+    /// Of the prompt, of text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_text: Option<u32>,
+    /// Of the answers, of audio.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub completion_audio: Option<u32>,
+    /// Of the answers, of text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub completion_text: Option<u32>,
+    /// Of a prediction, used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accepted_prediction: Option<u32>,
+    /// Of a prediction, not used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rejected_prediction: Option<u32>,
 }
 
 /// The prompt's tokens by kind.
@@ -230,8 +291,17 @@ impl Usage {
 pub struct PromptTokensDetails {
     /// From a prefix cache.
     pub cached_tokens: u32,
+    /// Written to a prefix cache, where the engine tells it.
+    #[serde(default)]
+    pub cache_write_tokens: u32,
     /// Of audio.
     pub audio_tokens: u32,
+    /// Of images; absent where the engine does not tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_tokens: Option<u32>,
+    /// Of text; absent where the engine does not tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_tokens: Option<u32>,
 }
 
 /// The answers' tokens by kind.
@@ -241,6 +311,9 @@ pub struct CompletionTokensDetails {
     pub reasoning_tokens: u32,
     /// Of audio.
     pub audio_tokens: u32,
+    /// Of text; absent where the engine does not tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_tokens: Option<u32>,
     /// Of a prediction, used.
     pub accepted_prediction_tokens: u32,
     /// Of a prediction, not used.

@@ -35,7 +35,7 @@ fn parameters(endpoint: Endpoint) -> Vec<(&'static str, Value, Fate)> {
             ("messages", json!([{"role": "user", "content": "x"}]), Honoured),
             (
                 "messages[].content: image_url",
-                json!([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "u"}}]}]),
+                json!([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://u"}}]}]),
                 Honoured,
             ),
             (
@@ -113,7 +113,7 @@ fn parameters(endpoint: Endpoint) -> Vec<(&'static str, Value, Fate)> {
             ("input", json!("x"), Honoured),
             (
                 "input[].content: input_image",
-                json!([{"role": "user", "content": [{"type": "input_image", "image_url": "u"}]}]),
+                json!([{"role": "user", "content": [{"type": "input_image", "image_url": "https://u"}]}]),
                 Honoured,
             ),
             (
@@ -161,7 +161,7 @@ fn parameters(endpoint: Endpoint) -> Vec<(&'static str, Value, Fate)> {
             ("messages", json!([{"role": "user", "content": "x"}]), Honoured),
             (
                 "messages[].content: image",
-                json!([{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "u"}}]}]),
+                json!([{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "https://u"}}]}]),
                 Honoured,
             ),
             ("messages[].content: document", json!([{"role": "user", "content": [{"type": "document"}]}]), Honoured),
@@ -291,7 +291,11 @@ fn page() -> String {
          providers offer is in `supported_parameters` of `GET /v1/models`. Members that a specification does not have are passed on \
          to the provider; our own engine passes over them.\n\n\
          `functions` and `function_call` are the form that tools had before 2024: no engine here offers them, and who still sends \
-         them is told so by name. `tools` and `tool_choice` say the same.\n",
+         them is told so by name. `tools` and `tool_choice` say the same.\n\n\
+         `provider` is in OpenRouter's words; its `order`, `only` and `ignore` take providers' ids and names \
+         ([how they are chosen](../gateway/ROUTING.md#what-a-client-can-say)). Pictures are data: URLs or addresses, which the \
+         provider's server fetches; content of a kind that the model does not take is refused with its place \
+         (`messages[0].content[1]`, 400 `unsupported_content`).\n",
     );
     for endpoint in Endpoint::ALL {
         page += &format!(

@@ -14,6 +14,7 @@ use lumbung_openapi::endpoint::Endpoint;
 use lumbung_openapi::error::{ErrorObject, InvalidRequest};
 use lumbung_openapi::frame::{AnswerEnd, FrameKind, MAX_BODY, MAX_PAYLOAD, PromptCount};
 use lumbung_openapi::receipt::{Receipt, ReceiptClaims};
+use lumbung_openapi::reply::TokenKinds;
 use lumbung_openapi::ticket::Ticket;
 use tokio::time::{Instant, Sleep};
 
@@ -81,6 +82,8 @@ struct Running {
     total: Option<u32>,
     /// Tokens spent on reasoning, so far.
     reasoning_tokens: u32,
+    /// What else the engine tells of the tokens.
+    kinds: TokenKinds,
     /// Reused from poll to poll.
     events: Vec<Event>,
 }
@@ -116,6 +119,7 @@ impl Answer {
             prompt: PromptCount::default(),
             total: None,
             reasoning_tokens: 0,
+            kinds: TokenKinds::default(),
             events: Vec::new(),
         };
         Self { outgoing: Outgoing::new(shape.choices), running: Some(running) }
@@ -172,6 +176,7 @@ impl Running {
     fn take(&mut self, event: Event, outgoing: &mut Outgoing) -> Result<(), EngineError> {
         match event {
             Event::Prompt(prompt) => {
+                let prompt = payable(prompt, &self.job.ticket);
                 self.prompt = prompt;
                 outgoing.frame(FrameKind::Prompt, &prompt.to_bytes());
                 match self.replay.is_empty() {
@@ -206,6 +211,7 @@ impl Running {
             }
             Event::Total(total) => self.total = Some(total),
             Event::ReasoningTotal(total) => self.reasoning_tokens = total,
+            Event::Kinds(kinds) => self.kinds = kinds,
             Event::Failed(EngineError::Invalid(invalid)) => return Err(self.shape.endpoint.named(invalid).into()),
             Event::Failed(error) => return Err(error),
         }
@@ -305,7 +311,7 @@ impl Running {
     /// Frames what is left, keeps the receipt, and lets go of the engine and the slot.
     fn end(self, ending: Ending, outgoing: &mut Outgoing) {
         let kind = self.frame_kind();
-        let Self { job, generation, finished, prompt, total, reasoning_tokens, .. } = self;
+        let Self { job, generation, finished, prompt, total, reasoning_tokens, kinds, .. } = self;
         drop(generation);
         let is_cancelled = matches!(ending, Ending::Cancelled);
         let outcome = match ending {
@@ -320,9 +326,10 @@ impl Running {
                     outgoing.frame(FrameKind::Body, piece);
                 }
                 // Only the end may tell another count than what came before it.
+                let total = total.map(|total| total.min(job.ticket.max_completion_tokens));
                 outgoing.correct(total.unwrap_or(outgoing.tokens()));
                 let finish_reason = finished[0].map_or("", FinishReason::name).to_owned();
-                let end = AnswerEnd { finish_reason, reasoning_tokens };
+                let end = AnswerEnd { finish_reason, reasoning_tokens, kinds };
                 outgoing.frame(FrameKind::End, end.to_text().as_bytes());
                 job.node.counters.finished.add(1);
             }
@@ -378,6 +385,16 @@ impl Running {
             {
                 self.job.node.counters.completion_tokens.add(u64::from(tokens.count));
             }
+        }
+    }
+}
+
+/// A server's count as far as the ticket pays for it: a claim above that is refused, and the rest with it.
+fn payable(prompt: PromptCount, ticket: &Ticket) -> PromptCount {
+    match ticket.max_prompt_tokens {
+        0 => prompt, // paid to an earlier attempt
+        most => {
+            PromptCount { prompt_tokens: prompt.prompt_tokens.min(most), cached_tokens: prompt.cached_tokens.min(most) }
         }
     }
 }

@@ -8,11 +8,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use axum::body::Body;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use lumbung_openapi::chat::MAX_ANSWERS;
-use lumbung_openapi::frame::{self, Frame, FrameKind, FrameReader};
+use lumbung_openapi::frame::{self, Frame, FrameKind, FrameReader, MAX_BODY, MAX_PAYLOAD};
 use lumbung_openapi::jws;
 use lumbung_openapi::ticket::Ticket;
 
@@ -64,7 +64,7 @@ async fn read(body: Body) -> Result<Intake, Refusal> {
     const BEGINNING: &str = "A job must begin with a ticket and a request.";
     let mut arriving = Arriving { body, reader: FrameReader::default(), frames: VecDeque::new() };
     let ticket = arriving.next(FrameKind::Ticket, BEGINNING).await?;
-    let request = arriving.next(FrameKind::Request, BEGINNING).await?;
+    let request = read_request(&mut arriving, BEGINNING).await?;
     if ticket.payload.len() > MAX_SIGNED_TEXT {
         return Err(Refusal::BadTicket(BEGINNING));
     }
@@ -74,7 +74,25 @@ async fn read(body: Body) -> Result<Intake, Refusal> {
     let history = read_history(&mut arriving, ticket.first_token).await?;
     let mut vouchers = Vouchers { body: Some(arriving.body), reader: arriving.reader, last: None };
     arriving.frames.into_iter().for_each(|frame| vouchers.take(frame));
-    Ok(Intake { ticket_text, ticket, request: request.payload, history, vouchers })
+    Ok(Intake { ticket_text, ticket, request, history, vouchers })
+}
+
+/// The request, whose frames are as long as can be but for the last.
+async fn read_request(arriving: &mut Arriving, otherwise: &'static str) -> Result<Bytes, Refusal> {
+    let first = arriving.next(FrameKind::Request, otherwise).await?.payload;
+    if first.len() < MAX_PAYLOAD {
+        return Ok(first);
+    }
+    let (mut whole, mut is_last) = (BytesMut::from(first), false);
+    while !is_last {
+        let piece = arriving.next(FrameKind::Request, otherwise).await?.payload;
+        is_last = piece.len() < MAX_PAYLOAD;
+        if whole.len() + piece.len() > MAX_BODY {
+            return Err(Refusal::BadTicket("The request is too long."));
+        }
+        whole.extend_from_slice(&piece);
+    }
+    Ok(whole.freeze())
 }
 
 /// What earlier attempts have delivered, `first_token` tokens in all.

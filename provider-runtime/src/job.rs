@@ -133,8 +133,8 @@ fn check(node: &Node, ticket: &Ticket, request: &[u8]) -> Result<Arc<Served>, Re
     Ok(served)
 }
 
-/// The most tokens of one choice: the ticket's limit is for all of them together.
+/// The most tokens of one choice: the ticket's limit is for all of them together, those that are left out too.
 fn completion_limit(ticket: &Ticket, request: &ChatRequest<'_>) -> u32 {
-    let share = (ticket.max_tokens_in_all() / request.answers()).max(1);
+    let share = (ticket.max_tokens_in_all() / request.drafts()).max(1);
     request.max_tokens.map_or(share, |limit| limit.min(share))
 }

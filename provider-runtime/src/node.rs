@@ -20,6 +20,17 @@ use crate::takings::{Takings, claim};
 /// Request bodies that may be read at once beyond the slots: each may hold 4 MiB before its job is known.
 const SPARE_INTAKES: usize = 64;
 
+/// What this provider says of itself.
+#[derive(Clone, Debug, Default)]
+pub struct About {
+    /// What it wants to be called; empty if nothing else than its id.
+    pub name: String,
+    /// Where it is; empty if it does not say.
+    pub region: String,
+    /// What it runs on.
+    pub hardware: String,
+}
+
 /// This provider while it runs.
 pub struct Node {
     /// Its id.
@@ -42,8 +53,7 @@ pub struct Node {
     pub intake: Semaphore,
     /// What is served.
     pub models: Models,
-    region: String,
-    hardware: String,
+    about: About,
     /// How far the gateway trusts this provider, as it told last; empty until then.
     standing: Mutex<String>,
     tunnels: Mutex<Tunnels>,
@@ -55,14 +65,7 @@ pub struct Node {
 
 impl Node {
     /// A provider that serves these models.
-    pub fn new(
-        provider: String,
-        gateway: Arc<Gateway>,
-        journal: Journal,
-        models: Vec<Served>,
-        region: String,
-        hardware: String,
-    ) -> Self {
+    pub fn new(provider: String, gateway: Arc<Gateway>, journal: Journal, models: Vec<Served>, about: About) -> Self {
         let slots: usize = models.iter().map(|served| served.slot_count() as usize).sum();
         Self {
             provider,
@@ -75,8 +78,7 @@ impl Node {
             started_at: local_secs(),
             intake: Semaphore::new(slots + SPARE_INTAKES),
             models: Models::new(models),
-            region,
-            hardware,
+            about,
             standing: Mutex::default(),
             tunnels: Mutex::default(),
             replicas: AtomicUsize::new(1),
@@ -88,8 +90,9 @@ impl Node {
     pub fn offer(&self) -> Offer {
         Offer {
             draining: self.holds.any(),
-            region: self.region.clone(),
-            hardware: self.hardware.clone(),
+            name: self.about.name.clone(),
+            region: self.about.region.clone(),
+            hardware: self.about.hardware.clone(),
             models: self.models.offer(),
         }
     }

@@ -88,9 +88,7 @@ pub async fn admit(gateway: &Gateway, caller: Arc<Caller>, request: Incoming) ->
     }
     let (body, keeping) = gateway.archive.open(endpoint, &caller.allowance.account, body).await?;
     let normalized = endpoint.normalize(&body)?;
-    // Whichever is longer: no prompt has more tokens than the text that it is made of has bytes.
-    let body_len = body.len().max(normalized.len());
-    let mut targets = understand(gateway, &caller, endpoint, &normalized, body_len)?;
+    let mut targets = understand(gateway, &caller, endpoint, &body, &normalized)?;
     let permit = gateway.settler.permit().ok_or(ApiError::Overloaded)?;
     let (grant, hold) = reserve(gateway, &caller, &mut targets).await?;
     targets.reverse();

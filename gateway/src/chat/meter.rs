@@ -3,6 +3,7 @@
 use lumbung_openapi::frame::{AnswerEnd, Frame, FrameKind, PromptCount};
 use lumbung_openapi::merkle::Hash;
 use lumbung_openapi::receipt::ReceiptClaims;
+use lumbung_openapi::reply::TokenKinds;
 use lumbung_openapi::ticket::Ticket;
 use sha2::{Digest, Sha256};
 
@@ -135,6 +136,11 @@ impl Meter {
     /// Completion tokens spent on reasoning, as the provider said at the end. They cost what others cost.
     pub fn reasoning_tokens(&self) -> u32 {
         self.end.reasoning_tokens
+    }
+
+    /// What else the provider said of the tokens at the end.
+    pub fn kinds(&self) -> TokenKinds {
+        self.end.kinds
     }
 
     /// Whether the provider's claims have come, which are the last of an answer.

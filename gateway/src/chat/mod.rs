@@ -190,7 +190,9 @@ async fn run(gateway: Arc<Gateway>, mut job: Box<Admitted>, mut client: Client) 
     let (ending, totals) = settle(*job, relayed);
     let tail = Tail { endpoint, body: &body, id: &id, created, model: &model, stream, include_usage };
     let usage = Usage::of(totals.prompt_tokens, totals.cached_tokens, totals.completion_tokens)
-        .with_reasoning(totals.reasoning_tokens);
+        .with_reasoning(totals.reasoning_tokens)
+        .with_kinds(totals.kinds)
+        .at(totals.charge);
     let end = end_of(&ending, usage, &tail);
     // Kept before it is sent: whoever has seen the end can go on from it.
     if let (Some(keeping), Some(end)) = (keeping, &end) {

@@ -93,7 +93,7 @@ impl Over<'_> {
 
     /// Tells it in figures.
     pub fn count(&self, meter: &ModelMeter) {
-        let Totals { prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens } = self.totals;
+        let Totals { prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, .. } = self.totals;
         meter.outcomes.count(self.outcome);
         meter.prompt_tokens.add(u64::from(prompt_tokens));
         meter.cached_tokens.add(u64::from(cached_tokens));

@@ -248,6 +248,8 @@ fn find(
         Endpoint::Embeddings => Some(0),
         // The prompt's text stands before the answer's, and where one ends the other's tokens may begin.
         _ if parameters.contains(Parameter::Echo) => None,
+        // Answers that are left out were made too.
+        _ if parameters.contains(Parameter::BestOf) => None,
         _ => transcript
             .into_choices()
             .and_then(|choices| choices.into_iter().map(count).try_fold(0u32, |sum, tokens| sum.checked_add(tokens?))),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lumbung_openapi::money::NanoUsd;
+use lumbung_openapi::reply::TokenKinds;
 use lumbung_telemetry::genai::Answered;
 use lumbung_telemetry::trace::Context;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -97,6 +98,10 @@ pub struct Totals {
     pub completion_tokens: u32,
     /// How many of them were spent on reasoning, in the words of the provider that ended the answer.
     pub reasoning_tokens: u32,
+    /// What else that provider said of the tokens.
+    pub kinds: TokenKinds,
+    /// What it all cost.
+    pub charge: NanoUsd,
 }
 
 impl Settler {
@@ -166,8 +171,10 @@ pub fn settle(job: Admitted, relayed: Relayed) -> (Ending, Totals) {
     let meter = &model.health.meter;
     let first_token_us = relayed.attempts.iter().find_map(|attempt| attempt.meter.first_token_us);
     let since_ms = |at: i64| (at - received_micros) as f64 / 1000.0;
-    let reasoning_tokens = relayed.attempts.last().map_or(0, |attempt| attempt.meter.reasoning_tokens());
-    let mut totals = Totals { reasoning_tokens, ..Totals::default() };
+    let mut totals = match relayed.attempts.last().map(|attempt| &attempt.meter) {
+        Some(last) => Totals { reasoning_tokens: last.reasoning_tokens(), kinds: last.kinds(), ..Totals::default() },
+        None => Totals::default(),
+    };
     let (mut left, mut settlements) = (hold.amount(), Vec::with_capacity(relayed.attempts.len()));
     for attempt in relayed.attempts {
         let (broke_off, trace) = (attempt.broke_off, attempt.trace);
@@ -180,6 +187,7 @@ pub fn settle(job: Admitted, relayed: Relayed) -> (Ending, Totals) {
         settlements.push(settlement);
     }
     let charge = hold.amount().checked_sub(left).unwrap_or(NanoUsd::ZERO);
+    totals.charge = charge;
     let outcome = match &relayed.ending {
         Ending::Complete(_) => "complete",
         Ending::ClientGone => "client_gone",

@@ -148,8 +148,10 @@ impl Tail<'_> {
 
     /// The usage as a further member, in the endpoint's shape.
     fn put_usage(&self, out: &mut BytesMut, usage: Usage) {
-        let cached = usage.prompt_tokens_details.cached_tokens;
+        let (cached, written) =
+            (usage.prompt_tokens_details.cached_tokens, usage.prompt_tokens_details.cache_write_tokens);
         let (prompt, completion, total) = (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens);
+        let cost = usage.cost.map(|cost| format!(",\"cost\":{}", cost.0)).unwrap_or_default();
         if self.endpoint == Endpoint::Responses {
             out.put_slice(b",\"completed_at\":");
             put_json(out, &clock::unix_secs());
@@ -162,24 +164,26 @@ impl Tail<'_> {
                 put_text(
                     out,
                     &format!(
-                        "{{\"input_tokens\":{prompt},\"input_tokens_details\":{{\"cached_tokens\":{cached},\"cache_write_tokens\":0}},\
+                        "{{\"input_tokens\":{prompt},\"input_tokens_details\":{{\"cached_tokens\":{cached},\"cache_write_tokens\":{written}}},\
                          \"output_tokens\":{completion},\"output_tokens_details\":{{\"reasoning_tokens\":{reasoning}}},\
-                         \"total_tokens\":{total}}}"
+                         \"total_tokens\":{total}{cost}}}"
                     ),
                 );
             }
             // Anthropic counts what came from a cache beside the rest.
             Endpoint::Messages => {
-                let fresh = prompt.saturating_sub(cached);
+                let fresh = prompt.saturating_sub(cached).saturating_sub(written);
                 put_text(
                     out,
                     &format!(
-                        "{{\"input_tokens\":{fresh},\"cache_creation_input_tokens\":0,\"cache_read_input_tokens\":{cached},\
+                        "{{\"input_tokens\":{fresh},\"cache_creation_input_tokens\":{written},\"cache_read_input_tokens\":{cached},\
                          \"output_tokens\":{completion}}}"
                     ),
                 );
             }
-            Endpoint::Embeddings => put_text(out, &format!("{{\"prompt_tokens\":{prompt},\"total_tokens\":{prompt}}}")),
+            Endpoint::Embeddings => {
+                put_text(out, &format!("{{\"prompt_tokens\":{prompt},\"total_tokens\":{prompt}{cost}}}"));
+            }
         }
     }
 }
@@ -200,6 +204,7 @@ fn put_json(out: &mut BytesMut, value: &impl Serialize) {
 
 #[cfg(test)]
 mod tests {
+    use lumbung_openapi::money::NanoUsd;
     use lumbung_openapi::reply::{ChatCompletion, ChatCompletionChunk};
     use serde_json::{Value, json};
 
@@ -256,9 +261,14 @@ mod tests {
             events(&end),
             [json!({"type": "message_delta", "delta": {}, "usage": usage}), json!({"type": "message_stop"})]
         );
-        let vectors = tail(Endpoint::Embeddings, &body).document(b"{\"data\":[]", Usage::of(3, 0, 0));
-        let vectors: Value = serde_json::from_slice(&vectors).expect("JSON");
-        assert_eq!(vectors["usage"], json!({"prompt_tokens": 3, "total_tokens": 3}));
+        let vectors = |usage| tail(Endpoint::Embeddings, &body).document(b"{\"data\":[]", usage);
+        assert!(vectors(Usage::of(3, 0, 0)).ends_with(br#""usage":{"prompt_tokens":3,"total_tokens":3}}"#));
+        let cost = NanoUsd::from_nanos(1_500);
+        let end = br#""usage":{"prompt_tokens":3,"total_tokens":3,"cost":0.0000015}}"#;
+        assert!(vectors(Usage::of(3, 0, 0).at(cost)).ends_with(end));
+        let open = Bytes::from_static(b"{\"id\":\"r\"");
+        let response = tail(Endpoint::Responses, &body).document(&open, Usage::of(3, 0, 2).at(cost));
+        assert!(response.ends_with(br#""total_tokens":5,"cost":0.0000015}}"#), "{response:?}");
     }
 
     #[test]

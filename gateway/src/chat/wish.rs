@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use lumbung_openapi::chat::routing::{Routing, Sort, split_suffix};
-use lumbung_openapi::chat::{ChatRequest, Prompt};
+use lumbung_openapi::chat::{ChatRequest, Media, Prompt};
 use lumbung_openapi::endpoint::Endpoint;
 use lumbung_openapi::money::{NanoUsd, TokenPrice};
 use lumbung_openapi::parameter::ParameterSet;
@@ -118,17 +118,19 @@ pub(super) fn understand(
     gateway: &Gateway,
     caller: &Caller,
     endpoint: Endpoint,
+    body: &Bytes,
     normalized: &Bytes,
-    body_len: usize,
 ) -> Result<Vec<Target>, ApiError> {
     let request = endpoint.parse(normalized)?;
+    // Whichever is longer: no prompt has more tokens than the text that it is made of has bytes.
+    let text_len = body.len().max(normalized.len()).saturating_sub(request.media_bytes());
     if let Some(promise) = request.routing.promise {
         return Err(ApiError::NobodyPromises(promise));
     }
     let snapshot = gateway.fleet.snapshot();
     let prefix = Prefix::of(&request.messages);
     let names = std::iter::once(&request.model).chain(&request.fallbacks);
-    let asked = Asked { endpoint, request: &request, prefix, body_len };
+    let asked = Asked { endpoint, body, request: &request, prefix, text_len };
     let (mut targets, mut first_error) = (Vec::<Target>::with_capacity(1), None);
     for name in names {
         match target(gateway, caller, &snapshot, &asked, name) {
@@ -154,9 +156,12 @@ pub(super) fn understand(
 /// A request, before it is known which of its models can serve it.
 struct Asked<'a> {
     endpoint: Endpoint,
+    /// As it came.
+    body: &'a Bytes,
     request: &'a ChatRequest<'a>,
     prefix: Prefix,
-    body_len: usize,
+    /// Bytes of the body that may be text of the prompt.
+    text_len: usize,
 }
 
 /// What the request asks of one of its models, if that is there, allowed, and can do it.
@@ -167,7 +172,7 @@ fn target(
     asked: &Asked<'_>,
     name: &str,
 ) -> Result<Target, ApiError> {
-    let Asked { endpoint, request, prefix, body_len } = *asked;
+    let Asked { endpoint, body, request, prefix, text_len } = *asked;
     let (model, name, sort) = find_model(snapshot, name)?;
     let scopes = [&caller.scopes.account.limits, &caller.scopes.key.limits];
     if !scopes.iter().all(|limits| limits.allows(&model.entry.id)) {
@@ -176,8 +181,8 @@ fn target(
     if model.seats.is_empty() {
         return Err(ApiError::NoProvider(name.to_owned()));
     }
-    if let Some(not_taken) = request.not_taken(&model.entry.input_modalities) {
-        return Err(endpoint.named(not_taken).into());
+    if let Some(not_taken) = endpoint.not_taken(request, &model.entry.input_modalities, body) {
+        return Err(not_taken.into());
     }
     if let Some(unsupported) = endpoint.unsupported(request, model.supported) {
         return Err(unsupported.into());
@@ -189,9 +194,9 @@ fn target(
         Some(_) => per_choice,
         None => per_choice.min(gateway.default_hold_tokens),
     };
-    let max_prompt_tokens = longest_prompt(request, body_len, context);
+    let max_prompt_tokens = longest_prompt(request, text_len, context);
     let held_completion_tokens = request.completion_tokens(held_per_choice);
-    let likely_prompt_tokens = likely_prompt(request, body_len);
+    let likely_prompt_tokens = likely_prompt(request, text_len);
     let (reference, cap) = (model.entry.reference, request.routing.max_price);
     let mut routing = request.routing.clone();
     routing.sort = sort.or(routing.sort);
@@ -225,27 +230,32 @@ fn target(
 }
 
 /// The most prompt tokens that a request can have. Prompts outside the model's template have a context each.
-fn longest_prompt(request: &ChatRequest<'_>, body_len: usize, context: u32) -> u32 {
+fn longest_prompt(request: &ChatRequest<'_>, text_len: usize, context: u32) -> u32 {
     let Some(prompts) = request.raw_prompts() else {
-        return u32::try_from(body_len).unwrap_or(u32::MAX).saturating_add(TEMPLATE_TOKENS).min(context);
+        let text = u32::try_from(text_len).unwrap_or(u32::MAX).saturating_add(TEMPLATE_TOKENS);
+        let media = request.media.iter().map(Media::most_tokens);
+        return media.fold(text, u32::saturating_add).min(context);
     };
     // No tokenizer makes more than one token of a byte; some add a beginning and an end of their own.
     let most = |prompt: &Prompt<'_>| match prompt {
         Prompt::Text(text) => text.len() + 2,
         Prompt::Tokens(ids) => ids.len(),
     };
-    let most = prompts.iter().map(|prompt| u32::try_from(most(prompt)).unwrap_or(u32::MAX).min(context));
+    // A suffix goes with each of them, and tokens that tell the two apart.
+    let suffix = request.suffix().map_or(0, |suffix| suffix.len() + TEMPLATE_TOKENS as usize);
+    let most = prompts.iter().map(|prompt| u32::try_from(most(prompt) + suffix).unwrap_or(u32::MAX).min(context));
     most.fold(0, u32::saturating_add)
 }
 
 /// What the prompt counts against a rate before it is known.
-fn likely_prompt(request: &ChatRequest<'_>, body_len: usize) -> u64 {
+fn likely_prompt(request: &ChatRequest<'_>, text_len: usize) -> u64 {
     let ids = request.raw_prompts().unwrap_or_default().iter().map(|prompt| match prompt {
         Prompt::Tokens(ids) => Some(ids.len() as u64),
         Prompt::Text(_) => None,
     });
+    let media: u64 = request.media.iter().map(|media| u64::from(media.likely_tokens())).sum();
     // Token ids are known; text is guessed at.
-    ids.sum::<Option<u64>>().filter(|known| *known > 0).unwrap_or(body_len as u64 / BYTES_PER_TOKEN)
+    ids.sum::<Option<u64>>().filter(|known| *known > 0).unwrap_or(text_len as u64 / BYTES_PER_TOKEN + media)
 }
 
 /// A model by name. A suffix that the catalogue does not know as part of a name says what matters most.
@@ -276,5 +286,42 @@ impl PartialOrd for Cheapest {
 impl Ord for Cheapest {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         self.0.total_cmp(&other.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The most and the likely prompt tokens of a body.
+    fn tokens(endpoint: Endpoint, body: &str) -> (u32, u64) {
+        let request = endpoint.parse(body.as_bytes()).expect("a request");
+        let text_len = body.len() - request.media_bytes();
+        (longest_prompt(&request, text_len, 32_768), likely_prompt(&request, text_len))
+    }
+
+    fn chat(parts: &[String]) -> (u32, u64) {
+        let text = r#"{"type":"text","text":"What is this?"}"#.to_owned();
+        let parts = [&[text], parts].concat().join(",");
+        tokens(Endpoint::Chat, &format!(r#"{{"model":"m","messages":[{{"role":"user","content":[{parts}]}}]}}"#))
+    }
+
+    #[test]
+    fn a_picture_is_no_text_however_long_its_url_is() {
+        let image = |url: &str| format!(r#"{{"type":"image_url","image_url":{{"url":"{url}"}}}}"#);
+        let long = image(&format!("data:image/png;base64,{}", "A".repeat(2_000_000)));
+        let (most, likely) = chat(std::slice::from_ref(&long));
+        assert_eq!((most, likely), chat(&[image("https://example.org/a.png")]));
+        let (most_of_text, likely_of_text) = chat(&[]);
+        assert!((16_384..17_000).contains(&(most - most_of_text)), "{most}");
+        assert!((1024..1100).contains(&(likely - likely_of_text)), "{likely}");
+        assert_eq!(chat(&vec![long; 3]).0, 32_768, "no more than the context");
+    }
+
+    #[test]
+    fn a_suffix_is_read_with_each_prompt() {
+        let of = |more: &str| tokens(Endpoint::Completions, &format!(r#"{{"model":"m","prompt":["ab","cd"]{more}}}"#));
+        assert_eq!(of("").0, 8);
+        assert_eq!(of(r#","suffix":"xyz""#).0, 8 + 2 * (3 + TEMPLATE_TOKENS));
     }
 }

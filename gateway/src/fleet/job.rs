@@ -7,7 +7,7 @@ use h2::client::SendRequest;
 use h2::{RecvStream, SendStream};
 use http::{Request, StatusCode};
 use lumbung_openapi::error::ErrorBody;
-use lumbung_openapi::frame::{self, Frame, FrameError, FrameKind, FrameReader};
+use lumbung_openapi::frame::{self, Frame, FrameError, FrameKind, FrameReader, MAX_PAYLOAD};
 
 use super::peer::PEER_HEADER;
 use super::tunnel::{collect, next_chunk};
@@ -188,10 +188,8 @@ async fn ask(
     history: Bytes,
 ) -> Result<(SendStream<Bytes>, http::Response<RecvStream>), h2::Error> {
     let (response, mut send) = sender.send_request(request, false)?;
-    let (first, rest) = request_chunks(ticket, body);
-    send.send_data(first, false)?;
-    if let Some(rest) = rest {
-        send.send_data(rest, false)?;
+    for chunk in request_chunks(ticket, body) {
+        send.send_data(chunk, false)?;
     }
     if !history.is_empty() {
         send.send_data(history, false)?;
@@ -200,15 +198,23 @@ async fn ask(
 }
 
 /// Ticket and request as frames; a large body follows by itself, uncopied.
-fn request_chunks(ticket: &str, body: &Bytes) -> (Bytes, Option<Bytes>) {
+fn request_chunks(ticket: &str, body: &Bytes) -> Vec<Bytes> {
     let mut head = BytesMut::with_capacity(2 * frame::HEADER_LEN + ticket.len() + body.len().min(COPY_UP_TO));
     frame::encode(&mut head, FrameKind::Ticket, 0, 0, &[], ticket.as_bytes());
     if body.len() <= COPY_UP_TO {
         frame::encode(&mut head, FrameKind::Request, 0, 0, &[], body);
-        return (head.freeze(), None);
+        return vec![head.freeze()];
     }
-    frame::encode_header(&mut head, FrameKind::Request, 0, 0, 0, body.len());
-    (head.freeze(), Some(body.clone()))
+    let (mut chunks, mut rest) = (Vec::new(), body.clone());
+    loop {
+        let piece = rest.split_to(rest.len().min(MAX_PAYLOAD));
+        let is_last = piece.len() < MAX_PAYLOAD;
+        frame::encode_header(&mut head, FrameKind::Request, 0, 0, 0, piece.len());
+        chunks.extend([head.split().freeze(), piece].into_iter().filter(|chunk| !chunk.is_empty()));
+        if is_last {
+            return chunks;
+        }
+    }
 }
 
 #[cfg(test)]
@@ -239,6 +245,26 @@ mod tests {
         let mut response = http::Response::new(());
         *response.status_mut() = status;
         respond.send_response(response, false).expect("a response")
+    }
+
+    #[test]
+    fn a_large_request_goes_in_several_frames_of_which_the_last_is_shorter() {
+        for (length, frames) in
+            [(1, 1), (COPY_UP_TO + 1, 1), (MAX_PAYLOAD - 1, 1), (MAX_PAYLOAD, 2), (2 * MAX_PAYLOAD + 7, 3)]
+        {
+            let body = Bytes::from(vec![b'x'; length]);
+            let (mut reader, mut read) = (FrameReader::default(), Vec::new());
+            for chunk in request_chunks("ticket", &body) {
+                assert!(!chunk.is_empty());
+                reader.push(chunk, |frame| read.push(frame)).expect("frames");
+            }
+            let requests: Vec<Frame> = read.split_off(1);
+            assert_eq!((read[0].kind, requests.len()), (FrameKind::Ticket, frames), "{length} bytes");
+            assert!(requests.iter().all(|frame| frame.kind == FrameKind::Request));
+            let lengths: Vec<usize> = requests.iter().map(|frame| frame.payload.len()).collect();
+            assert_eq!((lengths.iter().sum::<usize>(), lengths[frames - 1] < MAX_PAYLOAD), (length, true));
+            assert!(lengths[..frames - 1].iter().all(|length| *length == MAX_PAYLOAD));
+        }
     }
 
     #[tokio::test]

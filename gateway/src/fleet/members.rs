@@ -22,6 +22,7 @@ use super::{FleetLimits, ModelSeats, Snapshot};
 use crate::domain::catalogue::CatalogueModel;
 use crate::domain::ids::{ProviderId, ReplicaId};
 use crate::domain::provider::Standing;
+use crate::domain::routing::names::ProviderName;
 use crate::domain::routing::roster::Roster;
 use crate::domain::routing::vitals::Vitals;
 
@@ -218,7 +219,8 @@ impl Members {
                 let vitals = self.known.vitals(&provider, &offer.region, &offered.model, now_us);
                 let model = &self.models[&offered.model];
                 let ways = ways.clone();
-                let seat = make_seat(model, &provider, standing, offered, ways, (load, vitals));
+                let who = (&provider, standing, &*offer.name);
+                let seat = make_seat(model, who, offered, ways, (load, vitals));
                 seats.push((offered.model.clone(), seat));
             }
         }
@@ -301,14 +303,15 @@ fn is_acceptable(entry: &CatalogueModel, standing: Standing, offer: &ModelOffer)
 
 fn make_seat(
     model: &ModelMembers,
-    provider: &ProviderId,
-    standing: Standing,
+    (provider, standing, name): (&ProviderId, Standing, &str),
     offer: &ModelOffer,
     ways: Vec<Way>,
     (load, vitals): (Arc<Load>, Arc<Vitals>),
 ) -> Seat {
     Seat {
         provider: provider.clone(),
+        // A stranger could call itself anything, and take what is meant for another.
+        name: ProviderName::new(name).filter(|_| standing == Standing::Trusted),
         ways,
         standing,
         ask: offer.ask,

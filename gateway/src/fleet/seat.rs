@@ -18,6 +18,7 @@ use crate::domain::breaker::{Trial, Verdict};
 use crate::domain::ids::ProviderId;
 use crate::domain::provider::Standing;
 use crate::domain::routing::Candidate;
+use crate::domain::routing::names::ProviderName;
 use crate::domain::routing::vitals::Vitals;
 
 /// How long a provider counts as full after it said so; other gateways' figures take less to arrive.
@@ -38,6 +39,8 @@ pub struct Weights {
 pub struct Seat {
     /// Who serves it.
     pub provider: ProviderId,
+    /// What it is called; only of those that are trusted.
+    pub name: Option<ProviderName>,
     /// How jobs get there: the best way first.
     pub(super) ways: Vec<Way>,
     /// How far the provider is trusted.
@@ -154,6 +157,10 @@ impl Seat {
 impl Candidate for Seat {
     fn provider(&self) -> &ProviderId {
         &self.provider
+    }
+
+    fn name(&self) -> Option<&ProviderName> {
+        self.name.as_ref()
     }
 
     fn standing(&self) -> Standing {

@@ -99,12 +99,13 @@ fn endpoint(ModelSeats { entry, .. }: &ModelSeats, seat: &Seat) -> ModelEndpoint
     let (first_token, speed) = seat.vitals.spreads();
     let (model, provider) = (entry.id.to_string(), seat.provider.to_string());
     let price = |price: NanoUsd| price.for_one_of_a_million();
+    let provider_name = seat.name.as_ref().map_or(&*provider, |name| name.as_str()).to_owned();
     ModelEndpoint {
-        name: format!("{provider} | {model}"),
+        name: format!("{provider_name} | {model}"),
         model_id: model.clone(),
         model_name: model,
-        tag: provider.clone(),
-        provider_name: provider,
+        tag: provider,
+        provider_name,
         context_length: seat.context_length,
         max_completion_tokens: entry.max_completion_tokens,
         max_prompt_tokens: None,

@@ -15,7 +15,7 @@ use crate::support::provider::ProviderSetup;
 use crate::support::{Books, MODEL, Network, Setup};
 
 /// Runs the operator's command line on the network's books.
-fn operate(network: &Network, arguments: &[&str]) -> Value {
+pub fn operate(network: &Network, arguments: &[&str]) -> Value {
     let output = Command::new(env!("CARGO_BIN_EXE_lumbung-gateway"))
         .args(arguments)
         .arg("--json")

@@ -103,7 +103,9 @@ async fn who_may_not_is_told_why() {
     for (path, status) in [("/v1/images/generations", 404), ("/v1/chat/completions", 405), ("/nonsense", 404)] {
         let response = client.get(path).await;
         assert_eq!(response.status().as_u16(), status, "{path}");
-        assert!(response.json::<Value>().await.expect("JSON")["error"]["message"].is_string());
+        let body: Value = response.json().await.expect("JSON");
+        assert!(body["error"]["message"].as_str().is_some_and(|message| message.contains(path)), "{body}");
+        assert_eq!((&body["error"]["type"], &body["error"]["param"]), (&json!("invalid_request_error"), &Value::Null));
     }
 
     let keys = network.store.keys(Some(&client.account)).await.expect("keys");

@@ -40,6 +40,7 @@ mod scraped;
 mod sdk;
 mod shared_books;
 mod shared_limits;
+mod sidecar;
 mod site;
 mod streams;
 mod succession;

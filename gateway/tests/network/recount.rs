@@ -22,8 +22,12 @@ use crate::support::{ASK, Books, MODEL, Network, Setup, usd};
 
 const BUNDLED: &str = "lumbung/padi";
 
+fn bundled(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../provider-runtime/models").join(name)
+}
+
 fn padi() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../provider-runtime/models/padi")
+    bundled("padi")
 }
 
 fn tokenizer() -> ModelTokenizer {
@@ -57,8 +61,12 @@ pub fn questions() -> Vec<(String, String)> {
 
 /// Imports the bundled model's tokenizer as the operator does, and waits until the gateway has it.
 pub async fn import(network: &Network, model: &str) {
+    import_from(network, model, &padi()).await;
+}
+
+async fn import_from(network: &Network, model: &str, folder: &Path) {
     let output = Command::new(env!("CARGO_BIN_EXE_lumbung-gateway"))
-        .args(["models", "tokenizer", model, "--from", &padi().display().to_string()])
+        .args(["models", "tokenizer", model, "--from", &folder.display().to_string()])
         .env("LUMBUNG_DATA_DIR", network.folder.path())
         .env_remove("DATABASE_URL")
         .output()
@@ -281,6 +289,27 @@ async fn the_bundled_models_own_counts_stand() {
     }
     println!("at temperature 1: {claimed} tokens drawn, {found} canonical");
     assert!(u64::from(claimed - found) * 100 <= u64::from(claimed) * 2, "{claimed} drawn, {found} canonical");
+    network.finish().await;
+}
+
+/// Vectors cost their inputs' tokens, which the bundled model's own tokenizer finds again, to the token.
+#[tokio::test]
+async fn inputs_of_vectors_are_counted_again() {
+    let vectors = "lumbung/padi-embed";
+    let network = Setup::new(Books::Sqlite).with_model(vectors, 2048).start().await;
+    import_from(&network, vectors, &bundled("padi-embed")).await;
+    let _provider = network.provider(ProviderSetup::bundled_vectors(vectors)).await;
+    let client = network.client("1").await;
+    let input: Vec<String> = questions().into_iter().take(20).map(|(question, _)| question).collect();
+    let ask = client.http.post(format!("{}/v1/embeddings", client.base)).bearer_auth(&client.key);
+    let answer = ask.body(json!({"model": vectors, "input": input}).to_string()).send().await.expect("an answer");
+    let id = answer.headers()["x-generation-id"].to_str().expect("an id").to_owned();
+    let usage = answer.json::<Value>().await.expect("JSON")["usage"].take();
+    let recount = recount_of(&client, &id).await;
+    assert_eq!((recount.outcome, recount.completion_tokens), (RecountOutcome::Counted, Some(0)));
+    assert_eq!(recount.prompt_tokens, Some(recount.claimed_prompt_tokens));
+    assert_eq!(usage["prompt_tokens"], recount.claimed_prompt_tokens);
+    assert!(recount.claimed_prompt_tokens > 60, "{recount:?}");
     network.finish().await;
 }
 

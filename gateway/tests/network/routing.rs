@@ -2,10 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use lumbung_gateway::domain::ids::ProviderId;
+use lumbung_gateway::domain::provider::Standing;
 use lumbung_openapi::explain::Explanation;
 use serde_json::{Value, json};
 
 use crate::support::client::Client;
+use crate::support::process::wait_until;
 use crate::support::provider::{Provider, ProviderSetup};
 use crate::support::{Books, MODEL, Network, Setup, usd};
 
@@ -38,6 +41,10 @@ async fn ask(client: &Client, more: Value) -> Told {
     Told { status: response.status().as_u16(), body: response.json().await.expect("JSON"), explain }
 }
 
+fn id_of(provider: &Provider) -> ProviderId {
+    provider.id().parse().expect("an id")
+}
+
 /// A provider that answers with its name, at so much.
 async fn named(network: &Network, name: &str, quantization: &str, prices: (&str, &str)) -> Provider {
     let script = json!({"quantization": quantization, "rules": [{"match": "*", "reply": name, "prompt_tokens": 100}]});
@@ -54,7 +61,7 @@ async fn wishes_about_providers_are_honoured_or_refused_by_name() {
     let (a, b, c) = (&a.id(), &b.id(), &c.id());
     network.serves(MODEL).await;
     let all = async || ask(&client, json!({"provider": {"only": [c]}})).await.status == 200;
-    crate::support::process::wait_until("all three are known", Duration::from_secs(20), all).await;
+    wait_until("all three are known", Duration::from_secs(20), all).await;
 
     for (more, text) in [
         (json!({}), "a"),
@@ -111,6 +118,46 @@ async fn wishes_about_providers_are_honoured_or_refused_by_name() {
 }
 
 #[tokio::test]
+async fn names_stand_for_providers_that_the_operator_trusts() {
+    let network = Setup::new(Books::Sqlite).start().await;
+    let called = async |name: &str, reply: &str, prices: (&str, &str)| {
+        let script = json!([{"match": "*", "reply": reply}]);
+        network.provider(ProviderSetup::scripted(script).flag("--name", name).ask(prices.0, prices.1)).await
+    };
+    let stranger = called("acme", "stranger", ("0.10", "0.40")).await;
+    let (a, b) = (called("Acme", "a", ("0.30", "1.20")).await, called("acme", "b", ("0.20", "0.80")).await);
+    let barn = called("Rice Barn", "barn", ("0.40", "1.60")).await;
+    for provider in [&a, &b, &barn] {
+        network.store.set_standing(&id_of(provider), Standing::Trusted).await.expect("trusted");
+    }
+    let client = network.client("10").await;
+    let listed = async || -> Vec<(String, String)> {
+        let listed: Value = client.get(&format!("/v1/models/{MODEL}/endpoints")).await.json().await.expect("JSON");
+        let endpoints = listed["data"]["endpoints"].as_array().expect("endpoints").iter();
+        let text = |value: &Value| value.as_str().expect("text").to_owned();
+        endpoints.map(|endpoint| (text(&endpoint["tag"]), text(&endpoint["provider_name"]))).collect()
+    };
+    // A stranger's name is only its word: it is listed by its id.
+    let [stranger, a, b, barn] = [&stranger, &a, &b, &barn].map(Provider::id);
+    let expected = [(&stranger, &*stranger), (&b, "acme"), (&a, "Acme"), (&barn, "Rice Barn")];
+    let expected = expected.map(|(id, name)| (id.clone(), name.to_owned()));
+    wait_until("their names are known", Duration::from_secs(10), async || listed().await == expected).await;
+    for (wishes, text) in [
+        (json!({"only": ["ACME"]}), "b"),
+        (json!({"only": ["acme"], "ignore": [b]}), "a"),
+        (json!({"order": ["rice-barn", "acme"]}), "barn"),
+        (json!({"order": ["nobody", "acme"], "allow_fallbacks": false}), "b"),
+        (json!({"ignore": ["acme", "rice_barn"]}), "stranger"),
+        (json!({"only": [stranger]}), "stranger"),
+    ] {
+        assert_eq!(ask(&client, json!({"provider": wishes})).await.text(), text, "{wishes}");
+    }
+    let nobody = ask(&client, json!({"provider": {"only": ["acm"]}})).await.error().0;
+    assert_eq!(nobody, 404);
+    network.finish().await;
+}
+
+#[tokio::test]
 async fn a_choice_is_explained_to_whoever_asks() {
     let network = Setup::new(Books::Sqlite).start().await;
     let dear = named(&network, "dear", "bf16", ("0.30", "1.20")).await;
@@ -120,7 +167,7 @@ async fn a_choice_is_explained_to_whoever_asks() {
         let told = ask(&client, json!({})).await;
         told.explain.is_some_and(|json| json.contains(r#""providers":2"#))
     };
-    crate::support::process::wait_until("both are known", Duration::from_secs(20), both).await;
+    wait_until("both are known", Duration::from_secs(20), both).await;
 
     let explained = async |more: Value| {
         let header = ask(&client, more).await.explain.expect("the header");
@@ -150,7 +197,7 @@ async fn without_fallbacks_one_provider_is_asked() {
     let good = named(&network, "good", "bf16", ("0.20", "0.80")).await;
     let client = network.client("10").await;
     let both = async || ask(&client, json!({"provider": {"only": [good.id()]}})).await.status == 200;
-    crate::support::process::wait_until("both are known", Duration::from_secs(20), both).await;
+    wait_until("both are known", Duration::from_secs(20), both).await;
     let order = json!([bad.id()]);
     assert_eq!(ask(&client, json!({"provider": {"order": order}})).await.text(), "good");
     let refused = ask(&client, json!({"provider": {"order": order, "allow_fallbacks": false}})).await;

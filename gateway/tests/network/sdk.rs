@@ -6,7 +6,9 @@ use std::process::Command;
 use lumbung_gateway::domain::limits::{LimitOwner, Limits};
 
 use crate::recount::import;
+use crate::sidecar;
 use crate::support::provider::ProviderSetup;
+use crate::support::sidecar::said;
 use crate::support::{Books, MODEL as SCRIPTED, Network, Setup};
 
 const MODEL: &str = "lumbung/padi";
@@ -111,6 +113,32 @@ async fn python_and_node_at_the_other_endpoints() {
     run(command, &network, collected.path()).await;
     has_types(collected.path()).await;
     provider.receipts_acknowledged().await;
+    network.finish().await;
+}
+
+#[tokio::test]
+async fn pictures_and_sounds_reach_a_server_from_python_and_node() {
+    let collected = tempfile::NamedTempFile::new().expect("a file");
+    let (network, sidecar, providers) = sidecar::network().await;
+    sidecar.answer_with(said("A picture.", sidecar::counted()));
+    let with = |command: &mut Command| {
+        command
+            .env("SCRIPTED_MODEL", SCRIPTED)
+            .env("SEEING_MODEL", sidecar::SEEING)
+            .env("ASKED_URL", sidecar.asked_url());
+    };
+    let mut command = Command::new(tool("LUMBUNG_TEST_PYTHON"));
+    command.args(["-m", "pytest", "-q", "-p", "no:cacheprovider"]).arg(folder("tests/sdk/test_media.py"));
+    with(&mut command);
+    run(command, &network, collected.path()).await;
+    let mut command = Command::new(tool("LUMBUNG_TEST_NODE"));
+    command.env("NODE_PATH", tool("LUMBUNG_TEST_NODE_PATH")).arg("--test").arg(folder("tests/sdk/media.test.mjs"));
+    with(&mut command);
+    run(command, &network, collected.path()).await;
+    has_types(collected.path()).await;
+    for provider in &providers {
+        provider.receipts_acknowledged().await;
+    }
     network.finish().await;
 }
 

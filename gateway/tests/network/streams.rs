@@ -4,10 +4,12 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::support::client::{Client, read};
 use crate::support::provider::ProviderSetup;
-use crate::support::{Books, Setup};
+use crate::support::{Books, MODEL, Setup};
 
 const TOKENS: u32 = 500;
 const STREAMS: usize = 100;
@@ -52,6 +54,43 @@ async fn paused_readers_stall_nobody() {
         assert_eq!((resumed.done, resumed.error, resumed.usage.map(|u| u.completion_tokens)), (true, None, Some(1000)));
     }
     drop(paused);
+    network.finish().await;
+}
+
+/// Some clients lose events that are split between reads, and some cannot unpack: each chunk of HTTP is whole events as they are.
+#[tokio::test]
+async fn events_come_whole_and_not_compressed() {
+    let network = Setup::new(Books::Sqlite).start().await;
+    let _provider = network.scripted(json!([{"match": "*", "tokens": 60, "delay_ms_per_token": 2}])).await;
+    let client = network.client("1").await;
+    for (path, body) in [
+        ("/v1/chat/completions", Client::body("x", json!({"stream": true, "stream_options": {"include_usage": true}}))),
+        ("/v1/responses", json!({"model": MODEL, "input": "x", "stream": true})),
+    ] {
+        let address = network.base.strip_prefix("http://").expect("an address");
+        let mut connection = TcpStream::connect(address).await.expect("a connection");
+        let (body, key) = (body.to_string(), &client.key);
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {key}\r\naccept-encoding: gzip, deflate, br, zstd\r\n\
+             connection: close\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        connection.write_all((head + &body).as_bytes()).await.expect("asked");
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await.expect("an answer");
+        let (head, mut rest) = answer.split_once("\r\n\r\n").expect("a head");
+        assert!(head.contains("content-type: text/event-stream") && !head.contains("content-encoding"), "{head}");
+        let mut chunks = 0;
+        while let Some((length, after)) = rest.split_once("\r\n") {
+            let length = usize::from_str_radix(length, 16).expect("a length");
+            let (chunk, after) = after.split_at(length);
+            assert!(chunk.is_empty() || chunk.starts_with("data: ") || chunk.starts_with("event: "), "{chunk:?}");
+            assert!(chunk.is_empty() || chunk.ends_with("\n\n"), "an event is split: {chunk:?}");
+            chunks += 1;
+            rest = after.strip_prefix("\r\n").expect("the chunk's end");
+        }
+        assert!(chunks > 5, "{chunks} chunks");
+    }
     network.finish().await;
 }
 

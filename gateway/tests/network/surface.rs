@@ -76,6 +76,7 @@ async fn completions_go_on_from_prompts() {
     ];
     assert_eq!(texts, (0..).zip(said).collect::<Vec<_>>());
     assert_eq!((&whole["usage"]["prompt_tokens"], &whole["usage"]["completion_tokens"]), (&json!(7), &json!(20)));
+    assert_eq!(whole["usage"]["cost"], 0.0000435);
     network.balance_becomes(&client.account, before.checked_sub(cost(7, 20)).expect("money")).await;
 
     let body = json!({"model": MODEL, "prompt": [5, 6, 7], "max_tokens": 2, "stream_options": {"include_usage": true}, "stream": true});
@@ -102,7 +103,7 @@ async fn responses_are_items_and_numbered_events() {
     assert_eq!(whole["output"][0]["content"][0]["text"], "one two three END four");
     assert_eq!((&whole["instructions"], &whole["metadata"]), (&json!("Be brief"), &json!({"k": "v"})));
     let usage = json!({"input_tokens": 7, "input_tokens_details": {"cached_tokens": 2, "cache_write_tokens": 0},
-        "output_tokens": 5, "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": 12});
+        "output_tokens": 5, "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": 12, "cost": 0.0000135});
     assert_eq!(whole["usage"], usage);
     network.balance_becomes(&client.account, before.checked_sub(cost(7, 5)).expect("money")).await;
 
@@ -233,7 +234,7 @@ async fn embeddings_cost_their_prompt_alone() {
     let list = document(&client, "/v1/embeddings", &body).await;
     assert_eq!((&list["object"], &list["model"]), (&json!("list"), &json!(VECTORS)));
     assert_eq!(list["data"][1]["embedding"].as_array().expect("a vector").len(), 8);
-    assert_eq!(list["usage"], json!({"prompt_tokens": 3, "total_tokens": 3}));
+    assert_eq!(list["usage"], json!({"prompt_tokens": 3, "total_tokens": 3, "cost": 0.0000015}));
     network.balance_becomes(&client.account, before.checked_sub(cost(3, 0)).expect("money")).await;
     let packed = json!({"model": VECTORS, "input": "one two", "encoding_format": "base64", "dimensions": 2});
     let packed = document(&client, "/v1/embeddings", &packed).await;

@@ -9,6 +9,7 @@ use lumbung_gateway::domain::provider::Standing;
 use lumbung_gateway::domain::routing::Candidate;
 use lumbung_gateway::domain::routing::cost::{BEGINNING_TOKENS, slowdown};
 use lumbung_gateway::domain::routing::dice::Dice;
+use lumbung_gateway::domain::routing::names::ProviderName;
 use lumbung_gateway::domain::routing::vitals::Vitals;
 use lumbung_openapi::merkle::Hash;
 use lumbung_openapi::money::{NanoUsd, TokenPrice};
@@ -108,6 +109,10 @@ impl Stand {
 impl Candidate for Stand {
     fn provider(&self) -> &ProviderId {
         &self.id
+    }
+
+    fn name(&self) -> Option<&ProviderName> {
+        None
     }
 
     fn standing(&self) -> Standing {

@@ -23,11 +23,12 @@ const ADDED = {
   ChatCompletion: [...MESSAGE.map((name) => `choices.message.${name}`), ...USAGE],
   ChatCompletionChunk: [...MESSAGE.map((name) => `choices.delta.${name}`), ...USAGE],
   Completion: USAGE,
+  CreateEmbeddingResponse: USAGE,
   Model: MARKET,
   ModelsPage: MARKET.map((name) => `data.${name}`),
-  Response: OPEN,
+  Response: [...OPEN, ...USAGE],
   // Python's types want the name.
-  ResponseStreamEvent: ['name', ...OPEN.map((name) => `response.${name}`)],
+  ResponseStreamEvent: ['name', ...[...OPEN, ...USAGE].map((name) => `response.${name}`)],
 };
 
 /** The type of what one answer holds, for each document or event of it. */

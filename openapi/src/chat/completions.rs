@@ -30,6 +30,8 @@ pub enum Prompt<'a> {
 pub struct RawPrompts<'a> {
     /// At least one. Answer `n × p + i` is the `i`-th of prompt `p`.
     pub list: Vec<Prompt<'a>>,
+    /// How many answers to each prompt are made, of which the best `n` are given; not less than `n`.
+    pub best_of: u32,
     /// Whether each answer begins with its prompt.
     pub echo: bool,
     /// What comes after the answer.
@@ -59,7 +61,7 @@ impl<'a> ChatRequest<'a> {
         };
         used.when(Parameter::Logprobs, request.logprobs.is_some());
         used.when(Parameter::TopLogprobs, request.logprobs.is_some_and(|top| top > 0));
-        parse_best_of(&members, request.n, &mut used)?;
+        let best_of = parse_best_of(&members, &request, &mut used)?;
         let echo = members.get("echo").map(|v| v.boolean("echo")).transpose()?.unwrap_or(false);
         used.when(Parameter::Echo, echo);
         if echo && request.logprobs.is_some() {
@@ -71,21 +73,28 @@ impl<'a> ChatRequest<'a> {
         let suffix = members.get("suffix").map(|v| v.string("suffix")).transpose()?.filter(|text| !text.is_empty());
         used.when(Parameter::Suffix, suffix.is_some());
         used.when(Parameter::Prompt, true);
-        request.prompts = Some(RawPrompts { list, echo, suffix });
+        request.prompts = Some(RawPrompts { list, best_of, echo, suffix });
         request.parameters = used.0;
         Ok(request)
     }
 }
 
-fn parse_best_of(members: &Members<'_>, n: u32, used: &mut Used) -> Result<(), InvalidRequest> {
-    let Some(value) = members.get("best_of") else { return Ok(()) };
+fn parse_best_of(members: &Members<'_>, request: &ChatRequest<'_>, used: &mut Used) -> Result<u32, InvalidRequest> {
+    let Some(value) = members.get("best_of") else { return Ok(request.n) };
     let best_of = value.integer("best_of", 1..=i64::from(MAX_CHOICES))? as u32;
-    if best_of < n {
+    if best_of < request.n {
         return Err(InvalidRequest::value("best_of", "'best_of' must not be less than 'n'."));
     }
     // As many as are wanted: nothing is left out.
-    used.when(Parameter::BestOf, best_of > n);
-    Ok(())
+    let leaves_out = best_of > request.n;
+    if leaves_out && request.stream {
+        return Err(InvalidRequest::value(
+            "best_of",
+            "'best_of' above 'n' cannot be streamed: which answers are the best is known at their end.",
+        ));
+    }
+    used.when(Parameter::BestOf, leaves_out);
+    Ok(best_of)
 }
 
 /// A string, token ids, or an array of either.
@@ -181,6 +190,7 @@ mod tests {
             (r#""prompt":"a","logprobs":true"#, "logprobs"),
             (r#""prompt":"a","max_tokens":0"#, "max_tokens"),
             (r#""prompt":"a","n":3,"best_of":2"#, "best_of"),
+            (r#""prompt":"a","n":2,"best_of":3,"stream":true"#, "best_of"),
             (r#""prompt":"a","echo":true,"logprobs":1"#, "echo"),
             (r#""prompt":"a","echo":"yes""#, "echo"),
             (r#""prompt":"a","suffix":1"#, "suffix"),
@@ -197,6 +207,15 @@ mod tests {
         let request = ChatRequest::parse_completion(body).expect("a request");
         let used: Vec<&str> = request.parameters.iter().map(Parameter::name).collect();
         assert_eq!(used, ["n", "logprobs", "prompt"]);
-        assert_eq!((request.max_tokens, request.answers()), (Some(16), 2));
+        assert_eq!((request.max_tokens, request.answers(), request.drafts()), (Some(16), 2, 2));
+    }
+
+    #[test]
+    fn answers_that_are_left_out_are_made_too() {
+        let body = br#"{"model":"m","prompt":["a","b"],"n":2,"best_of":5,"suffix":"c"}"#;
+        let request = ChatRequest::parse_completion(body).expect("a request");
+        assert_eq!((request.answers(), request.drafts(), request.completion_tokens(16)), (4, 10, 160));
+        let used: Vec<&str> = request.parameters.iter().map(Parameter::name).collect();
+        assert_eq!(used, ["n", "prompt", "suffix", "best_of"]);
     }
 }

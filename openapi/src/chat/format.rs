@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::Used;
 use super::json::Members;
-use super::tools::{member, parse_name};
+use super::tools::parse_name;
 use crate::error::InvalidRequest;
 use crate::parameter::Parameter;
 
@@ -29,13 +29,13 @@ impl<'a> ResponseFormat<'a> {
     pub(super) fn parse(members: &Members<'a>, used: &mut Used) -> Result<Self, InvalidRequest> {
         let Some(value) = members.get("response_format") else { return Ok(Self::Text) };
         let format = value.object("response_format")?;
-        let format = match &*member(&format, "response_format", "type")?.string("response_format.type")? {
+        let format = match &*format.required_at("response_format", "type")?.string("response_format.type")? {
             "text" => return Ok(Self::Text),
             "json_object" => Self::JsonObject,
             "json_schema" => {
                 let path = "response_format.json_schema";
-                let named = member(&format, "response_format", "json_schema")?.object(path)?;
-                parse_name(member(&named, path, "name")?, "response_format.json_schema.name")?;
+                let named = format.required_at("response_format", "json_schema")?.object(path)?;
+                parse_name(named.required_at(path, "name")?, "response_format.json_schema.name")?;
                 for (name, is_text) in [("description", true), ("strict", false)] {
                     let (value, path) = (named.get(name), format!("{path}.{name}"));
                     match is_text {
@@ -43,7 +43,7 @@ impl<'a> ResponseFormat<'a> {
                         false => drop(value.map(|value| value.boolean(&path)).transpose()?),
                     }
                 }
-                let schema = member(&named, path, "schema")?;
+                let schema = named.required_at(path, "schema")?;
                 schema.object(SCHEMA_PARAM)?;
                 Self::JsonSchema(Cow::Borrowed(schema.raw()))
             }

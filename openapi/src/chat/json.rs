@@ -42,6 +42,11 @@ impl<'a> Members<'a> {
         self.get(name).ok_or_else(|| InvalidRequest::missing(name))
     }
 
+    /// The same, of the object at `path`.
+    pub fn required_at(&self, path: impl fmt::Display, name: &str) -> Result<Value<'a>, InvalidRequest> {
+        self.get(name).ok_or_else(|| InvalidRequest::missing(format!("{path}.{name}")))
+    }
+
     /// All members.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Value<'a>)> {
         self.0.iter().map(|(name, raw)| (&**name, Value(raw)))

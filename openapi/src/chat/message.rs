@@ -5,11 +5,9 @@ use std::fmt;
 
 use serde_json::value::RawValue;
 
-use super::Media;
-use super::json::{Members, Value};
-use super::tools::member;
+use super::json::Value;
+use super::media::{self, Media};
 use crate::error::InvalidRequest;
-use crate::modality::Modality;
 use crate::parameter::{Parameter, ParameterSet};
 
 /// Who speaks.
@@ -71,7 +69,7 @@ pub struct ToolCall<'a> {
 impl<'a> ToolCall<'a> {
     fn parse(raw: &'a RawValue, path: &str) -> Result<Self, InvalidRequest> {
         let members = Value::new(raw).object(path)?;
-        let id = member(&members, path, "id")?.string(format_args!("{path}.id"))?;
+        let id = members.required_at(path, "id")?.string(format_args!("{path}.id"))?;
         if let Some(kind) = members.get("type")
             && kind.string(format_args!("{path}.type"))? != "function"
         {
@@ -80,14 +78,14 @@ impl<'a> ToolCall<'a> {
         }
         let path = format!("{path}.function");
         let function = members.get("function").ok_or_else(|| InvalidRequest::missing(&path))?.object(&path)?;
-        let text = |name: &str| member(&function, &path, name)?.string(format_args!("{path}.{name}"));
+        let text = |name: &str| function.required_at(&path, name)?.string(format_args!("{path}.{name}"));
         Ok(Self { id, name: text("name")?, arguments: text("arguments")? })
     }
 
     /// A call as it was written before there were tools: its result names the function, so that is its id.
     fn without_id(value: Value<'a>, path: &str) -> Result<Self, InvalidRequest> {
         let members = value.object(path)?;
-        let text = |name: &str| member(&members, path, name)?.string(format_args!("{path}.{name}"));
+        let text = |name: &str| members.required_at(path, name)?.string(format_args!("{path}.{name}"));
         let name = text("name")?;
         Ok(Self { id: name.clone(), name, arguments: text("arguments")? })
     }
@@ -101,8 +99,8 @@ impl<'a> From<(Role, Cow<'a, str>)> for Message<'a> {
 }
 
 impl<'a> Message<'a> {
-    /// Reads message number `at`; beside it, the kinds of content in it that an engine must be able to take. Of kinds that
-    /// `media` does not have yet, the first is added.
+    /// Reads message number `at`; beside it, the kinds of content in it that an engine must be able to take. What is not
+    /// text is added to `media`.
     pub(super) fn parse(
         raw: &'a RawValue,
         at: usize,
@@ -110,7 +108,7 @@ impl<'a> Message<'a> {
     ) -> Result<(Self, ParameterSet), InvalidRequest> {
         let path = |member: &'static str| Path { at, member };
         let members = Value::new(raw).object(format_args!("messages[{at}]"))?;
-        let role = match &*required(&members, "role", at)?.string(path("role"))? {
+        let role = match &*members.required_at(format_args!("messages[{at}]"), "role")?.string(path("role"))? {
             "system" => Role::System,
             "developer" => Role::Developer,
             "user" => Role::User,
@@ -173,10 +171,6 @@ fn parse_calls<'a>(value: Value<'a>, path: &str) -> Result<Vec<ToolCall<'a>>, In
     items.map(|(at, item)| ToolCall::parse(item, &format!("{path}[{at}]"))).collect()
 }
 
-fn required<'a>(members: &Members<'a>, name: &str, at: usize) -> Result<Value<'a>, InvalidRequest> {
-    members.get(name).ok_or_else(|| InvalidRequest::missing(format!("messages[{at}].{name}")))
-}
-
 fn parse_parts<'a>(
     value: Value<'a>,
     at: usize,
@@ -187,27 +181,20 @@ fn parse_parts<'a>(
     let parts =
         value.array(&path).map_err(|_| InvalidRequest::wrong_type(&path, "a string or an array of content parts"))?;
     let mut text = Cow::Borrowed("");
-    let mut takes = |parameter, modality, part| {
-        used.insert(parameter);
-        if media.iter().all(|known| known.modality != modality) {
-            media.push(Media { modality, message: at, part });
-        }
-    };
-    for (place, part) in parts.into_iter().enumerate() {
-        let path = format!("{path}[{place}]");
-        let members = Value::new(part).object(&path)?;
-        let member = |name: &str| members.get(name).ok_or_else(|| InvalidRequest::missing(format!("{path}.{name}")));
-        match &*member("type")?.string(format_args!("{path}.type"))? {
-            "text" => text += member("text")?.string(format_args!("{path}.text"))?,
-            "refusal" => text += member("refusal")?.string(format_args!("{path}.refusal"))?,
-            "image_url" => takes(Parameter::ImageUrl, Modality::Image, place),
-            "input_audio" => takes(Parameter::InputAudio, Modality::Audio, place),
-            "file" => takes(Parameter::File, Modality::File, place),
-            _ => {
-                return Err(InvalidRequest::value(
-                    format!("{path}.type"),
-                    format!("'{path}.type' must be one of 'text', 'refusal', 'image_url', 'input_audio' and 'file'."),
-                ));
+    for (part, raw) in parts.into_iter().enumerate() {
+        let path = format!("{path}[{part}]");
+        let members = Value::new(raw).object(&path)?;
+        let text_of = |name: &str| members.required_at(&path, name)?.string(format_args!("{path}.{name}"));
+        let kind = text_of("type")?;
+        match &*kind {
+            "text" | "refusal" => text += text_of(&kind)?,
+            other => {
+                let (parameter, modality, bytes) = media::parse(other, &members, &path)?.ok_or_else(|| {
+                    let kinds = "'text', 'refusal', 'image_url', 'input_audio' and 'file'";
+                    InvalidRequest::value(format!("{path}.type"), format!("'{path}.type' must be one of {kinds}."))
+                })?;
+                used.insert(parameter);
+                media.push(Media { modality, message: at, part, bytes });
             }
         }
     }

@@ -20,7 +20,7 @@ pub const QUANTIZATIONS: [&str; 12] =
 /// What a request says about the providers that may serve it. The default asks for nothing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Routing {
-    /// Providers to be tried first, in order.
+    /// Providers to be tried first, in order: ids, or names, each of which may be several providers'.
     pub order: Vec<String>,
     /// The only providers that may serve; empty for any.
     pub only: Vec<String>,
@@ -177,7 +177,7 @@ fn names(members: &Members<'_>, name: &str) -> Result<Vec<String>, InvalidReques
         let param = format!("{param}[{at}]");
         let provider = Value::new(item).string(&param)?;
         match provider.is_empty() || provider.len() > MAX_NAME {
-            true => Err(InvalidRequest::value(&param, format!("'{param}' must be a provider's id."))),
+            true => Err(InvalidRequest::value(&param, format!("'{param}' must be a provider's id or name."))),
             false => Ok(provider.into_owned()),
         }
     };

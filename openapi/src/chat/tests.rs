@@ -1,4 +1,5 @@
 use super::*;
+use crate::endpoint::Endpoint;
 use crate::modality::{Modalities, Modality};
 use proptest::prelude::*;
 
@@ -70,11 +71,12 @@ fn what_asks_for_a_feature_is_seen() {
 fn content_that_a_model_does_not_take_is_named_by_its_place() {
     let body = r#"{"model":"m","messages":[{"role":"system","content":[{"type":"text","text":"a"}]},{"role":"user","content":[
         {"type":"text","text":"b"},{"type":"image_url","image_url":{"url":"data:"}},{"type":"image_url","image_url":{"url":"data:"}},
-        {"type":"input_audio","input_audio":{"data":"","format":"wav"}},{"type":"file","file":{}}]}]}"#;
+        {"type":"input_audio","input_audio":{"data":"","format":"wav"}},{"type":"file","file":{"file_data":""}}]}]}"#;
     let request = ChatRequest::parse(body.as_bytes()).expect("valid parts");
-    assert_eq!(request.media.len(), 3, "the first of each kind");
+    assert_eq!((request.media.len(), request.media_bytes()), (4, 7 + 7 + 2 + 2));
     let refused = |inputs: &[Modality]| {
-        let refused = request.not_taken(&Modalities::new(inputs.to_vec()).expect("some"))?;
+        let refused =
+            Endpoint::Chat.not_taken(&request, &Modalities::new(inputs.to_vec()).expect("some"), body.as_bytes())?;
         Some((refused.param.expect("a place"), refused.code.expect("a code")))
     };
     let at = |part: usize| Some((format!("messages[1].content[{part}]"), "unsupported_content"));

@@ -106,14 +106,14 @@ fn parse_list<'a>(value: Value<'a>) -> Result<Vec<Tool<'a>>, InvalidRequest> {
 impl<'a> Tool<'a> {
     fn parse(value: Value<'a>, path: &str) -> Result<Self, InvalidRequest> {
         let members = value.object(path)?;
-        let kind = member(&members, path, "type")?.string(format_args!("{path}.type"))?;
+        let kind = members.required_at(path, "type")?.string(format_args!("{path}.type"))?;
         if kind != "function" {
             let param = format!("{path}.type");
             return Err(InvalidRequest::value(&param, format!("'{param}' must be 'function'.")));
         }
         let path = format!("{path}.function");
         let function = members.get("function").ok_or_else(|| InvalidRequest::missing(&path))?.object(&path)?;
-        let name = parse_name(member(&function, &path, "name")?, &format!("{path}.name"))?;
+        let name = parse_name(function.required_at(&path, "name")?, &format!("{path}.name"))?;
         let optional = |name: &str| function.get(name).map(|value| (value, format!("{path}.{name}")));
         let description = optional("description").map(|(value, path)| value.string(&path)).transpose()?;
         let parameters = optional("parameters")
@@ -139,12 +139,12 @@ impl<'a> ToolChoice<'a> {
             }
         } else {
             let members = value.object("tool_choice").map_err(|_| wrong())?;
-            if member(&members, "tool_choice", "type")?.string("tool_choice.type")? != "function" {
+            if members.required_at("tool_choice", "type")?.string("tool_choice.type")? != "function" {
                 return Err(wrong());
             }
-            let function = member(&members, "tool_choice", "function")?.object("tool_choice.function")?;
+            let function = members.required_at("tool_choice", "function")?.object("tool_choice.function")?;
             let path = "tool_choice.function";
-            Self::Named(member(&function, path, "name")?.string("tool_choice.function.name")?)
+            Self::Named(function.required_at(path, "name")?.string("tool_choice.function.name")?)
         };
         match &choice {
             Self::Required | Self::Named(_) if tools.is_empty() => {
@@ -172,9 +172,4 @@ pub(super) fn parse_name<'a>(value: Value<'a>, param: &str) -> Result<Cow<'a, st
             format!("'{param}' must be of letters, digits, underscores and dashes, {MAX_NAME} at most."),
         )),
     }
-}
-
-/// A member that must be there.
-pub(super) fn member<'a>(members: &Members<'a>, path: &str, name: &str) -> Result<Value<'a>, InvalidRequest> {
-    members.get(name).ok_or_else(|| InvalidRequest::missing(format!("{path}.{name}")))
 }

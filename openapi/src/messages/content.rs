@@ -1,6 +1,7 @@
 //! `system` and `messages`: blocks of content as a conversation's messages.
 
 use crate::chat::json::{Members, Value};
+use crate::chat::media::check_url;
 use crate::error::InvalidRequest;
 use crate::writer::{Writer, json_of};
 
@@ -21,8 +22,8 @@ pub fn write_messages(value: Value<'_>, messages: &mut Writer) -> Result<(), Inv
     for (at, item) in items.into_iter().enumerate() {
         let path = format!("messages[{at}]");
         let message = Value::new(item).object(&path)?;
-        let role = required(&message, &path, "role")?.string(format_args!("{path}.role"))?;
-        let content = required(&message, &path, "content")?;
+        let role = message.required_at(&path, "role")?.string(format_args!("{path}.role"))?;
+        let content = message.required_at(&path, "content")?;
         let path = format!("{path}.content");
         match &*role {
             "user" => write_user(content, &path, messages)?,
@@ -74,13 +75,13 @@ fn write_assistant(content: Value<'_>, path: &str, messages: &mut Writer) -> Res
     }
     let (mut text, mut reasoning, mut calls) = (String::new(), String::new(), Writer::array());
     for (block, path) in blocks(content, path)? {
-        let string = |name: &str| required(&block, &path, name)?.string(format_args!("{path}.{name}"));
+        let string = |name: &str| block.required_at(&path, name)?.string(format_args!("{path}.{name}"));
         match &*kind(&block, &path)? {
             "text" => text += &string("text")?,
             "thinking" => reasoning += &string("thinking")?,
             "redacted_thinking" => {} // nobody here can read it
             "tool_use" => {
-                let input = required(&block, &path, "input")?;
+                let input = block.required_at(&path, "input")?;
                 input.object(format_args!("{path}.input"))?;
                 let (mut call, mut function) = (Writer::object(), Writer::object());
                 function.put("name", &string("name")?).put("arguments", input.json());
@@ -107,7 +108,7 @@ fn write_assistant(content: Value<'_>, path: &str, messages: &mut Writer) -> Res
 }
 
 fn write_result(block: &Members<'_>, path: &str) -> Result<String, InvalidRequest> {
-    let id = required(block, path, "tool_use_id")?.string(format_args!("{path}.tool_use_id"))?;
+    let id = block.required_at(path, "tool_use_id")?.string(format_args!("{path}.tool_use_id"))?;
     let is_error = block.get("is_error").map(|value| value.boolean(&format!("{path}.is_error"))).transpose()?;
     let mut text = match block.get("content") {
         Some(content) => text_of(content, &format!("{path}.content"))?,
@@ -129,7 +130,7 @@ fn text_of(value: Value<'_>, path: &str) -> Result<String, InvalidRequest> {
     let mut text = String::new();
     for (block, path) in blocks(value, path)? {
         match &*kind(&block, &path)? {
-            "text" => text += &required(&block, &path, "text")?.string(format_args!("{path}.text"))?,
+            "text" => text += &block.required_at(&path, "text")?.string(format_args!("{path}.text"))?,
             other => return Err(unknown(other, &path)),
         }
     }
@@ -138,17 +139,21 @@ fn text_of(value: Value<'_>, path: &str) -> Result<String, InvalidRequest> {
 
 fn text_part(block: &Members<'_>, path: &str) -> Result<String, InvalidRequest> {
     let mut part = Writer::object();
-    part.put("type", "text").put("text", &required(block, path, "text")?.string(format_args!("{path}.text"))?);
+    part.put("type", "text").put("text", &block.required_at(path, "text")?.string(format_args!("{path}.text"))?);
     Ok(part.close())
 }
 
 fn image_part(block: &Members<'_>, path: &str) -> Result<String, InvalidRequest> {
     let path = format!("{path}.source");
     let source = block.get("source").ok_or_else(|| InvalidRequest::missing(&path))?.object(&path)?;
-    let string = |name: &str| required(&source, &path, name)?.string(format_args!("{path}.{name}"));
+    let string = |name: &str| source.required_at(&path, name)?.string(format_args!("{path}.{name}"));
     let url = match &*string("type")? {
         "base64" => format!("data:{};base64,{}", string("media_type")?, string("data")?),
-        "url" => string("url")?.into_owned(),
+        "url" => {
+            let url = string("url")?.into_owned();
+            check_url(&url, &format!("{path}.url"))?;
+            url
+        }
         other => return Err(unknown(other, &path)),
     };
     let (mut image, mut part) = (Writer::object(), Writer::object());
@@ -168,7 +173,7 @@ fn blocks<'a>(value: Value<'a>, path: &str) -> Result<Vec<(Members<'a>, String)>
 }
 
 fn kind<'a>(block: &Members<'a>, path: &str) -> Result<std::borrow::Cow<'a, str>, InvalidRequest> {
-    required(block, path, "type")?.string(format_args!("{path}.type"))
+    block.required_at(path, "type")?.string(format_args!("{path}.type"))
 }
 
 fn write_message(role: &str, content: &str, messages: &mut Writer) -> Result<(), InvalidRequest> {
@@ -182,8 +187,4 @@ fn unknown(kind: &str, path: &str) -> InvalidRequest {
     let path = format!("{path}.type");
     let kind: String = kind.chars().take(64).collect();
     InvalidRequest::value(&path, format!("'{path}' must be a type that is offered here; '{kind}' is not."))
-}
-
-fn required<'a>(members: &Members<'a>, path: &str, name: &str) -> Result<Value<'a>, InvalidRequest> {
-    members.get(name).ok_or_else(|| InvalidRequest::missing(format!("{path}.{name}")))
 }

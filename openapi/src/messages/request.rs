@@ -139,7 +139,7 @@ fn write_tools(members: &Members<'_>, chat: &mut Writer) -> Result<(), InvalidRe
     let Some(choice) = members.get("tool_choice").map(|value| value.object("tool_choice")).transpose()? else {
         return Ok(());
     };
-    let member = |name: &str| choice.get(name).ok_or_else(|| InvalidRequest::missing(format!("tool_choice.{name}")));
+    let member = |name: &str| choice.required_at("tool_choice", name);
     match &*member("type")?.string("tool_choice.type")? {
         "auto" => chat.put("tool_choice", "auto"),
         "any" => chat.put("tool_choice", "required"),
@@ -175,7 +175,7 @@ fn write_tool(value: Value<'_>, path: &str) -> Result<String, InvalidRequest> {
             format!("'{path}' must be 'custom': no other tools are offered here."),
         ));
     }
-    let required = |name: &str| tool.get(name).ok_or_else(|| InvalidRequest::missing(format!("{path}.{name}")));
+    let required = |name: &str| tool.required_at(path, name);
     let mut function = Writer::object();
     function.put("name", &required("name")?.string(format_args!("{path}.name"))?);
     if let Some(description) = tool.get("description") {
@@ -205,13 +205,12 @@ fn write_thinking(members: &Members<'_>, chat: &mut Writer) -> Result<(), Invali
     let Some(thinking) = members.get("thinking").map(|value| value.object("thinking")).transpose()? else {
         return Ok(());
     };
-    let kind = thinking.get("type").ok_or_else(|| InvalidRequest::missing("thinking.type"))?.string("thinking.type")?;
+    let kind = thinking.required_at("thinking", "type")?.string("thinking.type")?;
     let effort = match &*kind {
         "disabled" => "none",
         "adaptive" => "medium",
         "enabled" => {
-            let budget =
-                thinking.get("budget_tokens").ok_or_else(|| InvalidRequest::missing("thinking.budget_tokens"))?;
+            let budget = thinking.required_at("thinking", "budget_tokens")?;
             match budget.integer("thinking.budget_tokens", 1024..=10_000_000)? {
                 budget if budget <= LOW_BUDGET => "low",
                 budget if budget <= MEDIUM_BUDGET => "medium",
@@ -247,7 +246,7 @@ fn write_format(members: &Members<'_>, chat: &mut Writer) -> Result<(), InvalidR
         },
     };
     let format = format.object(path)?;
-    let member = |name: &str| format.get(name).ok_or_else(|| InvalidRequest::missing(format!("{path}.{name}")));
+    let member = |name: &str| format.required_at(path, name);
     if member("type")?.string(format_args!("{path}.type"))? != "json_schema" {
         return Err(InvalidRequest::value(format!("{path}.type"), format!("'{path}.type' must be 'json_schema'.")));
     }

@@ -103,6 +103,7 @@ fn images_thinking_and_forms_are_translated() {
 
 #[test]
 fn what_is_not_offered_is_refused_by_its_own_name() {
+    let image = |source| json!({"messages": [{"role": "user", "content": [{"type": "image", "source": source}]}]});
     for (more, param) in [
         (json!({"max_tokens": null}), "max_tokens"),
         (json!({"max_tokens": 0}), "max_tokens"),
@@ -110,6 +111,8 @@ fn what_is_not_offered_is_refused_by_its_own_name() {
         (json!({"messages": [{"role": "robot", "content": "x"}]}), "messages[0].role"),
         (json!({"messages": [{"role": "user"}]}), "messages[0].content"),
         (json!({"messages": [{"role": "user", "content": [{"type": "document"}]}]}), "messages[0].content[0].type"),
+        (image(json!({"type": "url", "url": "file:///etc/passwd"})), "messages[0].content[0].source.url"),
+        (image(json!({"type": "file", "file_id": "file_1"})), "messages[0].content[0].source.type"),
         (
             json!({"messages": [{"role": "user", "content": [{"type": "tool_result"}]}]}),
             "messages[0].content[0].tool_use_id",

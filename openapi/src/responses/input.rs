@@ -1,6 +1,7 @@
 //! `instructions` and `input` as messages.
 
 use crate::chat::json::{Members, Value};
+use crate::chat::media::{check_url, refuse_file_id};
 use crate::error::InvalidRequest;
 use crate::writer::{Writer, json_of};
 
@@ -51,12 +52,12 @@ fn take_item(
     assistant: &mut Assistant,
     messages: &mut Writer,
 ) -> Result<(), InvalidRequest> {
-    let text = |name: &str| required(item, path, name)?.string(format_args!("{path}.{name}"));
+    let text = |name: &str| item.required_at(path, name)?.string(format_args!("{path}.{name}"));
     let kind = item.get("type").map(|value| value.string(format_args!("{path}.type"))).transpose()?;
     match kind.as_deref().unwrap_or("message") {
         "message" => {
             let role = text("role")?;
-            let content = write_content(required(item, path, "content")?, &format!("{path}.content"))?;
+            let content = write_content(item.required_at(path, "content")?, &format!("{path}.content"))?;
             match &*role {
                 "assistant" => assistant.say(content, messages),
                 "user" | "system" | "developer" => {
@@ -77,7 +78,7 @@ fn take_item(
             assistant.calls.push(call.close());
         }
         "function_call_output" => {
-            let output = write_content(required(item, path, "output")?, &format!("{path}.output"))?;
+            let output = write_content(item.required_at(path, "output")?, &format!("{path}.output"))?;
             assistant.end(messages);
             let mut result = Writer::object();
             result.put("role", "tool").put("tool_call_id", &text("call_id")?).raw("content", &output);
@@ -91,7 +92,7 @@ fn take_item(
             for (at, part) in content.unwrap_or_default().into_iter().enumerate() {
                 let path = format!("{path}.content[{at}]");
                 let part = Value::new(part).object(&path)?;
-                assistant.reasoning += &required(&part, &path, "text")?.string(format_args!("{path}.text"))?;
+                assistant.reasoning += &part.required_at(&path, "text")?.string(format_args!("{path}.text"))?;
             }
         }
         _ => {
@@ -150,8 +151,8 @@ fn write_content(value: Value<'_>, path: &str) -> Result<String, InvalidRequest>
 }
 
 fn write_part(part: &Members<'_>, path: &str) -> Result<String, InvalidRequest> {
-    let kind = required(part, path, "type")?.string(format_args!("{path}.type"))?;
-    let text = |name: &str| required(part, path, name)?.string(format_args!("{path}.{name}"));
+    let kind = part.required_at(path, "type")?.string(format_args!("{path}.type"))?;
+    let text = |name: &str| part.required_at(path, name)?.string(format_args!("{path}.{name}"));
     let mut written = Writer::object();
     match &*kind {
         "input_text" | "output_text" | "text" => {
@@ -161,25 +162,37 @@ fn write_part(part: &Members<'_>, path: &str) -> Result<String, InvalidRequest> 
             written.put("type", "refusal").put("refusal", &text("refusal")?);
         }
         "input_image" => {
+            refuse_file_id(part, path, "image_url")?;
+            let url = text("image_url")?;
+            check_url(&url, &format!("{path}.image_url"))?;
             let mut image = Writer::object();
-            image.put("url", &text("image_url")?);
+            image.put("url", &url);
             if let Some(detail) = part.get("detail") {
                 image.put("detail", &detail.string(format_args!("{path}.detail"))?);
             }
             written.put("type", "image_url").raw("image_url", &image.close());
         }
         "input_file" => {
-            let mut file = Writer::object();
-            for name in ["file_id", "filename", "file_data"] {
-                if let Some(value) = part.get(name) {
-                    file.put(name, &value.string(format_args!("{path}.{name}"))?);
-                }
+            refuse_file_id(part, path, "file_data")?;
+            if part.get("file_url").is_some() {
+                let param = format!("{path}.file_url");
+                let message = format!("'{param}' is not fetched here: send 'file_data'.");
+                return Err(InvalidRequest { message, param: Some(param), code: Some("unsupported_parameter") });
             }
+            let mut file = Writer::object();
+            if let Some(name) = part.get("filename") {
+                file.put("filename", &name.string(format_args!("{path}.filename"))?);
+            }
+            file.put("file_data", &text("file_data")?);
             written.put("type", "file").raw("file", &file.close());
         }
         "input_audio" => {
-            let audio = required(part, path, "input_audio")?;
-            audio.object(format_args!("{path}.input_audio"))?;
+            let audio = part.required_at(path, "input_audio")?;
+            let members = audio.object(format_args!("{path}.input_audio"))?;
+            for name in ["data", "format"] {
+                let path = format!("{path}.input_audio");
+                members.required_at(&path, name)?.string(format_args!("{path}.{name}"))?;
+            }
             written.put("type", "input_audio").raw("input_audio", audio.json());
         }
         _ => {
@@ -195,8 +208,4 @@ fn message(role: &str, content: &str) -> String {
     let mut message = Writer::object();
     message.put("role", role).raw("content", content);
     message.close()
-}
-
-fn required<'a>(members: &Members<'a>, path: &str, name: &str) -> Result<Value<'a>, InvalidRequest> {
-    members.get(name).ok_or_else(|| InvalidRequest::missing(format!("{path}.{name}")))
 }

@@ -146,7 +146,7 @@ fn write_tools(members: &Members<'_>, chat: &mut Writer) -> Result<(), InvalidRe
 /// A function, whose members are the tool's own here and one level deeper in a conversation.
 fn parse_tool<'a>(value: Value<'a>, path: &str) -> Result<(Cow<'a, str>, String), InvalidRequest> {
     let tool = value.object(path)?;
-    let kind = tool.get("type").ok_or_else(|| InvalidRequest::missing(format!("{path}.type")))?;
+    let kind = tool.required_at(path, "type")?;
     if kind.string(format_args!("{path}.type"))? != "function" {
         let path = format!("{path}.type");
         return Err(InvalidRequest::value(
@@ -194,8 +194,7 @@ impl<'a> Choice<'a> {
             return if known { Ok(Self { chat: json_of(&mode), allowed: None }) } else { Err(wrong()) };
         }
         let choice = value.object("tool_choice").map_err(|_| wrong())?;
-        let member =
-            |name: &str| choice.get(name).ok_or_else(|| InvalidRequest::missing(format!("tool_choice.{name}")));
+        let member = |name: &str| choice.required_at("tool_choice", name);
         match &*member("type")?.string("tool_choice.type")? {
             "function" => {
                 let (mut function, mut chat) = (Writer::object(), Writer::object());
@@ -214,7 +213,7 @@ impl<'a> Choice<'a> {
                 let named = |(at, item)| {
                     let path = format!("tool_choice.tools[{at}]");
                     let tool = Value::new(item).object(&path)?;
-                    let name = tool.get("name").ok_or_else(|| InvalidRequest::missing(format!("{path}.name")))?;
+                    let name = tool.required_at(&path, "name")?;
                     name.string(format_args!("{path}.name"))
                 };
                 let tools = member("tools")?.array("tool_choice.tools")?;
@@ -237,7 +236,7 @@ fn write_text(members: &Members<'_>, chat: &mut Writer) -> Result<(), InvalidReq
         chat.raw("verbosity", verbosity.json());
     }
     let Some(format) = text.get("format").map(|value| value.object("text.format")).transpose()? else { return Ok(()) };
-    let kind = format.get("type").ok_or_else(|| InvalidRequest::missing("text.format.type"))?;
+    let kind = format.required_at("text.format", "type")?;
     let kind = kind.string("text.format.type")?;
     let mut written = Writer::object();
     written.put("type", &kind);
@@ -246,7 +245,7 @@ fn write_text(members: &Members<'_>, chat: &mut Writer) -> Result<(), InvalidReq
         "json_schema" => {
             let mut schema = Writer::object();
             for name in ["name", "schema"] {
-                format.get(name).ok_or_else(|| InvalidRequest::missing(format!("text.format.{name}")))?;
+                format.required_at("text.format", name)?;
             }
             for name in ["name", "description", "schema", "strict"] {
                 if let Some(value) = format.get(name) {

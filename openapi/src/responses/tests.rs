@@ -81,6 +81,34 @@ fn tools_and_forms_go_one_level_deeper() {
 }
 
 #[test]
+fn pictures_sounds_and_documents_go_on_as_they_came() {
+    let (image, audio) = ("data:image/png;base64,iVBOR+/=", json!({"data": "UklGRg==", "format": "wav"}));
+    let got = chat(json!({"input": [{"role": "user", "content": [
+        {"type": "input_image", "image_url": image, "detail": "high"},
+        {"type": "input_audio", "input_audio": audio},
+        {"type": "input_file", "filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBERi0="},
+    ]}]}));
+    let expected = json!([
+        {"type": "image_url", "image_url": {"url": image, "detail": "high"}},
+        {"type": "input_audio", "input_audio": audio},
+        {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBERi0="}},
+    ]);
+    assert_eq!(got.expect("chat")["messages"][0]["content"], expected);
+    for (part, name) in [
+        (json!({"type": "input_image"}), "image_url"),
+        (json!({"type": "input_image", "file_id": "file-1"}), "file_id"),
+        (json!({"type": "input_image", "image_url": "file:///etc/passwd"}), "image_url"),
+        (json!({"type": "input_file", "file_id": "file-1"}), "file_id"),
+        (json!({"type": "input_file", "file_url": "https://example.org/a.pdf"}), "file_url"),
+        (json!({"type": "input_file", "filename": "a.pdf"}), "file_data"),
+        (json!({"type": "input_audio", "input_audio": {"data": "x"}}), "input_audio.format"),
+    ] {
+        let refused = refused(json!({"input": [{"role": "user", "content": [part]}]}));
+        assert_eq!(refused, Some(format!("input[0].content[0].{name}")));
+    }
+}
+
+#[test]
 fn what_is_not_offered_is_refused_by_its_own_name() {
     for (more, param) in [
         (json!({}), "input"),

@@ -54,8 +54,8 @@ pub struct EngineArgs {
     pub upstream_key: Option<String>,
     /// OpenAI's parameters that the server honours, by name. Default: those of text that vLLM, SGLang, llama.cpp and
     /// Ollama share; add `n`, `logit_bias`, `response_format`, `tools`, `tool_choice`, `parallel_tool_calls` and
-    /// `reasoning_effort` for a server that has them. `prompt` means /v1/completions (`echo`, `suffix` and `best_of` go with
-    /// it), `input` /v1/embeddings (with `dimensions`).
+    /// `reasoning_effort` for a server that has them, `image_url`, `input_audio` and `file` for a model that takes them.
+    /// `prompt` means /v1/completions (`echo`, `suffix` and `best_of` go with it), `input` /v1/embeddings (with `dimensions`).
     #[arg(long, env = "LUMBUNG_PROVIDER_UPSTREAM_SUPPORTS", value_delimiter = ',', value_name = "NAMES")]
     pub upstream_supports: Vec<String>,
     /// Tokens of prompt and completion together that the server was started with. Default: what the server says of

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use lumbung_openapi::provider::is_name;
 use lumbung_telemetry::otlp;
 use tokio::sync::mpsc;
 
@@ -22,7 +23,7 @@ use crate::gateway::{Gateway, GatewayAddress};
 use crate::hardware::Hardware;
 use crate::identity::Identity;
 use crate::journal::{self, Journal};
-use crate::node::Node;
+use crate::node::{About, Node};
 use crate::outlook::Outlook;
 use crate::served::Served;
 use crate::{control, data_dir, pace};
@@ -69,6 +70,9 @@ pub struct ServeArgs {
 pub struct ServingArgs {
     #[command(flatten)]
     pub when: WhenArgs,
+    /// What clients may call this provider, instead of its id, once the operator trusts it. Several may have the same name.
+    #[arg(long, env = "LUMBUNG_PROVIDER_NAME", default_value = "", value_parser = parse_name)]
+    name: String,
     /// Where this machine is, such as eu-west; shown to clients.
     #[arg(long, env = "LUMBUNG_PROVIDER_REGION", default_value = "")]
     region: String,
@@ -85,6 +89,15 @@ pub struct ServingArgs {
     /// finishes what it has and ends. `lumbung-provider upgrade` starts the successor so.
     #[arg(long)]
     take_over: bool,
+}
+
+fn parse_name(text: &str) -> Result<String, &'static str> {
+    match text.is_empty() || is_name(text) {
+        true => Ok(text.to_owned()),
+        false => {
+            Err("a name has 1 to 64 letters, digits, spaces, '.', '_' and '-', and begins with a letter or a digit")
+        }
+    }
 }
 
 /// Serves until told to stop; what the flags name, and what the configuration file's tables do.
@@ -109,8 +122,8 @@ pub async fn run(args: ServeArgs, tables: &[Vec<OsString>], data_dir: PathBuf) -
     }
     let adopting = tokio::spawn(journal::adopt(journal.clone(), data_dir.clone(), own.name));
 
-    let hardware = Hardware::detect().summary();
-    let node = Arc::new(Node::new(identity.id.clone(), gateway, journal, served, args.region.clone(), hardware));
+    let about = About { name: args.name.clone(), region: args.region.clone(), hardware: Hardware::detect().summary() };
+    let node = Arc::new(Node::new(identity.id.clone(), gateway, journal, served, about));
     control::take_up_pause(&node, &data_dir);
     let kept = tokio::spawn(args.when.clone().keep(node.clone(), computes_all(&models))?);
     tracing::info!(

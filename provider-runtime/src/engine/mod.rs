@@ -14,7 +14,7 @@ use lumbung_openapi::error::InvalidRequest;
 use lumbung_openapi::frame::PromptCount;
 use lumbung_openapi::parameter::ParameterSet;
 use lumbung_openapi::provider::Resume;
-use lumbung_openapi::reply::TokenLogprob;
+use lumbung_openapi::reply::{TokenKinds, TokenLogprob};
 use tokio::sync::mpsc;
 
 pub mod calls;
@@ -111,6 +111,8 @@ pub enum Event {
     /// The engine's own final count of reasoning tokens over all choices, where it differs from the sum of
     /// [`Tokens::reasoning_count`].
     ReasoningTotal(u32),
+    /// What else the engine tells of the tokens, at the end.
+    Kinds(TokenKinds),
     /// The answer cannot go on. The last event.
     Failed(EngineError),
 }

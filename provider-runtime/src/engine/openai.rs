@@ -190,11 +190,14 @@ impl Engine for OpenAiEngine {
         // Dropped with the job, which takes the request back.
         let mut asking = Box::pin(ask(self.authorized(request)));
         // A server that streams nothing answers when it is done.
-        let begun = match self.streams_nothing.load(Ordering::Relaxed) {
+        let is_streamed = request::is_streamed(job.request);
+        let begun = match !is_streamed || self.streams_nothing.load(Ordering::Relaxed) {
             true => tokio::time::timeout(SOON, &mut asking).await.ok().transpose()?,
             false => Some((&mut asking).await?),
         };
-        if let Some((_, is_document)) = &begun {
+        if let Some((_, is_document)) = &begun
+            && is_streamed
+        {
             self.streams_nothing.store(*is_document, Ordering::Relaxed);
         }
         let (sender, events) = mpsc::channel(AHEAD);

@@ -182,6 +182,7 @@ pub async fn read(mut generation: Generation) -> Answer {
                 assert_eq!(answer.choices[choice as usize].reason.replace(reason), None, "two ends");
             }
             Event::Total(total) | Event::ReasoningTotal(total) => panic!("a count that differs: {total}"),
+            Event::Kinds(kinds) => panic!("text alone: {kinds:?}"),
             Event::Vector(vector) => panic!("a vector of {} numbers that nobody asked for", vector.len()),
             Event::Working => panic!("it shows everything as it is made"),
             Event::Failed(error) => panic!("failed: {error}"),

@@ -7,11 +7,12 @@
 //! - [`vitals`]: how fast and how reliable a provider is with a model, as the gateway has measured it.
 //! - [`ring`], [`vacancies`]: who comes into question, without looking at everyone.
 //! - [`roster`]: the providers of one model, and the choice among them.
-//! - [`wishes`]: what the client has said about providers.
+//! - [`wishes`]: what the client has said about providers; [`names`]: what it calls them.
 
 pub mod cost;
 pub mod dice;
 pub mod explain;
+pub mod names;
 pub mod prefix;
 pub mod quantiles;
 pub mod ring;
@@ -27,12 +28,15 @@ use lumbung_openapi::money::TokenPrice;
 
 use super::ids::ProviderId;
 use super::provider::Standing;
+use names::ProviderName;
 use vitals::Vitals;
 
 /// A provider of a model, as far as a choice needs to know it.
 pub trait Candidate {
     /// Who it is.
     fn provider(&self) -> &ProviderId;
+    /// What it is called beside.
+    fn name(&self) -> Option<&ProviderName>;
     /// How far it is trusted: newcomers serve where nobody else can.
     fn standing(&self) -> Standing;
     /// What it asks.

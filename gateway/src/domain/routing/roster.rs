@@ -17,6 +17,7 @@ use lumbung_openapi::money::NanoUsd;
 use super::Candidate;
 use super::cost::{Cost, Work, Worth, cost};
 use super::dice::Dice;
+use super::names::Named;
 use super::prefix::Prefix;
 use super::ring::{PROBES, Ring, name_hash};
 use super::vacancies::Vacancies;
@@ -52,6 +53,7 @@ pub struct Roster<S> {
     trusted: Tier,
     newcomers: Tier,
     vacancies: Arc<Vacancies>,
+    named: Named,
     slots: u64,
     /// What is assumed of whoever has not been measured: the average of those who have.
     pub prior: Prior,
@@ -141,6 +143,7 @@ impl<S: Candidate> Roster<S> {
             trusted: tier(0..trusted),
             newcomers: tier(trusted..seats.len()),
             slots: seats.iter().map(|seat| u64::from(seat.slots())).sum(),
+            named: Named::of(seats.iter().map(|seat| seat.name())),
             seats,
             vacancies,
             prior,
@@ -176,6 +179,12 @@ impl<S: Candidate> Roster<S> {
             let at = part.binary_search_by(|seat| seat.provider().as_str().cmp(provider)).ok()?;
             Some(tier.range.start + at)
         })
+    }
+
+    /// Providers by an id, or by the name that they have.
+    fn find_named(&self, name: &str) -> impl Iterator<Item = usize> {
+        let named = self.named.find(name).iter().map(|at| *at as usize);
+        self.find(name).into_iter().chain(named.take(SCAN))
     }
 
     /// How many jobs the owner of a prefix may have: its part of the load and a quarter more, less while it warms up.
@@ -248,19 +257,20 @@ impl<S: Candidate, E: Fn(&S) -> bool> Choice<'_, S, E> {
     /// Those that the client names, in its order; otherwise whoever it allows.
     fn by_wishes(&self, dice: &mut Dice, seen: &mut impl FnMut(&Considered)) -> Option<Considered> {
         let (roster, routing) = (self.roster, self.errand.routing);
-        let named = |names: &[String]| -> Vec<usize> {
-            let found = names.iter().filter_map(|name| roster.find(name));
-            found.filter(|at| self.is_allowed(*at) && self.can_take(*at)).collect()
+        // Each with the place of its name in the list: several may have the same.
+        let named = |names: &[String]| -> Vec<(usize, usize)> {
+            let places = names.iter().enumerate();
+            let found = places.flat_map(|(place, name)| roster.find_named(name).map(move |at| (place, at)));
+            found.filter(|(_, at)| self.is_allowed(*at) && self.can_take(*at)).collect()
         };
-        let ordered = named(&routing.order);
-        let in_order = ordered.into_iter().enumerate();
+        let in_order = named(&routing.order).into_iter();
         let first = best(in_order.map(|(place, at)| self.rank(at, place)), seen);
         if first.is_some() || (!routing.order.is_empty() && !routing.allow_fallbacks) {
             return first;
         }
         let others = routing.order.len();
         if !routing.only.is_empty() {
-            return best(named(&routing.only).into_iter().map(|at| self.rank(at, others)), seen);
+            return best(named(&routing.only).into_iter().map(|(_, at)| self.rank(at, others)), seen);
         }
         let all = self.vacant(0..roster.seats.len(), dice).filter(|at| self.is_allowed(*at));
         best(all.map(|at| self.rank(at, others)), seen)

@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use super::cost::Work;
 use super::dice::Dice;
 use super::explain::Notes;
+use super::names::ProviderName;
 use super::prefix::Prefix;
 use super::quantiles::Quantiles;
 use super::ring::{Ring, name_hash};
@@ -30,6 +31,7 @@ const SECOND: NanoUsd = NanoUsd::from_nanos(20_000);
 
 struct Stand {
     id: ProviderId,
+    name: Option<ProviderName>,
     standing: Standing,
     ask: TokenPrice,
     quantization: &'static str,
@@ -43,6 +45,7 @@ impl Stand {
         let price = NanoUsd::from_nanos(cents_per_mtok * 10_000_000);
         Self {
             id: Hash::of(&number.to_le_bytes()).to_string().parse().expect("a thumbprint"),
+            name: None,
             standing: Standing::Trusted,
             ask: TokenPrice { prompt: price, completion: price },
             quantization: "bf16",
@@ -68,6 +71,9 @@ impl Stand {
 impl Candidate for Stand {
     fn provider(&self) -> &ProviderId {
         &self.id
+    }
+    fn name(&self) -> Option<&ProviderName> {
+        self.name.as_ref()
     }
     fn standing(&self) -> Standing {
         self.standing
@@ -277,6 +283,33 @@ fn wishes_name_who_may_serve() {
     (0..8).for_each(|_| roster[roster.find(&ids[2]).expect("it is there")].take());
     assert_eq!(chosen(&roster, &Routing { order: named(&[2, 1]), ..none() }), Some(20));
     assert_eq!(chosen(&roster, &Routing { order: named(&[2]), allow_fallbacks: false, ..none() }), None);
+}
+
+#[test]
+fn a_name_stands_for_all_who_have_it() {
+    let called = |name: &str, number, cents| Stand { name: ProviderName::new(name), ..Stand::new(number, cents) };
+    let roster = roster([
+        called("Acme", 1, 40),
+        called("acme", 2, 30),
+        called("Rice Barn", 3, 20),
+        Stand { standing: Standing::Newcomer, ..Stand::new(4, 10) },
+    ]);
+    let named = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let none = Routing::default;
+    for (routing, price) in [
+        (Routing { order: named(&["acme"]), ..none() }, Some(30)),
+        (Routing { order: named(&["ACME", "rice-barn"]), ..none() }, Some(30)),
+        (Routing { order: named(&["rice-barn", "acme"]), ..none() }, Some(20)),
+        (Routing { only: named(&["acme"]), sort: Some(Sort::Price), ..none() }, Some(30)),
+        (Routing { only: named(&["acme", "rice_barn"]), ignore: named(&["rice barn"]), ..none() }, Some(30)),
+        (Routing { only: named(&["acme"]), ignore: named(&["Acme"]), ..none() }, None),
+        (Routing { ignore: named(&["acme"]), ..none() }, Some(20)),
+        (Routing { order: named(&["acm"]), allow_fallbacks: false, ..none() }, None),
+    ] {
+        assert_eq!(chosen(&roster, &routing), price, "{routing:?}");
+        let nobody = wishes::nobody(&routing, roster.iter().map(|stand| &**stand));
+        assert_eq!(nobody.is_some(), price.is_none(), "{routing:?}");
+    }
 }
 
 #[test]

@@ -36,7 +36,9 @@ impl Wish {
 
     /// Whether it allows this provider.
     pub fn allows(self, routing: &Routing, candidate: &impl Candidate) -> bool {
-        let named = |names: &[String]| names.iter().any(|name| name == candidate.provider().as_str());
+        let is_called =
+            |name: &str| name == candidate.provider().as_str() || candidate.name().is_some_and(|own| own.is(name));
+        let named = |names: &[String]| names.iter().any(|name| is_called(name));
         match self {
             Self::Only => routing.only.is_empty() || named(&routing.only),
             Self::Order => routing.allow_fallbacks || routing.order.is_empty() || named(&routing.order),

@@ -13,6 +13,7 @@ pub mod provider;
 pub mod proxy;
 pub mod reckoning;
 pub mod redis;
+pub mod sidecar;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;

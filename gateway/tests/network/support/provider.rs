@@ -9,6 +9,7 @@ use lumbung_openapi::jws::SigningKey;
 use serde_json::Value;
 
 use super::process::{Process, wait_until};
+use super::sidecar::Sidecar;
 use super::{ASK, MODEL, programs};
 
 /// A provider that is being described.
@@ -49,6 +50,14 @@ impl ProviderSetup {
             entrance: Vec::new(),
             env: Vec::new(),
         }
+    }
+
+    /// Has a server beside it answer, which honours these parameters.
+    pub fn sidecar(model: &str, sidecar: &Sidecar, supports: &str) -> Self {
+        let flags = ["--engine", "openai", "--upstream", &sidecar.url(), "--upstream-model", "beside", "--slots", "16"];
+        let flags = flags.map(str::to_owned).into_iter();
+        let more = ["--context-length", "100000", "--upstream-supports", supports].map(str::to_owned);
+        Self { model: model.into(), flags: flags.chain(more).collect(), script: None, ..Self::scripted(Value::Null) }
     }
 
     /// Answers with the bundled model.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lumbung_openapi::frame::PromptCount;
-use lumbung_openapi::reply::{TokenLogprob, TopLogprob};
+use lumbung_openapi::reply::{TokenKinds, TokenLogprob, TopLogprob};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -145,15 +145,23 @@ pub struct UpstreamUsage {
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
 struct UpstreamCompletionDetails {
-    #[serde(default)]
     reasoning_tokens: Option<u32>,
+    audio_tokens: Option<u32>,
+    text_tokens: Option<u32>,
+    accepted_prediction_tokens: Option<u32>,
+    rejected_prediction_tokens: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
 struct UpstreamPromptDetails {
-    #[serde(default)]
     cached_tokens: Option<u32>,
+    cache_write_tokens: Option<u32>,
+    audio_tokens: Option<u32>,
+    image_tokens: Option<u32>,
+    text_tokens: Option<u32>,
 }
 
 impl ChunkChoice {
@@ -239,6 +247,22 @@ impl UpstreamUsage {
     /// Completion tokens spent on reasoning, if this tells them.
     pub fn reasoning(self) -> Option<u32> {
         self.completion_tokens_details?.reasoning_tokens
+    }
+
+    /// What else this tells of tokens.
+    pub fn kinds(self) -> TokenKinds {
+        let prompt = self.prompt_tokens_details.unwrap_or_default();
+        let completion = self.completion_tokens_details.unwrap_or_default();
+        TokenKinds {
+            cache_write: prompt.cache_write_tokens,
+            prompt_audio: prompt.audio_tokens,
+            prompt_image: prompt.image_tokens,
+            prompt_text: prompt.text_tokens,
+            completion_audio: completion.audio_tokens,
+            completion_text: completion.text_tokens,
+            accepted_prediction: completion.accepted_prediction_tokens,
+            rejected_prediction: completion.rejected_prediction_tokens,
+        }
     }
 
     /// Completion tokens over all choices, if this tells them.

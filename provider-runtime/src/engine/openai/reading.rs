@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lumbung_openapi::reply::TokenKinds;
 use reqwest::Response;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -251,7 +252,11 @@ impl Reading {
         let (counted, reasoned) = (sum(|choice| choice.tokens), sum(|choice| choice.reasoning_tokens));
         let total = self.usage.completion().filter(|told| *told > 0 && *told != counted);
         let reasoning = self.usage.reasoning().filter(|told| *told > 0 && *told != reasoned);
-        total.map(Event::Total).into_iter().chain(reasoning.map(Event::ReasoningTotal)).collect()
+        let kinds = Some(self.usage.kinds()).filter(|kinds| *kinds != TokenKinds::default());
+        [total.map(Event::Total), reasoning.map(Event::ReasoningTotal), kinds.map(Event::Kinds)]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use lumbung_openapi::chat::ChatRequest;
 use lumbung_openapi::error::InvalidRequest;
 use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
@@ -16,16 +17,20 @@ struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// What is sent in place of the client's body.
 pub fn body(job: &Job<'_>, model: &str, context_length: u32) -> Result<Vec<u8>, EngineError> {
-    let mut changes = vec![
-        ("model", model.into()),
-        ("stream", true.into()),
-        ("stream_options", serde_json::json!({"include_usage": true})),
-    ];
+    let mut changes = vec![("model", model.into()), ("stream", is_streamed(job.request).into())];
+    if is_streamed(job.request) {
+        changes.push(("stream_options", serde_json::json!({"include_usage": true})));
+    }
     if is_limit_needed(job, context_length) {
         // Every server knows this name; older ones do not know `max_completion_tokens`.
         changes.push(("max_tokens", job.max_completion_tokens.into()));
     }
     changed(job.body, changes)
+}
+
+/// Whether the server is asked for a stream: always, but where it must compare whole answers first.
+pub fn is_streamed(request: &ChatRequest<'_>) -> bool {
+    request.drafts() == request.answers()
 }
 
 /// A body with these members in place of its own, and no limit under a name that older servers do not know.
@@ -52,14 +57,15 @@ pub fn changed(
 /// may not fit, the server's own end of the context is the limit, and the count of what comes back.
 fn is_limit_needed(job: &Job<'_>, context_length: u32) -> bool {
     // Text and JSON around it come to three bytes a token or more, but for scripts whose characters are several tokens each.
-    let prompt_estimate = (job.body.len() / 3) as u64;
+    let text = job.body.len().saturating_sub(job.request.media_bytes()) / 3;
+    let media: u64 = job.request.media.iter().map(|media| u64::from(media.likely_tokens())).sum();
+    let prompt_estimate = text as u64 + media;
     job.request.max_tokens.is_some() || u64::from(job.max_completion_tokens) + prompt_estimate < context_length.into()
 }
 
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use lumbung_openapi::chat::ChatRequest;
     use serde_json::{Value, json};
 
     use super::*;
