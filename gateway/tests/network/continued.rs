@@ -35,7 +35,7 @@ async fn dying(network: &Network, tokens: u32) -> Provider {
     provider
 }
 
-/// The answer's bytes, without what differs from one answer to the next: its id and its times.
+/// The answer's bytes, without what differs from one answer to the next: its id, its times, and its cost, for providers' asks differ.
 async fn bytes(client: &Client, path: &str, body: &Value) -> String {
     let request = reqwest::Client::new().post(format!("{}{path}", client.base)).bearer_auth(&client.key);
     let response = request.json(body).send().await.expect("an answer");
@@ -46,7 +46,7 @@ async fn bytes(client: &Client, path: &str, body: &Value) -> String {
     let own = id.trim_start_matches(|c: char| c.is_ascii_lowercase() || matches!(c, '_' | '-'));
     assert_eq!(own.len(), 26, "{id}");
     let text = text.replace(own, "ID");
-    ["created", "created_at", "completed_at"].iter().fold(text, |text, name| without_number(&text, name))
+    ["created", "created_at", "completed_at", "cost"].iter().fold(text, |text, name| without_number(&text, name))
 }
 
 /// The text with every number that is this member's value left out.
@@ -54,7 +54,7 @@ fn without_number(text: &str, name: &str) -> String {
     let member = format!("\"{name}\":");
     let mut pieces = text.split(&member);
     let first = pieces.next().unwrap_or_default().to_owned();
-    pieces.fold(first, |text, rest| text + &member + rest.trim_start_matches(|c: char| c.is_ascii_digit()))
+    pieces.fold(first, |text, rest| text + &member + rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.'))
 }
 
 async fn dies_at(path: &str, body: Value) {

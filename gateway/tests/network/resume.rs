@@ -34,7 +34,15 @@ fn cuts() -> Vec<u32> {
 struct Heard {
     /// Every choice's text, tool calls and reason to end.
     choices: Value,
+    /// Without the cost: providers' asks differ.
     usage: Usage,
+}
+
+impl Heard {
+    fn new(choices: Value, usage: Usage) -> Self {
+        assert!(usage.cost.is_some(), "{usage:?}");
+        Self { choices, usage: Usage { cost: None, ..usage } }
+    }
 }
 
 async fn ask(client: &Client, stream: bool, question: &str, more: &Value) -> (String, Heard) {
@@ -42,10 +50,7 @@ async fn ask(client: &Client, stream: bool, question: &str, more: &Value) -> (St
         true => {
             let streamed = client.stream(question, more.clone()).await;
             assert!(streamed.done && streamed.error.is_none(), "{streamed:?}");
-            (
-                streamed.id.clone(),
-                Heard { usage: streamed.usage.expect("usage"), choices: without_ids(streamed.choices()) },
-            )
+            (streamed.id.clone(), Heard::new(without_ids(streamed.choices()), streamed.usage.expect("usage")))
         }
         false => {
             let response = client.post(Client::body(question, more.clone()).to_string()).await;
@@ -53,10 +58,7 @@ async fn ask(client: &Client, stream: bool, question: &str, more: &Value) -> (St
             assert_eq!(status, 200, "{text}");
             let mut answer: Value = serde_json::from_str(&text).expect("JSON");
             let usage = serde_json::from_value(answer["usage"].take()).expect("usage");
-            (
-                answer["id"].as_str().expect("an id").to_owned(),
-                Heard { usage, choices: without_ids(answer["choices"].take()) },
-            )
+            (answer["id"].as_str().expect("an id").to_owned(), Heard::new(without_ids(answer["choices"].take()), usage))
         }
     }
 }
@@ -224,7 +226,7 @@ async fn a_provider_that_freezes_is_replaced_within_twice_the_stall_timeout() {
                 let (streamed, longest) = read_timed(client.open("Tell me about rice.", more.clone()).await).await;
                 assert!(longest >= STALL / 2 && longest < 2 * STALL, "a pause of {longest:?}");
                 assert!(streamed.done && streamed.error.is_none());
-                (streamed.id.clone(), Heard { usage: streamed.usage.expect("usage"), choices: streamed.choices() })
+                (streamed.id.clone(), Heard::new(streamed.choices(), streamed.usage.expect("usage")))
             }
             false => ask(&client, false, "Tell me about rice.", &more).await,
         };

@@ -115,6 +115,11 @@ impl EngineArgs {
         Ok(())
     }
 
+    /// Whether a test has it fail in its first long answer, which is to be a client's.
+    pub fn has_fault(&self) -> bool {
+        self.test_die_after_tokens.is_some() || self.test_freeze_after_tokens.is_some()
+    }
+
     /// Loads the model. May take minutes.
     pub async fn load(&self) -> anyhow::Result<Arc<dyn Engine>> {
         let engine: Arc<dyn Engine> = match self.engine {

@@ -117,7 +117,7 @@ pub async fn run(args: ServeArgs, tables: &[Vec<OsString>], data_dir: PathBuf) -
     let cannot = || format!("cannot open the journal in {}", data_dir.display());
     let own = journal::Own::find(&data_dir).with_context(cannot)?;
     let journal = Journal::open(&data_dir, own.name).with_context(cannot)?;
-    for model in served.iter().filter(|served| is_embedded(&models, &served.model)) {
+    for model in served.iter().filter(|served| is_tried(&models, &served.model)) {
         pace::measure_once(&data_dir, &model.model, &*model.engine, model.slot_count()).await;
     }
     let adopting = tokio::spawn(journal::adopt(journal.clone(), data_dir.clone(), own.name));
@@ -175,9 +175,9 @@ pub async fn load_one(model: &ModelArgs, limits: &LimitArgs) -> anyhow::Result<S
 
 /// Whether an engine of this process' own answers for it: that is tried before there are jobs. A server beside it is not asked
 /// unless somebody wants it to be.
-fn is_embedded(models: &[ModelArgs], id: &str) -> bool {
+fn is_tried(models: &[ModelArgs], id: &str) -> bool {
     let mut of_id = models.iter().filter(|model| model.engine.model_id().is_ok_and(|of_it| of_it == id));
-    of_id.any(|model| model.engine.engine == EngineKind::Mistral)
+    of_id.any(|model| model.engine.engine == EngineKind::Mistral && !model.engine.has_fault())
 }
 
 /// Whether no other process works for the jobs that run.
