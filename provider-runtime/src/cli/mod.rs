@@ -156,9 +156,10 @@ fn settings_now() -> anyhow::Result<(serve::ServeArgs, lumbung_settings::Given)>
     }
 }
 
-/// Two workers: on one runtime more of them cost 10 to 15 % more per job, and engines compute on threads of their own.
+/// One worker: where a job's tasks are on one thread, none of them wakes another, which costs more than what they do. Engines compute
+/// on threads of their own.
 fn block_on<F: Future>(future: F) -> anyhow::Result<F::Output> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let output = runtime.block_on(future);
     // An engine's blocking work is not waited for: what had to be finished is finished.
     runtime.shutdown_background();

@@ -8,7 +8,9 @@ use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::{Args, Command};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -20,6 +22,7 @@ use super::when::WhenArgs;
 use super::{config, settings_now};
 use crate::control::{ReloadAsked, Reloaded};
 use crate::node::Node;
+use crate::served::Served;
 
 /// How long memory may take to be given back once the last job of a model has ended.
 const FREED_WITHIN: Duration = Duration::from_secs(5);
@@ -88,7 +91,7 @@ impl Reloading {
         for model in to_load {
             let id = model.engine.model_id()?;
             let loaded = match fits_within(&self.now.limits, &model, FREED_WITHIN).await {
-                Ok(()) => load_one(&model, &self.now.limits).await,
+                Ok(()) => load_aside(&model, &self.now.limits).await,
                 Err(error) => Err(error),
             };
             match loaded {
@@ -159,6 +162,13 @@ impl Reloading {
         self.now.serving = serving;
         Ok(())
     }
+}
+
+/// Loads a model while the thread that tunnels and jobs share goes on.
+async fn load_aside(model: &ModelArgs, limits: &LimitArgs) -> anyhow::Result<Served> {
+    let (model, limits, runtime) = (model.clone(), limits.clone(), Handle::current());
+    let loading = tokio::task::spawn_blocking(move || runtime.block_on(load_one(&model, &limits)));
+    loading.await.context("loading it broke off")?
 }
 
 /// Whether there is room for a model, at the latest after so long.
