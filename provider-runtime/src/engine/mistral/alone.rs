@@ -44,7 +44,8 @@ pub struct Pace {
 #[derive(Default)]
 struct Tally {
     tokens: AtomicU64,
-    first_token_us: std::sync::Mutex<Vec<u64>>,
+    /// And whether the stream had had an answer before.
+    first_token_us: std::sync::Mutex<Vec<(bool, u64)>>,
 }
 
 impl MistralEngine {
@@ -68,7 +69,9 @@ impl MistralEngine {
             broken = asking => anyhow::bail!("it stopped: {:?}", broken.err()),
             counted = counting => counted,
         };
-        let mut first = tally.first_token_us.into_inner().unwrap_or_default();
+        let all = tally.first_token_us.into_inner().unwrap_or_default();
+        let is_later = all.iter().any(|(is_later, _)| *is_later);
+        let mut first: Vec<u64> = all.into_iter().filter(|(later, _)| *later == is_later).map(|(_, us)| us).collect();
         first.sort_unstable();
         anyhow::ensure!(!first.is_empty(), "not one token came");
         let first_token_ms = first[first.len() / 2] as f64 / 1000.0;
@@ -77,6 +80,8 @@ impl MistralEngine {
 
     /// One answer after another, for good.
     async fn ask_on(&self, prompt: &[u32], load: &Load, tally: &Tally) -> anyhow::Result<()> {
+        // Those that all begin at once at first do not wait for each other's turn as later ones do.
+        let mut is_later = false;
         loop {
             let begun = Instant::now();
             let mut responses = self.ask_alone(prompt.to_vec(), load.tokens).await?;
@@ -89,12 +94,13 @@ impl MistralEngine {
                 if std::mem::take(&mut is_first)
                     && let Ok(mut first) = tally.first_token_us.lock()
                 {
-                    first.push(begun.elapsed().as_micros() as u64);
+                    first.push((is_later, begun.elapsed().as_micros() as u64));
                 }
                 if chunk.choices.iter().any(|choice| choice.finish_reason.is_some()) {
                     break;
                 }
             }
+            is_later = true;
         }
     }
 

@@ -14,6 +14,7 @@ use lumbung_openapi::reply::{TokenLogprob, TopLogprob};
 use mistralrs::Tensor;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::guide::Guide;
 use super::parts::{Begun, Parts, Place, Reader};
@@ -32,12 +33,20 @@ pub struct Choice {
     markers: Arc<[u32]>,
     vocabulary: Arc<Vocabulary>,
     generated_tokens: Arc<AtomicU64>,
+    /// Cancelled once the choice is over.
+    over: CancellationToken,
     state: Mutex<State>,
+}
+
+/// Where events go for as long as a choice goes on.
+struct Telling {
+    events: mpsc::Sender<Event>,
+    _over: DropGuard,
 }
 
 struct State {
     /// `None` once the choice is over, so that the channel closes when all are.
-    events: Option<mpsc::Sender<Event>>,
+    telling: Option<Telling>,
     tokens: Vec<u32>,
     sampler: Sampler,
     decoder: Utf8Decoder,
@@ -75,8 +84,9 @@ impl Choice {
         guide: Option<Guide>,
         history: History,
     ) -> Self {
+        let over = CancellationToken::new();
         let state = State {
-            events: Some(of.events),
+            telling: Some(Telling { events: of.events, _over: over.clone().drop_guard() }),
             tokens: Vec::new(),
             sampler,
             decoder: Utf8Decoder::default(),
@@ -92,6 +102,7 @@ impl Choice {
             markers: of.markers,
             vocabulary: of.vocabulary,
             generated_tokens: of.generated_tokens,
+            over,
             state: Mutex::new(state),
         };
         choice.replay();
@@ -104,12 +115,12 @@ impl Choice {
         let mut state = self.lock();
         if !state.sampler.tells_logprobs() {
             for &token in &self.history.ids {
-                if state.events.is_some() {
+                if state.telling.is_some() {
                     self.accept(&mut state, Drawn { token, logprobs: None });
                 }
             }
             // mistralrs had ended it by itself (see `stop`), which these tokens alone do not tell.
-            if self.history.finished && state.events.is_some() {
+            if self.history.finished && state.telling.is_some() {
                 let reason = state.stop_reason();
                 state.end(Event::Finish { choice: self.number, reason });
             }
@@ -132,7 +143,12 @@ impl Choice {
 
     /// Whether it has finished, failed or been cancelled.
     pub fn is_over(&self) -> bool {
-        self.lock().events.is_none()
+        self.over.is_cancelled()
+    }
+
+    /// Waits for that.
+    pub async fn over(&self) {
+        self.over.cancelled().await;
     }
 
     /// Prompt and answer so far, and how many tokens may still come: where an engine that died goes on.
@@ -172,8 +188,8 @@ impl Choice {
         if let Some(token) = state.tokens.get(position) {
             return Some(*token);
         }
-        if state.events.as_ref().is_none_or(mpsc::Sender::is_closed) {
-            state.events = None;
+        if state.telling.as_ref().is_none_or(|telling| telling.events.is_closed()) {
+            state.telling = None;
             return None;
         }
         let drawn = match self.history.ids.get(position) {
@@ -335,19 +351,19 @@ impl State {
 
     /// The channel has room for all that the job can make, so a slow reader stalls nobody. A reader who is gone ends it.
     fn send(&mut self, event: Event) {
-        let Some(events) = &self.events else { return };
-        match events.try_send(event) {
+        let Some(telling) = &self.telling else { return };
+        match telling.events.try_send(event) {
             Ok(()) => {}
-            Err(TrySendError::Closed(_)) => self.events = None,
+            Err(TrySendError::Closed(_)) => self.telling = None,
             Err(TrySendError::Full(_)) => {
                 tracing::error!("a job made more events than its channel was made for");
-                self.events = None;
+                self.telling = None;
             }
         }
     }
 
     fn end(&mut self, event: Event) {
         self.send(event);
-        self.events = None;
+        self.telling = None;
     }
 }

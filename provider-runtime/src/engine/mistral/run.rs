@@ -8,6 +8,7 @@ use mistralrs::{
     Constraint, CustomLogitsProcessor, Model, NormalRequest, Request, RequestMessage, Response, SamplingParams,
     StopTokens, Tensor,
 };
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::choice::Choice;
@@ -16,6 +17,8 @@ use crate::engine::Event;
 /// A panic on mistralrs' thread ends every sequence on it; the next request starts a new thread, once the old one is gone.
 const ATTEMPTS: usize = 2;
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(100);
+/// How often it is looked whether mistralrs has ended an answer by itself, or broken it off.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// What mistralrs sends beside a chunk per token: an error at most.
 const RESPONSES_BESIDE_CHUNKS: usize = 8;
 
@@ -124,30 +127,16 @@ impl Runner {
             Ok(responses) => responses,
             Err(reason) => return Outcome::Broken(reason),
         };
+        // What it sends for each token is of no use here: to be woken for it would cost a token more than all the rest.
         loop {
-            let response = tokio::select! {
+            tokio::select! {
+                () = choice.over() => return Outcome::Over,
                 // The choice sees it too, at its next step; without responses to send to, mistralrs also stops by itself.
                 () = events.closed() => return Outcome::Over,
-                response = responses.recv() => response,
-            };
-            if choice.is_over() {
-                return Outcome::Over;
+                () = tokio::time::sleep(LOOK_EVERY) => {}
             }
-            match response {
-                Some(Response::CompletionChunk(chunk)) => {
-                    if chunk.choices.iter().any(|choice| choice.finish_reason.is_some()) {
-                        choice.stop();
-                        return Outcome::Over;
-                    }
-                }
-                Some(Response::InternalError(error) | Response::ValidationError(error)) => {
-                    return Outcome::Broken(error.to_string());
-                }
-                Some(Response::CompletionModelError(reason, _) | Response::ModelError(reason, _)) => {
-                    return Outcome::Broken(reason);
-                }
-                Some(_) => return Outcome::Broken("a response that was not asked for".to_owned()),
-                None => return Outcome::Broken("the engine's thread died".to_owned()),
+            if let Some(outcome) = outcome_of(&mut responses, choice) {
+                return outcome;
             }
         }
     }
@@ -185,5 +174,30 @@ impl Runner {
         let engine = self.model.inner().get_sender(None).map_err(|error| error.to_string())?;
         engine.send(request).await.map_err(|_| "the engine's thread has died".to_owned())?;
         Ok(responses)
+    }
+}
+
+/// What mistralrs' responses so far say of the end; `None` where it is still to come.
+fn outcome_of(responses: &mut mpsc::Receiver<Response>, choice: &Choice) -> Option<Outcome> {
+    loop {
+        let response = responses.try_recv();
+        if choice.is_over() {
+            return Some(Outcome::Over);
+        }
+        let reason = match response {
+            Ok(Response::CompletionChunk(chunk)) => {
+                if chunk.choices.iter().all(|choice| choice.finish_reason.is_none()) {
+                    continue;
+                }
+                choice.stop();
+                return Some(Outcome::Over);
+            }
+            Ok(Response::InternalError(error) | Response::ValidationError(error)) => error.to_string(),
+            Ok(Response::CompletionModelError(reason, _) | Response::ModelError(reason, _)) => reason,
+            Ok(_) => "a response that was not asked for".to_owned(),
+            Err(TryRecvError::Empty) => return None,
+            Err(TryRecvError::Disconnected) => "the engine's thread died".to_owned(),
+        };
+        return Some(Outcome::Broken(reason));
     }
 }
