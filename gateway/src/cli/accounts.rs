@@ -167,8 +167,9 @@ async fn show(account: &AccountId, store: &Store) -> anyhow::Result<Report> {
     let (record, balance) = (store.account(account).await?, store.account_balance(account).await?);
     let keys = store.keys(Some(account)).await?;
     let closed = record.closed_at_us.map_or_else(String::new, |at| format!(", closed {}", time(at)));
+    let erased = record.erased_at_us.map_or_else(String::new, |at| format!(", erased {}", time(at)));
     let mut text = format!(
-        "{} {}\nopened {}{closed}\nspendable ${} (credit ${}, set aside ${})\n",
+        "{} {}\nopened {}{closed}{erased}\nspendable ${} (credit ${}, set aside ${})\n",
         record.id,
         record.name,
         time(record.created_at_us),

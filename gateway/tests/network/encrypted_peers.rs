@@ -68,7 +68,10 @@ async fn a_gateway_whose_certificate_is_not_good_gets_no_prompt() {
         refuses(&network.gateway, from, why).await;
         assert_eq!(status(&client).await, 503, "{why:?}: its provider is out of reach");
         assert_eq!(status(&at(&client, &other.base)).await, 200, "it serves its own clients");
-        assert!(other.process.log().contains("connected to another gateway"), "whose own certificate is good");
+        wait_until("it trusts whose certificate is good", Duration::from_secs(30), async || {
+            other.process.log().contains("connected to another gateway")
+        })
+        .await;
         provider.receipts_acknowledged().await;
         drop(provider);
         other.stop().await;
@@ -131,7 +134,7 @@ async fn certificates_and_authorities_are_exchanged_under_a_stream_that_is_passe
     let third = network.another_gateway().await;
     wait_until("all know each other", Duration::from_secs(30), async || {
         let connected = |it: &Process| it.log().matches("connected to another gateway").count();
-        [&network.gateway, &other.process, &third.process].map(connected) == [2, 2, 2]
+        [&network.gateway, &other.process, &third.process].map(connected).iter().all(|connected| *connected >= 2)
     })
     .await;
     assert_eq!(status(&at(&client, &third.base)).await, 200, "over a connection of now");
@@ -140,7 +143,9 @@ async fn certificates_and_authorities_are_exchanged_under_a_stream_that_is_passe
     }
     assert!(String::from_utf8_lossy(&received).trim_end().ends_with("data: [DONE]"), "the stream came to its end");
     for gateway in [&network.gateway, &other.process] {
-        assert!(!gateway.log().contains("the connection to another gateway broke"), "nor did what it went over");
+        let log = gateway.log();
+        let closed = log.lines().filter(|line| line.contains("gateway broke") && line.contains("it was closed"));
+        assert_eq!(closed.count(), 0, "nor was what it went over closed");
     }
     provider.receipts_acknowledged().await;
     third.stop().await;

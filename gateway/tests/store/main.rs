@@ -9,6 +9,7 @@ mod compat;
 mod counters;
 mod crash;
 mod earnings;
+mod erasing;
 mod fill;
 mod interleavings;
 mod lease;
