@@ -3,7 +3,7 @@
 use lumbung_gateway::store::{CreditKind, Leftover, StoreErrorKind};
 
 use crate::on_both;
-use crate::support::{Books, usd};
+use crate::support::usd;
 
 /// Rounds in each of which four do it at the same time.
 const ROUNDS: usize = 12;
