@@ -44,10 +44,11 @@ impl Store {
     /// The answer that an account's client knows as `public_id`; `None` if the account has no such answer, or it is not
     /// settled yet.
     pub async fn generation(&self, account: &AccountId, public_id: &str) -> Result<Option<GenerationRecord>> {
+        // `|| ''`: SQLite would rather go through all that the account ever asked.
         let select = "SELECT model, provider, created, prompt_tokens, cached_tokens, completion_tokens,
                 CASE state WHEN 'withheld' THEN fee ELSE charge END, finish_reason, received_at, started_at,
                 first_token_at, finished_at, ticket
-            FROM attempts WHERE public_id = $1 AND account = $2 ORDER BY job, attempt";
+            FROM attempts WHERE public_id = $1 AND account || '' = $2 ORDER BY job, attempt";
         let rows = sqlx::query(select).bind(public_id).bind(account.to_string()).fetch_all(&self.reader).await?;
         let Some(last) = rows.last() else { return Ok(None) };
         let damaged = || StoreError::corrupt("an attempt's row is malformed");

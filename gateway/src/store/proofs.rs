@@ -14,12 +14,13 @@ impl Store {
     /// The receipt of the job that an account's client knows as `public_id`; `None` if the account has no such job, or it
     /// is not settled yet. A provider's proof is missing until its signed batch has come, about a second later.
     pub async fn job_receipt(&self, account: &AccountId, public_id: &str) -> Result<Option<JobReceipt>> {
+        // `|| ''`: SQLite would rather go through all that the account ever asked.
         let select = "SELECT a.job, a.model, a.created, a.prompt_tokens, a.completion_tokens, a.charge, a.record,
                 a.batch_index, s.jws, s.leaves, a.ticket, a.receipt, a.receipt_index, r.jws, r.leaves,
                 c.tokenizer, c.outcome, c.claimed_prompt, c.claimed_completion, c.prompt_tokens, c.completion_tokens
             FROM attempts a JOIN batches s ON s.id = a.batch LEFT JOIN batches r ON r.id = a.receipt_batch
                 LEFT JOIN recounts c ON c.job = a.job AND c.attempt = a.attempt
-            WHERE a.public_id = $1 AND a.account = $2 ORDER BY a.job, a.attempt";
+            WHERE a.public_id = $1 AND a.account || '' = $2 ORDER BY a.job, a.attempt";
         let rows = sqlx::query(select).bind(public_id).bind(account.to_string()).fetch_all(&self.reader).await?;
         let Some(first) = rows.first() else { return Ok(None) };
         let mut receipt = JobReceipt {

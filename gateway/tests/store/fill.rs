@@ -25,6 +25,12 @@ pub fn quietest(accounts: i64) -> AccountId {
     account(accounts - 1)
 }
 
+/// Whose a job is, and what they know it by.
+pub fn answer(job: i64, accounts: i64) -> (AccountId, String) {
+    let chosen = (job * 7919) % accounts;
+    (account(chosen * chosen / accounts), format!("chatcmpl-{}", id("job", &format!("{}", 10_000_000 + job))))
+}
+
 fn account(n: i64) -> AccountId {
     id("acct", &format!("{}", 10_000_000 + n)).parse().expect("an id")
 }

@@ -10,7 +10,7 @@ use lumbung_gateway::store::{SettleOutcome, Settlement, UsageBy, UsageLine, Usag
 use lumbung_openapi::money::NanoUsd;
 use lumbung_openapi::ticket::Ticket;
 
-use crate::fill::{busiest, fill, quietest};
+use crate::fill::{answer, busiest, fill, quietest};
 use crate::support::{Books, Customer, Provider, tokens, usd};
 
 const ACCOUNTS: i64 = 10_000;
@@ -38,6 +38,7 @@ async fn many_jobs(empty: Books, full: Books) {
     println!("checked in {:.1} s", started.elapsed().as_secs_f64());
     questions(&full, jobs).await;
     invoices(&full).await;
+    answers(&full).await;
     hot_path(&empty, &full).await;
     full.assert_right().await;
     full.remove().await;
@@ -101,6 +102,32 @@ async fn invoices(books: &Books) {
         assert!(took < ANSWER_WITHIN, "an invoice took {took:?}");
         assert_eq!(invoice.closing, books.spendable(&account).await);
     }
+}
+
+/// One answer is found as quickly among the many of a busy account as among the few of another.
+async fn answers(books: &Books) {
+    let mut ratios = Vec::new();
+    for _ in 0..4 {
+        let [mut among_many, mut among_few] = [Vec::new(), Vec::new()];
+        for _ in 0..31 {
+            for (job, times) in [(0, &mut among_many), (1, &mut among_few)] {
+                let (account, id) = answer(job, ACCOUNTS);
+                let started = Instant::now();
+                let found = books.store.generation(&account, &id).await.expect("an answer");
+                drop(books.store.job_receipt(&account, &id).await); // looked up the same way; these have no proofs
+                times.push(started.elapsed());
+                assert!(found.is_some(), "{id}");
+            }
+        }
+        let (many, few) = (median(&among_many), median(&among_few));
+        println!("an answer and its receipt: {} µs among many, {} among few", many.as_micros(), few.as_micros());
+        ratios.push(many.as_secs_f64() / few.as_secs_f64());
+        if ratios.iter().any(|ratio| *ratio < 3.0) {
+            assert_eq!(answer(0, ACCOUNTS).0, busiest());
+            return;
+        }
+    }
+    panic!("slower in a busy account: {ratios:?}");
 }
 
 /// What requests wait for, or what is done for each of them.
