@@ -114,7 +114,10 @@ impl Members {
         limits: &FleetLimits,
     ) {
         self.catalogue = catalogue.into_iter().map(Arc::new).collect();
-        self.standings = standings;
+        // Whoever joined while the store was being read is not in what was read. Nobody ceases to have joined.
+        for (provider, standing) in std::mem::replace(&mut self.standings, standings) {
+            self.standings.entry(provider).or_insert(standing);
+        }
         let mut before = std::mem::take(&mut self.models);
         for entry in &self.catalogue {
             let id = entry.id.to_string();
@@ -334,4 +337,31 @@ fn weight(replica: &ReplicaId, provider: &ProviderId) -> u64 {
     let mut hasher = DefaultHasher::new();
     (replica, provider).hash(&mut hasher);
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use lumbung_openapi::jws::SigningKey;
+
+    use super::*;
+
+    #[test]
+    fn who_joins_while_the_store_is_being_read_has_joined() {
+        let provider = |seed: u8| ProviderId::from(SigningKey::from_seed(&[seed; 32]).public());
+        let (newcomer, banned) = (provider(1), provider(2));
+        let limits = FleetLimits {
+            queue_length: 1,
+            newcomers_need_tokenizer: false,
+            poll_every: Duration::from_secs(1),
+            second: NanoUsd::ZERO,
+        };
+        let mut members = Members::new();
+        members.note_standing(&newcomer, Standing::Newcomer);
+        members.note_standing(&banned, Standing::Newcomer);
+        members.set_catalogue(Vec::new(), HashMap::from([(banned.clone(), Standing::Banned)]), &limits);
+        assert!(members.knows(&newcomer) && !members.knows(&provider(3)));
+        assert_eq!(members.standing(&banned), Standing::Banned, "what the store says counts");
+    }
 }
