@@ -10,7 +10,6 @@ use futures_util::StreamExt;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::client::Client;
 use crate::support::postgres::OwnPostgres;
@@ -18,6 +17,7 @@ use crate::support::process::{Process, free_port, wait_until};
 use crate::support::provider::ProviderSetup;
 use crate::support::proxy::Certificate;
 use crate::support::redis::OwnRedis;
+use crate::support::silence::silence_is_ended;
 use crate::support::{Books, MODEL, Network, Setup};
 
 const TOKENS: usize = 600;
@@ -136,20 +136,11 @@ async fn a_connection_on_which_nothing_is_said_after_the_handshake_is_closed() {
     let mut config = config.expect("versions").with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    let end_of = async |said: &str, within: u64| {
+    let connect = async || {
         let socket = tokio::net::TcpStream::connect(address).await.expect("a connection");
-        let name = "127.0.0.1".try_into().expect("a name");
-        let mut silent = connector.connect(name, socket).await.expect("TLS");
-        silent.write_all(said.as_bytes()).await.expect("sent");
-        tokio::time::timeout(Duration::from_secs(within), silent.read(&mut [0; 64])).await.expect("it ends")
+        connector.connect("127.0.0.1".try_into().expect("a name"), socket).await.expect("TLS")
     };
-    let is_end = |end: std::io::Result<usize>| end.is_err() || end.is_ok_and(|length| length == 0);
-    let (nothing, beginning) = tokio::join!(end_of("", 40), end_of("PRI * HTTP/2", 40));
-    assert!(is_end(nothing), "nothing: an answer");
-    assert!(is_end(beginning), "the beginning of HTTP/2: an answer");
-    if std::env::var_os("LUMBUNG_TEST_FULL").is_some() {
-        assert!(is_end(end_of("POST /v1/chat", 100).await), "half a head: an answer"); // may take as long as a pause
-    }
+    silence_is_ended(connect).await;
     network.finish().await;
 }
 

@@ -9,10 +9,10 @@ use lumbung_openapi::provider::{
     CHALLENGE_PATH, Challenge, JOIN_SCHEME, JOIN_TYP, JoinClaims, TUNNEL_PATH, TUNNEL_PROTOCOL,
 };
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::client::Client;
+use crate::support::silence::silence_is_ended;
 use crate::support::{Books, MODEL, Network, Setup};
 
 /// A provider that joins, and does nothing else.
@@ -200,17 +200,7 @@ async fn an_address_that_guesses_keys_waits_and_known_keys_pass_from_there() {
 async fn a_connection_on_which_nothing_is_said_is_closed() {
     let network = setup().start().await;
     let address = network.base.strip_prefix("http://").expect("no TLS");
-    let end_of = async |said: &str, within: u64| {
-        let mut silent = TcpStream::connect(address).await.expect("a connection");
-        silent.write_all(said.as_bytes()).await.expect("sent");
-        tokio::time::timeout(Duration::from_secs(within), silent.read(&mut [0; 64])).await.expect("it ends")
-    };
-    let is_end = |end: std::io::Result<usize>| end.is_err() || end.is_ok_and(|length| length == 0);
-    let (nothing, beginning) = tokio::join!(end_of("", 40), end_of("PRI * HTTP/2", 40));
-    assert!(is_end(nothing), "nothing: an answer");
-    assert!(is_end(beginning), "the beginning of HTTP/2: an answer");
-    if std::env::var_os("LUMBUNG_TEST_FULL").is_some() {
-        assert!(is_end(end_of("POST /v1/chat", 100).await), "half a head: an answer"); // may take as long as a pause
-    }
+    let connect = async || TcpStream::connect(address).await.expect("a connection");
+    silence_is_ended(connect).await;
     network.finish().await;
 }

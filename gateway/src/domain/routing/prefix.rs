@@ -49,3 +49,37 @@ fn absorb(hash: u64, bytes: &[u8]) -> u64 {
     last[..rest.len()].copy_from_slice(rest);
     step(step(hash, u64::from_le_bytes(last)), bytes.len() as u64)
 }
+
+#[cfg(test)]
+mod tests {
+    use lumbung_openapi::chat::ChatRequest;
+
+    use super::*;
+
+    #[test]
+    fn later_turns_of_a_conversation_begin_alike() {
+        let prefix = |messages: &str| {
+            let body = format!(r#"{{"model":"m","messages":[{messages}]}}"#);
+            Prefix::of(&ChatRequest::parse(body.as_bytes()).expect("a chat").messages)
+        };
+        let (system, first) = (r#"{"role":"system","content":"Be brief."}"#, r#"{"role":"user","content":"Hello"}"#);
+        let begun = prefix(&format!("{system},{first}"));
+        let answer = r#"{"role":"assistant","content":"Hi"},{"role":"user","content":"And?"}"#;
+        assert_eq!(prefix(&format!("{system},{first},{answer}")), begun);
+        assert_eq!(begun.tokens, 14 / 4);
+        for other in
+            [first.to_owned(), format!("{first},{system}"), format!("{system},{}", first.replace("Hello", "Hullo"))]
+        {
+            assert_ne!(prefix(&other).hash, begun.hash, "{other}");
+        }
+        // One application's long instructions, whatever the question.
+        let long = format!(r#"{{"role":"system","content":"{}"}}"#, "x".repeat(5000));
+        let (one, two) =
+            (prefix(&format!("{long},{first}")), prefix(&format!("{long},{}", first.replace("Hello", "Why?"))));
+        assert_eq!((one, one.tokens), (two, 256));
+        assert_ne!(
+            prefix(r#"{"role":"user","content":"ab"},{"role":"user","content":"c"}"#),
+            prefix(r#"{"role":"user","content":"a"}"#)
+        );
+    }
+}

@@ -93,4 +93,22 @@ mod tests {
         assert!(is_about(together.at_most(0.5), 0.1) && is_about(together.at_most(0.99), 10.0));
         assert_eq!(Some(together.at_most(0.5)), of(&[0.1, 0.1, 10.0]).at_most(0.5));
     }
+
+    #[test]
+    fn quantiles_are_near_and_fade() {
+        let mut quantiles = Quantiles::new(1e-3);
+        assert_eq!(quantiles.at_most(0.5), None);
+        (1..=500).for_each(|n| quantiles.add(f64::from(n) / 100.0));
+        let near = |share, expected: f64, quantiles: &Quantiles| {
+            let found = quantiles.at_most(share).expect("counted");
+            assert!((expected / 1.35..expected * 1.35).contains(&found), "{share}: {found}, not {expected}");
+        };
+        near(0.5, 2.5, &quantiles);
+        near(0.99, 4.95, &quantiles);
+        (0..2000).for_each(|_| quantiles.add(0.02));
+        near(0.5, 0.02, &quantiles);
+        near(0.9, 0.02, &quantiles);
+        [0.0, -1.0, f64::NAN, f64::INFINITY, 1e300].into_iter().for_each(|odd| quantiles.add(odd));
+        assert!(quantiles.at_most(1.0).is_some_and(f64::is_finite));
+    }
 }

@@ -47,3 +47,31 @@ impl Ring {
 pub fn name_hash(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    #[test]
+    fn a_ring_is_even_and_moves_little() {
+        let names: Vec<u64> = (0..100).map(|n| name_hash(&format!("provider {n}"))).collect();
+        let ring_of = |names: &[u64]| Ring::new(names.iter().enumerate().map(|(at, name)| (*name, at as u32)));
+        let owner = |ring: &Ring, names: &[u64], key| ring.owners(key).next().map(|(_, at)| names[at as usize]);
+        let (whole, fewer) = (ring_of(&names), ring_of(&names[1..]));
+        let (mut counts, mut moved) = (HashMap::<u64, u32>::new(), 0);
+        for key in 0..20_000 {
+            let now = owner(&whole, &names, key).expect("someone");
+            let then = owner(&fewer, &names[1..], key).expect("someone");
+            assert!(now == then || now == names[0], "a key moved though its owner stayed");
+            moved += u32::from(now != then);
+            *counts.entry(now).or_default() += 1;
+        }
+        let most = counts.values().max().copied().unwrap_or(0);
+        assert!(counts.len() == 100 && most < 400, "the busiest has {most} of 20000 keys, a hundredth would be 200");
+        assert!(moved < 400, "{moved} of 20000 keys moved");
+        assert_eq!(ring_of(&[]).owners(1).count(), 0);
+        assert_eq!(whole.owners(1).count(), PROBES);
+    }
+}

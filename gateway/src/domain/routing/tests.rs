@@ -4,24 +4,20 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use lumbung_openapi::chat::ChatRequest;
 use lumbung_openapi::chat::routing::{Percentiles, Routing, Sort};
 use lumbung_openapi::merkle::Hash;
 use lumbung_openapi::money::{NanoUsd, TokenPrice};
 use proptest::prelude::*;
 
+use super::Candidate;
 use super::cost::Work;
 use super::dice::Dice;
 use super::explain::Notes;
 use super::names::ProviderName;
 use super::prefix::Prefix;
-use super::quantiles::Quantiles;
-use super::ring::{Ring, name_hash};
 use super::roster::{Errand, Roster, Source};
-use super::vacancies::Vacancies;
 use super::vitals::{Prior, Sample, Unread, Vitals};
 use super::wishes::{self, Wish};
-use super::{Candidate, ring};
 use crate::domain::ids::ProviderId;
 use crate::domain::provider::Standing;
 
@@ -403,89 +399,7 @@ fn a_prompt_that_waits_is_counted_until_its_first_token() {
     assert!(cached(false) < 2.0);
 }
 
-#[test]
-fn later_turns_of_a_conversation_begin_alike() {
-    let prefix = |messages: &str| {
-        let body = format!(r#"{{"model":"m","messages":[{messages}]}}"#);
-        Prefix::of(&ChatRequest::parse(body.as_bytes()).expect("a chat").messages)
-    };
-    let (system, first) = (r#"{"role":"system","content":"Be brief."}"#, r#"{"role":"user","content":"Hello"}"#);
-    let begun = prefix(&format!("{system},{first}"));
-    let answer = r#"{"role":"assistant","content":"Hi"},{"role":"user","content":"And?"}"#;
-    assert_eq!(prefix(&format!("{system},{first},{answer}")), begun);
-    assert_eq!(begun.tokens, 14 / 4);
-    for other in
-        [first.to_owned(), format!("{first},{system}"), format!("{system},{}", first.replace("Hello", "Hullo"))]
-    {
-        assert_ne!(prefix(&other).hash, begun.hash, "{other}");
-    }
-    // One application's long instructions, whatever the question.
-    let long = format!(r#"{{"role":"system","content":"{}"}}"#, "x".repeat(5000));
-    let (one, two) =
-        (prefix(&format!("{long},{first}")), prefix(&format!("{long},{}", first.replace("Hello", "Why?"))));
-    assert_eq!((one, one.tokens), (two, 256));
-    assert_ne!(
-        prefix(r#"{"role":"user","content":"ab"},{"role":"user","content":"c"}"#),
-        prefix(r#"{"role":"user","content":"a"}"#)
-    );
-}
-
-#[test]
-fn a_ring_is_even_and_moves_little() {
-    let names: Vec<u64> = (0..100).map(|n| name_hash(&format!("provider {n}"))).collect();
-    let ring_of = |names: &[u64]| Ring::new(names.iter().enumerate().map(|(at, name)| (*name, at as u32)));
-    let owner = |ring: &Ring, names: &[u64], key| ring.owners(key).next().map(|(_, at)| names[at as usize]);
-    let (whole, fewer) = (ring_of(&names), ring_of(&names[1..]));
-    let (mut counts, mut moved) = (HashMap::<u64, u32>::new(), 0);
-    for key in 0..20_000 {
-        let now = owner(&whole, &names, key).expect("someone");
-        let then = owner(&fewer, &names[1..], key).expect("someone");
-        assert!(now == then || now == names[0], "a key moved though its owner stayed");
-        moved += u32::from(now != then);
-        *counts.entry(now).or_default() += 1;
-    }
-    let most = counts.values().max().copied().unwrap_or(0);
-    assert!(counts.len() == 100 && most < 400, "the busiest has {most} of 20000 keys, a hundredth would be 200");
-    assert!(moved < 400, "{moved} of 20000 keys moved");
-    assert_eq!(ring_of(&[]).owners(1).count(), 0);
-    assert_eq!(whole.owners(1).count(), ring::PROBES);
-}
-
-#[test]
-fn quantiles_are_near_and_fade() {
-    let mut quantiles = Quantiles::new(1e-3);
-    assert_eq!(quantiles.at_most(0.5), None);
-    (1..=500).for_each(|n| quantiles.add(f64::from(n) / 100.0));
-    let near = |share, expected: f64, quantiles: &Quantiles| {
-        let found = quantiles.at_most(share).expect("counted");
-        assert!((expected / 1.35..expected * 1.35).contains(&found), "{share}: {found}, not {expected}");
-    };
-    near(0.5, 2.5, &quantiles);
-    near(0.99, 4.95, &quantiles);
-    (0..2000).for_each(|_| quantiles.add(0.02));
-    near(0.5, 0.02, &quantiles);
-    near(0.9, 0.02, &quantiles);
-    [0.0, -1.0, f64::NAN, f64::INFINITY, 1e300].into_iter().for_each(|odd| quantiles.add(odd));
-    assert!(quantiles.at_most(1.0).is_some_and(f64::is_finite));
-}
-
 proptest! {
-    #[test]
-    fn free_slots_are_those_that_were_set(size in 1_usize..300, acts in proptest::collection::vec((any::<bool>(), 0_usize..300), 0..400), first in 0_usize..300, length in 0_usize..300, from in 0_usize..400) {
-        let vacancies = Vacancies::new(size);
-        let mut set = std::collections::BTreeSet::new();
-        for (free, at) in acts {
-            let at = at % size;
-            if free { vacancies.set(at); set.insert(at); } else { vacancies.clear(at); set.remove(&at); }
-        }
-        let first = first.min(size);
-        let end = (first + length).min(size);
-        let found: Vec<usize> = vacancies.free(first, end, from).collect();
-        let from = from.clamp(first, end);
-        let expected: Vec<usize> = set.range(from..end).chain(set.range(first..from)).copied().collect();
-        prop_assert_eq!(found, expected);
-    }
-
     #[test]
     fn whoever_is_chosen_has_room_and_suits(seed in any::<u64>(), size in 1_usize..80, taken in proptest::collection::vec(0_u32..4, 80), unfit in proptest::collection::vec(any::<bool>(), 80), sorted in any::<bool>()) {
         let roster = roster((0..size).map(|n| Stand { slots: 3, standing: if n % 3 == 0 { Standing::Newcomer } else { Standing::Trusted }, ..Stand::new(n, 10 + n as i64) }));

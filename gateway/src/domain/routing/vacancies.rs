@@ -63,3 +63,28 @@ impl Vacancies {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn free_slots_are_those_that_were_set(size in 1_usize..300, acts in proptest::collection::vec((any::<bool>(), 0_usize..300), 0..400), first in 0_usize..300, length in 0_usize..300, from in 0_usize..400) {
+            let vacancies = Vacancies::new(size);
+            let mut set = std::collections::BTreeSet::new();
+            for (free, at) in acts {
+                let at = at % size;
+                if free { vacancies.set(at); set.insert(at); } else { vacancies.clear(at); set.remove(&at); }
+            }
+            let first = first.min(size);
+            let end = (first + length).min(size);
+            let found: Vec<usize> = vacancies.free(first, end, from).collect();
+            let from = from.clamp(first, end);
+            let expected: Vec<usize> = set.range(from..end).chain(set.range(first..from)).copied().collect();
+            prop_assert_eq!(found, expected);
+        }
+    }
+}

@@ -14,6 +14,7 @@ pub mod proxy;
 pub mod reckoning;
 pub mod redis;
 pub mod sidecar;
+pub mod silence;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
