@@ -16,6 +16,7 @@
 //! - [`peers`]: those other gateways
 //! - [`random_model`]: a model of a size that matters, which says nothing
 //! - [`stub`], [`tunnels`]: many providers that are there, without an engine and without a process of their own
+//! - [`door`], [`direct`], [`answered`]: a provider asked directly, by the least gateway
 //!
 //! What is found out:
 //! - [`compare`]: what a request costs, beside others
@@ -26,10 +27,13 @@
 //! - [`instructions`]: how many instructions a request takes
 //! - [`results`]: all of it, as `RESULTS.md`
 
+pub mod answered;
 pub mod ask;
 pub mod client;
 pub mod compare;
 pub mod crowd;
+pub mod direct;
+pub mod door;
 pub mod instructions;
 pub mod load;
 pub mod network;

@@ -11,7 +11,7 @@ use lumbung_loadtest::ask::{Mix, Scenario, Wording};
 use lumbung_loadtest::client::Target;
 use lumbung_loadtest::load::{self, Arrivals, Plan};
 use lumbung_loadtest::report::Report;
-use lumbung_loadtest::{compare, crowd, instructions, plot, results, runtime, scale, soak, upstream};
+use lumbung_loadtest::{compare, crowd, direct, instructions, plot, results, runtime, scale, soak, upstream};
 
 /// Load for any OpenAI-compatible gateway, and what it cost.
 #[derive(Parser)]
@@ -22,6 +22,8 @@ enum Command {
     /// Start a gateway, a provider with scripted answers, and peers of the gateway; put each under the same load in turn,
     /// and say what a request costs.
     Compare(compare::CompareArgs),
+    /// Start a provider with scripted answers and ask it without a gateway between, one job at a time.
+    Direct(direct::DirectArgs),
     /// Start a gateway and a provider, hold many streams, idle connections and idle tunnels open, and say what each takes.
     Crowd(crowd::CrowdArgs),
     /// Start a gateway and a provider, put them under a mixture for long, and check that nothing grows and the books are
@@ -91,6 +93,7 @@ async fn main() -> ExitCode {
     let done = match Command::parse() {
         Command::Run(args) => run(args).await,
         Command::Compare(args) => compare::run(&args).await,
+        Command::Direct(args) => direct::run(&args).await,
         Command::Crowd(args) => crowd::run(&args).await,
         Command::Soak(args) => soak::run(&args).await,
         Command::Scale(args) => scale::run(&args).await,

@@ -34,6 +34,8 @@ const ADDED_AT_ONCE: usize = 8;
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the last answers may take to be in the books.
 const SETTLED_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long it may take until every receipt is offered: as many as a provider keeps at most, a thousand a second.
+const RECEIPTS_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// A network that is being described.
 #[derive(Clone, Debug)]
@@ -106,8 +108,6 @@ impl Setup {
         let key = text(&key, "secret")?.to_owned();
         let model = ["models", "add", MODEL, "--context-length", "2000000"];
         operator.json(&[&model[..], &["--prompt-price", PRICE.0, "--completion-price", PRICE.1]].concat())?;
-        fs::write(operator.path("script.json"), script().to_string())?;
-
         let mut network = Network { providers: Vec::new(), gateway, port, key, account, operator, setup: self };
         for _ in 0..network.setup.providers {
             network.add_provider()?;
@@ -137,21 +137,30 @@ impl Setup {
         gateway.wait_for(START_TIMEOUT * self.patience, || get_status(port, "/health/ready") == Some(200))?;
         Ok((gateway, port))
     }
+
+    /// Starts a provider of the model, which joins `gateway`. What it keeps is in `folder`, under its name.
+    pub fn start_provider(&self, gateway: &str, folder: &Path, name: &str) -> anyhow::Result<Server> {
+        let mut serve = clean(&self.bin.join("lumbung-provider"));
+        serve.args(["serve", "--gateway", gateway, "--model-id", MODEL]);
+        serve.args(["--ask-prompt", PRICE.0, "--ask-completion", PRICE.1, "--slots", &self.slots.to_string()]);
+        match &self.answering {
+            None => {
+                let path = folder.join(format!("{name}.script.json"));
+                fs::write(&path, script().to_string())?;
+                serve.args(["--engine", "scripted", "--script"]).arg(path)
+            }
+            Some(model) => serve.args(["--engine", "mistral", "--model"]).arg(model),
+        };
+        serve.arg("--data-dir").arg(folder.join(name));
+        Server::start(&mut serve, &folder.join(format!("{name}.log")))
+    }
 }
 
 impl Network {
     /// Starts one more provider of the model; ready when this returns.
     pub fn add_provider(&mut self) -> anyhow::Result<()> {
         let name = format!("provider-{}", self.providers.len());
-        let mut serve = clean(&self.setup.bin.join("lumbung-provider"));
-        serve.args(["serve", "--gateway", &self.origin(), "--model-id", MODEL]);
-        serve.args(["--ask-prompt", PRICE.0, "--ask-completion", PRICE.1, "--slots", &self.setup.slots.to_string()]);
-        match &self.setup.answering {
-            None => serve.args(["--engine", "scripted", "--script"]).arg(self.operator.path("script.json")),
-            Some(model) => serve.args(["--engine", "mistral", "--model"]).arg(model),
-        };
-        serve.arg("--data-dir").arg(self.operator.path(&name));
-        let provider = Server::start(&mut serve, &self.operator.path(&format!("{name}.log")))?;
+        let provider = self.setup.start_provider(&self.origin(), self.operator.folder.path(), &name)?;
         provider.wait_for(START_TIMEOUT * self.setup.patience, || provider.log().contains("tunnel is up"))?;
         let served = || get_body(self.port, "/v1/models").is_some_and(|body| body.contains(MODEL));
         provider.wait_for(START_TIMEOUT * self.setup.patience, served)?;
@@ -212,6 +221,27 @@ impl Network {
     /// The first provider.
     pub fn provider(&self) -> anyhow::Result<&Server> {
         self.providers.first().context("there is no provider")
+    }
+
+    /// Waits until the gateway has every receipt: providers offer a thousand a second, and what one load has left to be
+    /// offered must not be in the way of the next.
+    pub async fn wait_for_receipts(&self) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        for place in 0..self.providers.len() {
+            // Written anew a moment after a change.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            while self.unacknowledged(place)? > 0 {
+                ensure!(begun.elapsed() < RECEIPTS_TIMEOUT, "receipts are still to be offered");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+        Ok(())
+    }
+
+    fn unacknowledged(&self, provider: usize) -> anyhow::Result<u64> {
+        let status = fs::read(self.operator.path(&format!("provider-{provider}")).join("status.json"))?;
+        let status: Value = serde_json::from_slice(&status)?;
+        status["receipts_unacknowledged"].as_u64().with_context(|| format!("no receipts in {status}"))
     }
 
     /// Requests for the model that is served.

@@ -217,6 +217,7 @@ fn document(ticket: &Ticket) -> String {
     text
 }
 
-fn now_secs() -> u64 {
+/// Unix seconds.
+pub(crate) fn now_secs() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -53,7 +53,7 @@ pub struct Used {
 }
 
 /// Microseconds up to ten minutes, to three digits.
-fn histogram() -> anyhow::Result<Histogram<u64>> {
+pub(crate) fn histogram() -> anyhow::Result<Histogram<u64>> {
     Ok(Histogram::new_with_bounds(1, 600_000_000, 3)?)
 }
 
