@@ -19,7 +19,7 @@
 //! - [`door`], [`direct`], [`answered`]: a provider asked directly, by the least gateway
 //!
 //! What is found out:
-//! - [`compare`]: what a request costs, beside others
+//! - [`compare`], [`figures`]: what a request costs, beside others
 //! - [`crowd`]: many streams, connections and tunnels at once, and the memory of each
 //! - [`soak`]: a mixture for a long time; nothing grows, and the books are exact
 //! - [`scale`]: how the cost of a request grows
@@ -34,6 +34,7 @@ pub mod compare;
 pub mod crowd;
 pub mod direct;
 pub mod door;
+pub mod figures;
 pub mod instructions;
 pub mod load;
 pub mod network;

@@ -90,11 +90,13 @@ impl Section {
         Ok(match self {
             Self::Compare => {
                 let beside = args.beside.clone();
-                let (rounds, seconds) = (args.rounds, args.seconds);
-                let (connections, rate, streams, database, json) = (8, 1000.0, 256, None, false);
-                let args = CompareArgs { beside, rounds, seconds, connections, rate, streams, bin, database, json };
+                let (rounds, seconds, warm_up) = (args.rounds, args.seconds, 2.0);
+                let (connections, rates, streams, database, json) = (8, vec![1000.0, 3000.0], 256, None, false);
+                let shown = compare::cpu_per_request(rates[0]);
+                let args =
+                    CompareArgs { beside, rounds, seconds, warm_up, connections, rates, streams, bin, database, json };
                 let comparison = compare::compare(&args).await?;
-                draw(&comparison, plots)?;
+                draw(&comparison, &shown, plots)?;
                 format!("{rounds} rounds of {seconds} s for each load.\n\n{}", comparison.markdown())
             }
             Self::Crowd => {
@@ -157,11 +159,11 @@ impl Section {
     }
 }
 
-fn draw(comparison: &Comparison, plots: &Path) -> anyhow::Result<()> {
-    let files = [("CPU µs per request", "request.svg"), ("CPU µs per chunk", "chunk.svg")];
+fn draw(comparison: &Comparison, cpu_per_request: &str, plots: &Path) -> anyhow::Result<()> {
+    let files = [(cpu_per_request, "request.svg"), ("CPU µs per chunk", "chunk.svg")];
     for (figure, file) in files {
         // One that takes a hundred times as much would leave nothing to be seen of the others.
-        let mut row = comparison.row(figure);
+        let mut row = comparison.table.row(figure);
         let least = row.iter().map(|(_, figure)| *figure).fold(f64::INFINITY, f64::min);
         row.retain(|(_, figure)| *figure < 50.0 * least);
         fs::write(plots.join(file), plot::bars(figure, "µs", &row))?;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
 use crate::ask::{Mix, Wording};
-use crate::compare::median;
+use crate::figures::median;
 use crate::load::{self, Arrivals, Plan};
 use crate::network::{MODEL, Network, Setup};
 use crate::process;

@@ -9,7 +9,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::ask::{Mix, Scenario};
-use crate::compare::median;
+use crate::figures::median;
 use crate::load::{self, Arrivals, Plan};
 use crate::network::{Network, Reconciled, Setup};
 use crate::process;

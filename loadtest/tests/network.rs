@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use lumbung_loadtest::ask::Scenario;
+use lumbung_loadtest::compare::{self, CompareArgs};
 use lumbung_loadtest::crowd::{self, CrowdArgs, Held};
 use lumbung_loadtest::instructions::{self, Instructions};
 use lumbung_loadtest::network::Setup;
@@ -59,6 +60,33 @@ async fn providers_without_processes_and_many_accounts_are_asked_like_others() {
     assert_eq!(rows.len(), 3);
     // So few requests may take less CPU time than can be told.
     assert!(rows.iter().all(|row| row.p50_ms > 0.0 && row.rss_mib > 1.0), "{rows:?}");
+}
+
+#[tokio::test]
+async fn a_comparison_has_the_gateways_figures_at_every_rate_and_beside_what_stands_behind_it() {
+    let (beside, rounds, seconds, warm_up, rates) = (Vec::new(), 1, 0.5, 0.2, vec![20.0, 40.0]);
+    let (connections, streams, bin, database, json) = (2, 2, Some(bin()), None, false);
+    let args = CompareArgs { beside, rounds, seconds, warm_up, connections, rates, streams, bin, database, json };
+    let comparison = compare::compare(&args).await.expect("whole answers and exact books");
+    println!("{}", comparison.markdown());
+    let expected = [
+        "CPU µs per request at 20/s",
+        "CPU µs per request at 20/s, without the books",
+        "CPU µs per request at 40/s",
+        "CPU µs per request at 40/s, without the books",
+        "CPU µs per chunk",
+        "added p50, µs",
+        "added p99, µs",
+        "added to the first token p50, µs",
+        "added to the first token p99, µs",
+        "added p50 with the provider, µs",
+        "added to the first token p50 with the provider, µs",
+        "peak memory, MiB",
+    ];
+    assert_eq!(comparison.table.figures, expected);
+    assert_eq!(comparison.completion.rate, Some(20.0), "the first rate is shown");
+    let figure = |name: &str| comparison.table.row(name)[0].1;
+    assert!(figure("CPU µs per request at 40/s") > 0.0 && figure("peak memory, MiB") > 1.0);
 }
 
 #[tokio::test]
