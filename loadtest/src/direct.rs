@@ -124,7 +124,8 @@ async fn one_after_another(tunnel: &Tunnel, ask: &Ask, warm_up: Duration, length
     let price = tunnel.price().await?;
     let (mut first_token, mut total, mut answers) = (histogram()?, histogram()?, 0);
     let begun = Instant::now();
-    while begun.elapsed() < warm_up + length && answers < MOST_ANSWERS {
+    // However slow the machine is, one answer is timed.
+    while answers < MOST_ANSWERS && (total.is_empty() || begun.elapsed() < warm_up + length) {
         let is_timed = begun.elapsed() >= warm_up;
         let answer = tunnel.ask(&tunnel.job(answers, ask, price)).await?;
         check(&answer.frames, ask.streams).context("an answer is not whole")?;
@@ -139,7 +140,7 @@ async fn one_after_another(tunnel: &Tunnel, ask: &Ask, warm_up: Duration, length
             tokio::task::yield_now().await;
         }
     }
-    ensure!(!total.is_empty(), "no answer was timed: {answers} came before that");
+    ensure!(!total.is_empty(), "so many answers came before any was to be timed: {answers}");
     Ok(Direct { answers, first_token_ms: Latency::of(&first_token), total_ms: Latency::of(&total) })
 }
 
