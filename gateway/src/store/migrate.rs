@@ -29,6 +29,8 @@ const MIGRATIONS: &[Step] = &[
 /// How long Postgres lets a migration wait for a table that others use. Everybody else who wants that table waits behind it,
 /// so it must not be longer than what settling does not mind.
 const LOCK_WITHIN: &str = "SET lock_timeout = '500ms'";
+/// An index that is made of a large table is sorted in a file: the writer's own setting is for small statements.
+const SORT_IN_FILES: &str = "PRAGMA temp_store = FILE";
 /// How long it is tried again while others (a backup, say) use the table, or another gateway migrates.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The same for whatever else fails. SQLite has no lock for migrations: where two processes start at once, the one that lost
@@ -71,9 +73,8 @@ pub(super) async fn run(pool: &AnyPool, more: &[Step]) -> Result<(), StoreError>
 /// is not for other work.
 async fn attempt(migrator: &Migrator, pool: &AnyPool) -> Result<(), MigrateError> {
     let mut connection = pool.acquire().await?;
-    if connection.backend_name() == "PostgreSQL" {
-        connection.execute(LOCK_WITHIN).await?;
-    }
+    let setting = if connection.backend_name() == "PostgreSQL" { LOCK_WITHIN } else { SORT_IN_FILES };
+    connection.execute(setting).await?;
     let done = migrator.run_direct(None, &mut *connection, false).await;
     connection.close().await?;
     done

@@ -114,6 +114,11 @@ const SQLITE_SETTINGS: [&str; 5] = [
     "PRAGMA cache_size = -8192",
 ];
 
+/// What the writer of a SQLite file has besides. A statement of many rows keeps a copy of every page that it changes, in
+/// case it fails in the middle: half of all the bytes that a settlement wrote went into that file, which nobody ever reads.
+/// Readers keep theirs, and migrations too: what they sort may be larger than memory.
+const SQLITE_WRITER_SETTING: &str = "PRAGMA temp_store = MEMORY";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Dialect {
     Sqlite,
@@ -144,8 +149,8 @@ impl Store {
         let (writer, reader) = match dialect {
             Dialect::Sqlite => {
                 create_private(url)?;
-                let writer = sqlite_pool(1).connect_with(options(url, "mode=rwc")?).await?;
-                let reader = sqlite_pool(SQLITE_READERS).connect_with(options(url, "mode=rw")?).await?;
+                let writer = sqlite_pool(1, &[SQLITE_WRITER_SETTING]).connect_with(options(url, "mode=rwc")?).await?;
+                let reader = sqlite_pool(SQLITE_READERS, &[]).connect_with(options(url, "mode=rw")?).await?;
                 (writer, reader)
             }
             Dialect::Postgres => {
@@ -314,13 +319,13 @@ fn postgres_pool() -> AnyPoolOptions {
     })
 }
 
-fn sqlite_pool(connections: u32) -> AnyPoolOptions {
-    pool(connections).after_connect(|connection, _| {
+fn sqlite_pool(connections: u32, more: &'static [&'static str]) -> AnyPoolOptions {
+    pool(connections).after_connect(move |connection, _| {
         Box::pin(async move {
             let patience = format!("PRAGMA busy_timeout = {}", PATIENCE.as_millis());
             sql::query(patience).execute(&mut *connection).await?;
-            for pragma in SQLITE_SETTINGS {
-                connection.execute(pragma).await?;
+            for pragma in SQLITE_SETTINGS.iter().chain(more) {
+                connection.execute(*pragma).await?;
             }
             Ok(())
         })

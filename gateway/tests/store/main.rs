@@ -31,3 +31,4 @@ mod volume;
 mod vouchers;
 mod webhooks;
 mod withheld;
+mod written;

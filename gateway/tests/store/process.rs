@@ -25,6 +25,25 @@ pub fn resident_bytes() -> u64 {
     kib * 1024
 }
 
+/// CPU time of this process's threads that work for SQLite.
+pub fn sqlite_cpu() -> Duration {
+    let threads = std::fs::read_dir("/proc/self/task").expect("Linux").flatten();
+    let time = |thread: std::fs::DirEntry| {
+        let name = std::fs::read_to_string(thread.path().join("comm")).ok()?;
+        let times = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        let nanos: u64 = times.split(' ').next()?.parse().ok()?;
+        name.starts_with("sqlx-sqlite").then_some(Duration::from_nanos(nanos))
+    };
+    threads.filter_map(time).sum()
+}
+
+/// Bytes that this process has handed to `write` and its like.
+pub fn written_bytes() -> u64 {
+    let io = std::fs::read_to_string("/proc/self/io").expect("Linux");
+    let line = io.lines().find_map(|line| line.strip_prefix("wchar: ")).expect("a count of bytes");
+    line.trim().parse().expect("a number")
+}
+
 /// proc(5): fields 14 and 15, user and system time in hundredths of a second. The second field is in brackets, and may hold anything.
 fn cpu_at(file: &str) -> Duration {
     let Ok(stat) = std::fs::read_to_string(file) else { return Duration::ZERO };

@@ -210,10 +210,14 @@ impl Books {
 
     /// Offers receipts as the gateway's desk does: the tickets verified.
     pub async fn offer(&self, provider: &Provider, receipts: Vec<Receipt>) -> Vec<ReceiptVerdict> {
-        let batch = ReceiptBatch::sign(&provider.key, receipts, 1_700_000_000);
+        self.take(provider, &provider.signed(receipts)).await
+    }
+
+    /// Takes a signed batch as the desk does.
+    pub async fn take(&self, provider: &Provider, batch: &ReceiptBatch) -> Vec<ReceiptVerdict> {
         let (_, leaves) = batch.verify().expect("signed just now");
         let backings: Vec<_> = batch.receipts.iter().map(|receipt| self.keys.backing(receipt)).collect();
-        self.store.commit_receipts(&provider.id, &batch, &leaves, &backings).await.expect("the books answer")
+        self.store.commit_receipts(&provider.id, batch, &leaves, &backings).await.expect("the books answer")
     }
 
     pub async fn now_secs(&self) -> u64 {
@@ -309,6 +313,11 @@ impl Provider {
     /// A receipt for a ticket.
     pub fn receipt(&self, books: &Books, ticket: &Ticket, tokens: Tokens) -> Receipt {
         Receipt { ticket: books.keys.sign_ticket(ticket), claims: claims(tokens), voucher: None }
+    }
+
+    /// Receipts under its signature.
+    pub fn signed(&self, receipts: Vec<Receipt>) -> ReceiptBatch {
+        ReceiptBatch::sign(&self.key, receipts, 1_700_000_000)
     }
 
     /// A receipt, and the gateway's word that so many tokens arrived.
