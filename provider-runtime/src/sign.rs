@@ -15,7 +15,7 @@ use crate::journal::Journal;
 
 /// Receipts of one batch at most.
 const MOST: usize = 1000;
-/// Batches go out at most this often, and undecided receipts again after it.
+/// Batches that are not full go out at most this often, and undecided receipts again after it.
 const EVERY: Duration = Duration::from_secs(1);
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
@@ -51,14 +51,15 @@ impl Offering {
         Self { gateway, identity, journal, backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT), turn: 0, batch_size: MOST }
     }
 
-    /// Offers receipts as they come, for good. At once after a quiet second, otherwise each second. May be dropped at any
-    /// moment and begun again: what an offer that was cut off has left undecided is offered anew.
+    /// Offers receipts as they come, for good. At once after a quiet second or a full batch, otherwise each second. May be
+    /// dropped at any moment and begun again: what an offer that was cut off has left undecided is offered anew.
     pub async fn run(&mut self) {
         self.journal.backlog().start_over();
         loop {
             self.journal.backlog().offerable().await;
             let begun = Instant::now();
             match self.offer().await {
+                Ok(MOST) => {} // there are more
                 Ok(_) => tokio::time::sleep_until(begun + EVERY).await,
                 Err(wait) => tokio::time::sleep(wait).await,
             }

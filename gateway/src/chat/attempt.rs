@@ -105,7 +105,10 @@ impl Trying<'_> {
             Ok(mut stream) => {
                 self.delivered.go_on_with(&seat);
                 match self.pass_on(&mut ticket, &mut stream, &mut notes, asked_at, patience).await {
-                    Ok(()) => Outcome::Complete(notes.body.take()),
+                    Ok(vouching) => {
+                        vouching.finish(stream, &ticket, notes.meter.tokens());
+                        Outcome::Complete(notes.body.take())
+                    }
                     Err(outcome) => {
                         stream.cancel();
                         outcome
@@ -176,7 +179,7 @@ impl Trying<'_> {
     }
 
     /// Passes frames on until the end, vouching for what arrives and holding more money as the answer grows. Returns with
-    /// the last word; the tail is not sent here.
+    /// the last word, for which the last voucher is still to be sent; the tail is not sent here.
     async fn pass_on(
         &mut self,
         ticket: &mut Ticket,
@@ -184,7 +187,7 @@ impl Trying<'_> {
         notes: &mut Notes,
         asked_at: Instant,
         patience: Patience,
-    ) -> Result<(), Outcome> {
+    ) -> Result<Vouching<'_>, Outcome> {
         let Self { gateway, job, .. } = *self;
         let mut vouching = Vouching::new(&gateway.keys, ticket);
         let mut funding = Funding::new(gateway, job, ticket, self.delivered.spent());
@@ -255,11 +258,7 @@ impl Trying<'_> {
                 }
             }
         }
-        vouching.finish(stream, ticket, notes.meter.tokens());
-        // The tunnel's task gets its turn before the client is told: whoever has the end of an answer is charged for it,
-        // even if this process is killed at once.
-        tokio::task::yield_now().await;
-        Ok(())
+        Ok(vouching)
     }
 
     /// Takes one frame: pays for it, counts it, passes it on.

@@ -183,7 +183,8 @@ pub async fn serve(gateway: &Arc<Gateway>, request: Incoming) -> Served {
 async fn run(gateway: Arc<Gateway>, mut job: Box<Admitted>, mut client: Client) {
     let (id, created, endpoint, body) = (job.public_id.clone(), job.created_secs(), job.endpoint, job.body.clone());
     let (keeping, account) = (job.keeping.take(), job.caller.allowance.account);
-    let mut relayed = relay(&gateway, &mut job, &mut client).await;
+    // Boxed: a task is moved as a whole before it begins, and this is by far the largest part of it.
+    let mut relayed = Box::pin(relay(&gateway, &mut job, &mut client)).await;
     let (model, stream, include_usage) = (job.wish.public_model.clone(), job.wish.stream, job.wish.include_usage);
     recount(&gateway, &job, &mut relayed).await;
     // Settled before the tail is sent: whoever has seen the end can ask for the receipt.

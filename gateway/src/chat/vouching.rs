@@ -45,8 +45,8 @@ impl<'a> Vouching<'a> {
         }
     }
 
-    /// Sends the last voucher, which ends the request.
-    pub fn finish(mut self, stream: &mut JobStream, ticket: &Ticket, tokens: u32) {
+    /// Sends the last voucher, which ends the request, soon.
+    pub fn finish(mut self, stream: JobStream, ticket: &Ticket, tokens: u32) {
         self.note(ticket, tokens);
         stream.finish(&self.keys.sign_voucher(&self.last), tokens);
     }

@@ -1,6 +1,7 @@
 //! A job on a tunnel: frames out, frames in.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use h2::client::SendRequest;
@@ -9,6 +10,7 @@ use http::{Request, StatusCode};
 use lumbung_openapi::error::ErrorBody;
 use lumbung_openapi::frame::{self, Frame, FrameError, FrameKind, FrameReader, MAX_PAYLOAD};
 
+use super::last_words::{LastWords, send_last};
 use super::peer::PEER_HEADER;
 use super::tunnel::{collect, next_chunk};
 
@@ -90,6 +92,8 @@ pub struct JobStream {
     send: SendStream<Bytes>,
     receive: RecvStream,
     origin: Origin,
+    /// Where its last voucher waits, if it may.
+    last_words: Option<Arc<LastWords>>,
     reader: FrameReader,
     ready: VecDeque<Frame>,
 }
@@ -117,7 +121,13 @@ impl JobStream {
             let body = body.and_then(|body| serde_json::from_slice(&body).ok()).map(Box::new);
             return Err(OpenError::Refused { status, body });
         }
-        Ok(Self { send, receive: response.into_body(), origin, reader: FrameReader::default(), ready: VecDeque::new() })
+        let receive = response.into_body();
+        Ok(Self { send, receive, origin, last_words: None, reader: FrameReader::default(), ready: VecDeque::new() })
+    }
+
+    /// The same, whose last voucher leaves with others.
+    pub(super) fn with(self, last_words: &Arc<LastWords>) -> Self {
+        Self { last_words: Some(last_words.clone()), ..self }
     }
 
     /// The next whole frame; `None` at the end of the stream. Cancel-safe.
@@ -155,28 +165,29 @@ impl JobStream {
 
     /// Sends a voucher for so many tokens.
     pub fn vouch(&mut self, voucher: &str, tokens: u32) {
-        self.send_voucher(voucher, tokens, false);
-    }
-
-    /// Sends the last voucher, which ends the request. To be called when the answer has ended.
-    pub fn finish(&mut self, voucher: &str, tokens: u32) {
-        match self.has_room() {
-            true => self.send_voucher(voucher, tokens, true),
-            false => self.send.send_reset(h2::Reason::NO_ERROR),
-        }
-    }
-
-    fn send_voucher(&mut self, voucher: &str, tokens: u32, is_last: bool) {
-        let mut frame = BytesMut::with_capacity(frame::HEADER_LEN + voucher.len());
-        frame::encode(&mut frame, FrameKind::Voucher, 0, tokens, &[], voucher.as_bytes());
         // A stream that has broken is noticed where it is read.
-        drop(self.send.send_data(frame.freeze(), is_last));
+        drop(self.send.send_data(voucher_frame(voucher, tokens), false));
+    }
+
+    /// Sends the last voucher, which ends the request, soon. To be called when the answer has ended.
+    pub fn finish(mut self, voucher: &str, tokens: u32) {
+        let voucher = voucher_frame(voucher, tokens);
+        match self.last_words {
+            Some(last_words) => last_words.add(self.send, voucher),
+            None => send_last(&mut self.send, voucher),
+        }
     }
 
     /// Tells the provider to stop at once.
     pub fn cancel(mut self) {
         self.send.send_reset(h2::Reason::CANCEL);
     }
+}
+
+fn voucher_frame(voucher: &str, tokens: u32) -> Bytes {
+    let mut frame = BytesMut::with_capacity(frame::HEADER_LEN + voucher.len());
+    frame::encode(&mut frame, FrameKind::Voucher, 0, tokens, &[], voucher.as_bytes());
+    frame.freeze()
 }
 
 /// Sends ticket and request, and waits for the answer's head.

@@ -10,6 +10,7 @@ pub mod health;
 pub mod job;
 pub mod join;
 mod known;
+mod last_words;
 mod load;
 mod members;
 pub mod others;

@@ -17,6 +17,7 @@ use lumbung_telemetry::trace::{Context, TRACEPARENT};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::job::{JobStream, OpenError, Origin};
+use super::last_words::LastWords;
 use crate::domain::ids::ProviderId;
 use crate::domain::provider::Standing;
 
@@ -32,6 +33,7 @@ pub struct Tunnel {
     /// Who is at the other end.
     pub provider: ProviderId,
     sender: SendRequest<Bytes>,
+    last_words: Arc<LastWords>,
     state: AtomicU8,
 }
 
@@ -66,11 +68,18 @@ impl Tunnel {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        // No patience: what a job hands over must have left before its client is told of the end (`chat::attempt`).
         let (io, writer) = gather(io, Patience::None);
         let (sender, connection) = client_builder().handshake(io).await?;
-        let tunnel = Self { provider, sender, state: AtomicU8::new(OPEN) };
-        Ok((Arc::new(tunnel), writer.drive(connection)))
+        let last_words = Arc::<LastWords>::default();
+        let tunnel = Self { provider, sender, last_words: last_words.clone(), state: AtomicU8::new(OPEN) };
+        let driven = async move {
+            tokio::select! {
+                biased;
+                ended = writer.drive(connection) => ended,
+                never = last_words.send_in_time() => match never {},
+            }
+        };
+        Ok((Arc::new(tunnel), driven))
     }
 
     /// Whether jobs may still be sent.
@@ -148,7 +157,9 @@ impl Tunnel {
         let mut sender = self.sender.clone().ready().await.map_err(OpenError::Tunnel)?;
         let mut request = request(Method::POST, path);
         tell_trace(&mut request, trace);
-        JobStream::open(&mut sender, request, ticket, body, history, Origin::Tunnel).await
+        self.last_words.send();
+        let job = JobStream::open(&mut sender, request, ticket, body, history, Origin::Tunnel).await?;
+        Ok(job.with(&self.last_words))
     }
 
     /// Begins a job that another gateway passes on: its frames follow as they come.

@@ -7,6 +7,7 @@ mod chat;
 mod docs;
 mod earnings;
 mod error;
+mod flat;
 pub mod guard;
 mod health;
 mod layers;

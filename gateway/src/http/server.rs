@@ -23,6 +23,7 @@ use tower::Service;
 use tracing::{debug, warn};
 
 use super::begun::Begun;
+use super::flat::Flat;
 use super::guard::Peer;
 use super::layers::{for_browsers, is_of_a_browser};
 
@@ -177,7 +178,7 @@ async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
 
 /// A connection whose other end has begun to speak HTTP.
 enum Opened {
-    Plain(TcpStream),
+    Plain(Flat<TcpStream>),
     Tls(Box<Begun<TlsStream<TcpStream>>>),
 }
 
@@ -186,7 +187,7 @@ async fn open(tls: Option<TlsAcceptor>, socket: TcpStream, stop: &CancellationTo
     if !says_something(&socket, stop).await {
         return None;
     }
-    let Some(tls) = tls else { return Some(Opened::Plain(socket)) };
+    let Some(tls) = tls else { return Some(Opened::Plain(Flat(socket))) };
     let socket = shake_hands(&tls, socket).await?;
     // hyper waits for the first bytes without a limit here, too.
     let begun = tokio::time::timeout(HEAD_WITHIN, Begun::read(socket, PREFACE));

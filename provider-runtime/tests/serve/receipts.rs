@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use lumbung_openapi::frame::{self, FrameKind};
+use lumbung_openapi::merkle::Hash;
 use lumbung_openapi::receipt::ReceiptVerdict;
 
 use super::support::eventually;
@@ -109,4 +110,25 @@ async fn receipts_are_offered_until_they_are_acknowledged_even_after_kill_9() {
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert_eq!(gateway.receipts().len(), count, "nothing is offered any more");
     assert!(provider.log().contains("too late"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_receipts_than_go_into_a_batch_do_not_wait_for_each_others_second() {
+    let gateway = TestGateway::start().await;
+    let mut before = scripted(&gateway.url(), SCRIPT).start();
+    gateway.tunnel().await;
+    before.kill();
+    let line = |number: u32| {
+        let json = format!(r#"{{"receipt":{{"number":{number},"ticket":"t{number}","claims":"c{number}"}}}}"#);
+        format!("{} {json}\n", &Hash::of(json.as_bytes()).to_string()[..16])
+    };
+    let journal: String = (1..=8500).map(line).collect();
+    std::fs::write(before.data_dir().join("receipts.jsonl"), journal).unwrap();
+
+    let provider = scripted(&gateway.url(), SCRIPT).in_the_place_of(&before).start();
+    gateway.receipts_of(1).await;
+    let begun = Instant::now();
+    gateway.receipts_of(8500).await;
+    assert!(begun.elapsed() < Duration::from_secs(7), "nine batches, a second after each, would take eight");
+    provider.status_when("all are taken", |status| status["receipts_unacknowledged"] == 0).await;
 }

@@ -84,6 +84,8 @@ impl MistralEngine {
         let mut is_later = false;
         loop {
             let begun = Instant::now();
+            // No more at once than it answers rightly.
+            let _seat = self.runner.seats().acquire().await?;
             let mut responses = self.ask_alone(prompt.to_vec(), load.tokens).await?;
             let mut is_first = true;
             loop {

@@ -60,6 +60,11 @@ impl Runner {
         Self { model, seats: Arc::new(Semaphore::new(seats)), stop_tokens }
     }
 
+    /// As many as may run at once; whoever runs one has one of them.
+    pub fn seats(&self) -> &Semaphore {
+        &self.seats
+    }
+
     /// mistralrs itself.
     pub fn model(&self) -> &Model {
         &self.model
