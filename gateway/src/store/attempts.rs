@@ -10,7 +10,7 @@ use sqlx::{AnyConnection, Row};
 
 use super::sql::{pieces, query, values};
 use super::usage::{self, Use, Used};
-use super::{Result, SigningKeys, StoreError, ledger, promotional};
+use super::{Result, SigningKeys, StoreError, compact, ledger, promotional};
 use crate::domain::earnings::Funding;
 use crate::domain::ids::{AccountId, AllowanceId, BatchId, KeyId, ProviderId};
 use crate::domain::posting::{LedgerId, Posting, PostingKind};
@@ -102,6 +102,7 @@ pub(super) async fn write(
     let funding = promotional::spend(connection, attempts).await?;
     let records: Vec<String> = attempts.iter().map(record).collect::<Result<_>>()?;
     let batch = sign(connection, clock, now_us, &records, keys).await?;
+    let is_compact = compact::is_for(connection);
     let (mut written, mut numbered) = (0, records.iter().enumerate());
     for piece in pieces(attempts) {
         let rows = values(connection, COLUMNS.len(), piece.len());
@@ -111,6 +112,7 @@ pub(super) async fn write(
         ));
         for (new, (index, record)) in piece.iter().zip(&mut numbered) {
             let NewAttempt { ticket, counted, charge, .. } = new;
+            let short = if is_compact { compact::shortened(new.ticket_text) } else { None };
             insert = insert
                 .bind(ticket.job.as_str())
                 .bind(i64::from(ticket.attempt))
@@ -137,8 +139,8 @@ pub(super) async fn write(
                 .bind(counted.map(|c| c.finished_us))
                 .bind(now_us)
                 .bind(claim_by_us(ticket))
-                .bind(new.ticket_text)
-                .bind(record.as_str())
+                .bind(short.unwrap_or_else(|| new.ticket_text.to_owned()))
+                .bind(if is_compact { "" } else { record.as_str() })
                 .bind(batch.to_string())
                 .bind(index as i64)
                 .bind(new.receipt)
@@ -229,7 +231,7 @@ fn record(new: &NewAttempt<'_>) -> Result<String> {
 
 /// The text that the gateway signs of an attempt.
 pub(super) fn record_text(ticket: &Ticket, charge: &Charge, delivered: Option<Hash>) -> Result<String> {
-    serde_json::to_string(&charge.record(ticket, delivered)).map_err(|_| StoreError::corrupt("a record has no JSON"))
+    compact::record_text(&charge.record(ticket, delivered))
 }
 
 fn used(new: &NewAttempt<'_>) -> (Use, Used) {

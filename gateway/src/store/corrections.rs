@@ -12,7 +12,7 @@ use sqlx::{AnyConnection, Row};
 use super::attempts::{self, Parties};
 use super::settle::now;
 use super::usage::{self, Use, Used};
-use super::{Result, StoreError, ledger, promotional, signing_keys};
+use super::{Result, StoreError, compact, ledger, promotional, signing_keys};
 use crate::domain::earnings::Funding;
 use crate::domain::ids::AccountId;
 use crate::domain::posting::{LedgerId, Posting, PostingKind};
@@ -116,6 +116,7 @@ pub(super) async fn correct(
     let (now_us, keys) = (now(connection, clock).await?, signing_keys::existing(connection).await?);
     let records: Vec<String> = corrections.iter().map(|correction| correction.record.clone()).collect();
     let batch = attempts::sign(connection, clock, now_us, &records, &keys).await?;
+    let is_compact = compact::is_for(connection);
     let (mut postings, mut refunds) = (Vec::new(), BTreeMap::<AccountId, NanoUsd>::new());
     for (index, correction) in corrections.iter().enumerate() {
         let update =
@@ -129,7 +130,7 @@ pub(super) async fn correct(
             .bind(i64::from(correction.is.tokens.completion))
             .bind(correction.is.amount.nanos())
             .bind(correction.is.fee.nanos())
-            .bind(correction.record.as_str())
+            .bind(if is_compact { "" } else { correction.record.as_str() })
             .bind(batch.to_string())
             .bind(index as i64)
             .bind(correction.is_given.promotional.nanos())

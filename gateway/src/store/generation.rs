@@ -3,7 +3,7 @@
 use lumbung_openapi::money::NanoUsd;
 use sqlx::Row;
 
-use super::{Result, Store, StoreError};
+use super::{Result, Store, StoreError, compact};
 use crate::domain::ids::AccountId;
 use crate::domain::posting::LedgerId;
 
@@ -75,7 +75,7 @@ impl Store {
             started_us: earliest(9)?,
             first_token_us: earliest(10)?,
             finished_us: last.try_get(11)?,
-            ticket: last.try_get(12)?,
+            ticket: compact::whole(last.try_get(12)?)?,
             attempts: u32::try_from(rows.len()).map_err(|_| damaged())?,
         }))
     }

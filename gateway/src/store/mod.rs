@@ -15,6 +15,7 @@ mod challenges;
 mod check;
 mod check_earnings;
 mod clawback;
+mod compact;
 mod corrections;
 mod counters;
 mod entries;

@@ -2,12 +2,12 @@
 
 use lumbung_openapi::merkle::{Hash, inclusion_path};
 use lumbung_openapi::money::NanoUsd;
-use lumbung_openapi::receipt::{AttemptProof, InclusionProof, JobReceipt, Receipt};
+use lumbung_openapi::receipt::{AttemptProof, InclusionProof, JobReceipt, Receipt, SettlementRecord};
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
 use super::tokenizers::read_recount;
-use super::{Result, Store, StoreError};
+use super::{Result, Store, StoreError, compact};
 use crate::domain::ids::AccountId;
 
 impl Store {
@@ -17,7 +17,8 @@ impl Store {
         // `|| ''`: SQLite would rather go through all that the account ever asked.
         let select = "SELECT a.job, a.model, a.created, a.prompt_tokens, a.completion_tokens, a.charge, a.record,
                 a.batch_index, s.jws, s.leaves, a.ticket, a.receipt, a.receipt_index, r.jws, r.leaves,
-                c.tokenizer, c.outcome, c.claimed_prompt, c.claimed_completion, c.prompt_tokens, c.completion_tokens
+                c.tokenizer, c.outcome, c.claimed_prompt, c.claimed_completion, c.prompt_tokens, c.completion_tokens,
+                a.job, a.attempt, a.provider, a.model, a.fee, a.delivered_sha256
             FROM attempts a JOIN batches s ON s.id = a.batch LEFT JOIN batches r ON r.id = a.receipt_batch
                 LEFT JOIN recounts c ON c.job = a.job AND c.attempt = a.attempt
             WHERE a.public_id = $1 AND a.account || '' = $2 ORDER BY a.job, a.attempt";
@@ -60,11 +61,34 @@ fn add(receipt: &mut JobReceipt, row: &AnyRow) -> Result<()> {
         }
         None => None,
     };
-    let ticket: String = row.try_get(10)?;
+    let ticket = compact::whole(row.try_get(10)?)?;
     let provider_receipt = claims.map(|claims| Receipt { ticket, claims, voucher: None });
-    let (record, recount) = (row.try_get(6)?, read_recount(row, 15)?);
+    let record = match row.try_get::<String, _>(6)? {
+        kept if kept.is_empty() => compact::record_text(&record(&receipt.id, row, 21)?)?,
+        kept => kept,
+    };
+    let recount = read_recount(row, 15)?;
     receipt.attempts.push(AttemptProof { record, settlement, receipt: provider_receipt, proof, recount });
     Ok(())
+}
+
+/// What the gateway said of an attempt, from its row: job, attempt, provider, model, fee and hash stand from `first` on.
+fn record(public_id: &str, row: &AnyRow, first: usize) -> Result<SettlementRecord> {
+    let damaged = || StoreError::corrupt("an attempt's row is malformed");
+    let count = |column: usize| -> Result<u32> { u32::try_from(row.try_get::<i64, _>(column)?).map_err(|_| damaged()) };
+    let delivered: Option<String> = row.try_get(first + 5)?;
+    Ok(SettlementRecord {
+        id: public_id.to_owned(),
+        job: row.try_get(first)?,
+        attempt: count(first + 1)?,
+        provider: row.try_get(first + 2)?,
+        model: row.try_get(first + 3)?,
+        prompt_tokens: count(3)?,
+        completion_tokens: count(4)?,
+        charge: NanoUsd::from_nanos(row.try_get(5)?),
+        fee: NanoUsd::from_nanos(row.try_get(first + 4)?),
+        delivered_sha256: delivered.map(|hash| hash.parse().map_err(|_| damaged())).transpose()?,
+    })
 }
 
 /// The way from a leaf to the signed root.

@@ -15,7 +15,7 @@ use super::attempts::{self, AttemptKey, JobSoFar, NewAttempt, attempt_key};
 use super::corrections::{Correction, correct};
 use super::settle::{now, take, touch};
 use super::sql::{pieces, query, values};
-use super::{Result, Store, StoreError, promotional, signing_keys, sql};
+use super::{Result, Store, StoreError, compact, promotional, signing_keys, sql};
 use crate::domain::backing::Backing;
 use crate::domain::ids::{AccountId, BatchId, ProviderId};
 use crate::domain::refusal::Refusal;
@@ -224,7 +224,7 @@ fn refused(refusal: Refusal) -> ReceiptVerdict {
 
 /// What there is to do with a receipt whose attempt is settled.
 fn settled(row: &AnyRow, offered: &Offered<'_>) -> Result<Finding> {
-    let (state, ticket): (String, String) = (row.try_get(2)?, row.try_get(3)?);
+    let (state, ticket): (String, String) = (row.try_get(2)?, compact::whole(row.try_get(3)?)?);
     let (receipt, batch): (Option<String>, Option<String>) = (row.try_get(4)?, row.try_get(5)?);
     let is_another = receipt.is_some_and(|known| known != offered.receipt.claims) || ticket != offered.receipt.ticket;
     Ok(match (is_another, batch) {
@@ -233,6 +233,14 @@ fn settled(row: &AnyRow, offered: &Offered<'_>) -> Result<Finding> {
         (false, None) if state == "withheld" => Finding::Decided(refused(Refusal::TooLate)),
         (false, None) => Finding::Attach,
     })
+}
+
+/// The end of a ticket, by which it is known: however a row keeps it, it ends with its HMAC-SHA256, of 43 characters, and the
+/// HMACs of what is offered have been verified.
+const SIGNATURE: &str = "substr(attempts.ticket, length(attempts.ticket) - 42)";
+
+fn signature(ticket: &str) -> &str {
+    ticket.rsplit_once('.').map_or(ticket, |(_, signature)| signature)
 }
 
 /// Attaches receipts to their settled attempts; those that have none, or another receipt, are left out. Where a receipt
@@ -249,17 +257,17 @@ async fn attach_all(
     for piece in pieces(open) {
         let (rows, batch) = (values(connection, 5, piece.len()), 5 * piece.len() + 1);
         let mut update = query(format!(
-            "WITH offered(id, number, ticket, claims, place) AS (VALUES {rows})
+            "WITH offered(id, number, signature, claims, place) AS (VALUES {rows})
              UPDATE attempts SET receipt = offered.claims, receipt_batch = ${batch}, receipt_index = offered.place
              FROM offered WHERE job = offered.id AND attempt = offered.number AND receipt_batch IS NULL AND state = 'settled'
-               AND (receipt IS NULL OR receipt = offered.claims) AND attempts.ticket = offered.ticket
+               AND (receipt IS NULL OR receipt = offered.claims) AND {SIGNATURE} = offered.signature
              RETURNING receipt_index, prompt_tokens, completion_tokens"
         ));
         for offered in piece {
             update = update
                 .bind(offered.ticket.job.as_str())
                 .bind(i64::from(offered.ticket.attempt))
-                .bind(offered.receipt.ticket.as_str())
+                .bind(signature(&offered.receipt.ticket))
                 .bind(offered.receipt.claims.as_str())
                 .bind(offered.index as i64);
         }

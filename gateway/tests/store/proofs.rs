@@ -1,6 +1,6 @@
 //! The client's receipt verifies offline, at every stage, and a changed one does not.
 
-use lumbung_openapi::receipt::{SettlementRecord, VerifyError};
+use lumbung_openapi::receipt::{ReceiptVerdict, SettlementRecord, VerifyError};
 use lumbung_openapi::ticket::Ticket;
 
 use crate::on_both;
@@ -34,6 +34,31 @@ on_both! {
         let mut changed = signed;
         changed.charge = usd("0.00004");
         assert_eq!(changed.verify(&books.keys.published()), Err(VerifyError::Sum));
+    }
+
+    /// Rows of the release before have ticket and record as they were signed, in SQLite too.
+    async fn what_the_release_before_wrote_is_attached_to_and_proved(books: &Books) {
+        let (customer, provider) = (books.customer("1").await, Provider::new(1));
+        let settlement = customer.settlement(books, customer.ticket(books, &provider).await, tokens(10, 20));
+        books.settle(std::slice::from_ref(&settlement)).await;
+        let (id, job, text) = (&settlement.ticket.public_id, &settlement.ticket.job, &settlement.ticket_text);
+        let read = async || books.store.job_receipt(&customer.account, id).await.expect("answer").expect("settled");
+        let record = read().await.attempts[0].record.clone();
+        let kept = format!("SELECT CAST(COUNT(*) AS BIGINT) FROM attempts WHERE ticket = '{text}' AND record = '{record}'");
+        assert_eq!(books.number(&kept).await, i64::from(books.is_postgres()), "SQLite has it shorter");
+        books.sql(&format!("UPDATE attempts SET ticket = '{text}', record = '{record}' WHERE job = '{job}'")).await;
+        assert_eq!(books.number(&kept).await, 1);
+
+        let receipt = || vec![provider.receipt(books, &settlement.ticket, tokens(10, 20))];
+        let another = Ticket { fee_bps: 1, ..settlement.ticket.clone() };
+        let verdicts = books.offer(&provider, vec![provider.receipt(books, &another, tokens(10, 20))]).await;
+        assert!(matches!(verdicts[..], [ReceiptVerdict::Refused { .. }]), "{verdicts:?}");
+        assert_eq!(books.offer(&provider, receipt()).await, [ReceiptVerdict::Committed]);
+        assert_eq!(books.offer(&provider, receipt()).await, [ReceiptVerdict::Committed], "again");
+        let receipt = read().await;
+        assert_eq!((&receipt.attempts[0].record, receipt.verify(&books.keys.published())), (&record, Ok(())));
+        let shown = books.store.generation(&customer.account, id).await.expect("answer").expect("settled");
+        assert_eq!(&shown.ticket, text);
     }
 
     async fn nobody_reads_anothers_receipt(books: &Books) {

@@ -18,7 +18,7 @@ const PROVIDERS: usize = 4;
 /// Receipts come this many batches after their settlements: a second, at some thousand jobs per second.
 const LATER: usize = 5;
 /// Bytes that a job may write, into the log, the file and whatever else there is. They are the same on any machine.
-const MOST_BYTES: u64 = 12_500;
+const MOST_BYTES: u64 = 9_000;
 
 /// What the books took.
 #[derive(Default)]
