@@ -43,7 +43,7 @@ pub struct ResultsArgs {
     /// How long the mixture runs.
     #[arg(long, default_value_t = 900.0)]
     soak_seconds: f64,
-    /// An empty Postgres database for several gateways on the same books.
+    /// An empty Postgres database, for several gateways on the same books and for books that are not in SQLite.
     #[arg(long, env = "LUMBUNG_TEST_POSTGRES", hide_env_values = true)]
     database: Option<String>,
     /// A Redis for the same.
@@ -89,7 +89,7 @@ impl Section {
         let bin = args.bin.clone();
         Ok(match self {
             Self::Compare => {
-                let beside = args.beside.clone();
+                let (beside, on_postgres) = (args.beside.clone(), args.database.clone());
                 let (rounds, seconds, warm_up) = (args.rounds, args.seconds, 2.0);
                 let (connections, rates, streams, database, json) = (8, vec![1000.0, 3000.0], 256, None, false);
                 let shown = compare::cpu_per_request(rates[0]);
@@ -97,7 +97,15 @@ impl Section {
                     CompareArgs { beside, rounds, seconds, warm_up, connections, rates, streams, bin, database, json };
                 let comparison = compare::compare(&args).await?;
                 draw(&comparison, &shown, plots)?;
-                format!("{rounds} rounds of {seconds} s for each load.\n\n{}", comparison.markdown())
+                let mut text = format!("{rounds} rounds of {seconds} s for each load.\n\n{}", comparison.markdown());
+                if let Some(database) = on_postgres {
+                    let args = CompareArgs { beside: vec![Peer::Nginx], database: Some(database), ..args };
+                    let comparison = compare::compare(&args).await?.markdown();
+                    text += &format!(
+                        "\nThe same with the books in Postgres, whose own work is not counted:\n\n{comparison}"
+                    );
+                }
+                text
             }
             Self::Crowd => {
                 let args = CrowdArgs { streams: 512, slow_streams: 4096, connections: 10_000, tunnels: 2000, bin };

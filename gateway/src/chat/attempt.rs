@@ -106,7 +106,11 @@ impl Trying<'_> {
                 self.delivered.go_on_with(&seat);
                 match self.pass_on(&mut ticket, &mut stream, &mut notes, asked_at, patience).await {
                     Ok(vouching) => {
-                        vouching.finish(stream, &ticket, notes.meter.tokens());
+                        // Where it goes at once, the tunnel's task gets its turn before the client is told: whoever has the end
+                        // of an answer is charged for it, even if this process is killed at once.
+                        if vouching.finish(stream, &ticket, notes.meter.tokens()) {
+                            tokio::task::yield_now().await;
+                        }
                         Outcome::Complete(notes.body.take())
                     }
                     Err(outcome) => {

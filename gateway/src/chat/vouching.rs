@@ -45,10 +45,10 @@ impl<'a> Vouching<'a> {
         }
     }
 
-    /// Sends the last voucher, which ends the request, soon.
-    pub fn finish(mut self, stream: JobStream, ticket: &Ticket, tokens: u32) {
+    /// Sends the last voucher, which ends the request: at once, as it returns, or in a moment.
+    pub fn finish(mut self, stream: JobStream, ticket: &Ticket, tokens: u32) -> bool {
         self.note(ticket, tokens);
-        stream.finish(&self.keys.sign_voucher(&self.last), tokens);
+        stream.finish(&self.keys.sign_voucher(&self.last), tokens)
     }
 
     fn is_due(&self, ticket: &Ticket, tokens: u32) -> bool {

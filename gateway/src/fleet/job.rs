@@ -169,13 +169,15 @@ impl JobStream {
         drop(self.send.send_data(voucher_frame(voucher, tokens), false));
     }
 
-    /// Sends the last voucher, which ends the request, soon. To be called when the answer has ended.
-    pub fn finish(mut self, voucher: &str, tokens: u32) {
+    /// Sends the last voucher, which ends the request: at once, as it returns, or with a job that is likely to follow in a
+    /// moment. To be called when the answer has ended.
+    pub fn finish(mut self, voucher: &str, tokens: u32) -> bool {
         let voucher = voucher_frame(voucher, tokens);
-        match self.last_words {
-            Some(last_words) => last_words.add(self.send, voucher),
-            None => send_last(&mut self.send, voucher),
+        if let Some(last_words) = self.last_words {
+            return last_words.add(self.send, voucher);
         }
+        send_last(&mut self.send, voucher);
+        true
     }
 
     /// Tells the provider to stop at once.

@@ -1,5 +1,6 @@
-//! The last voucher of each answer on a tunnel. Nobody waits for it, so it leaves with the next job, or a moment later: a
-//! write of its own would cost as much as all else that is written for a job, and would hold up the client's answer.
+//! The last voucher of each answer on a tunnel. It goes at once, before the client is told of the end, unless jobs follow
+//! each other so closely that the next one takes it along: a write of its own costs as much as the job's, and holds up the
+//! client's answer by what it takes.
 
 use std::convert::Infallible;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,9 +9,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::SendStream;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
-/// How long a last voucher waits for a job to leave with. A gateway that is killed within that time is believed less than it
-/// had received, by a voucher's interval at most.
+/// Jobs that follow each other within so long take along what waits, which waits no longer than this. A gateway that is killed
+/// meanwhile is believed up to the voucher before.
 const WITHIN: Duration = Duration::from_millis(5);
 
 /// Those that have not left yet.
@@ -26,12 +28,30 @@ struct Waiting {
     /// How many have come, and whether somebody sees to it that they leave.
     came: u64,
     is_seen_to: bool,
+    /// When the last job began, and whether it was soon after the one before.
+    last_job: Option<Instant>,
+    is_busy: bool,
 }
 
 impl LastWords {
-    /// Takes the frame that ends a job's request.
-    pub fn add(&self, request: SendStream<Bytes>, voucher: Bytes) {
+    /// A job is about to begin: what waits goes with it.
+    pub fn job_begins(&self) {
+        let now = Instant::now();
         let mut waiting = self.lock();
+        let before = waiting.last_job.replace(now);
+        waiting.is_busy = before.is_some_and(|before| now - before < WITHIN);
+        drop(waiting);
+        self.send();
+    }
+
+    /// Takes the frame that ends a job's request. Returns whether it goes at once.
+    pub fn add(&self, mut request: SendStream<Bytes>, voucher: Bytes) -> bool {
+        let mut waiting = self.lock();
+        if !waiting.is_busy {
+            drop(waiting);
+            send_last(&mut request, voucher);
+            return true;
+        }
         waiting.vouchers.push((request, voucher));
         waiting.came += 1;
         let is_seen_to = std::mem::replace(&mut waiting.is_seen_to, true);
@@ -39,10 +59,10 @@ impl LastWords {
         if !is_seen_to {
             self.first.notify_one();
         }
+        false
     }
 
-    /// Hands over what waits.
-    pub fn send(&self) {
+    fn send(&self) {
         let vouchers = std::mem::take(&mut self.lock().vouchers);
         for (mut request, voucher) in vouchers {
             send_last(&mut request, voucher);
@@ -83,4 +103,76 @@ pub(super) fn send_last(request: &mut SendStream<Bytes>, voucher: Bytes) {
     }
     // A stream that has broken is noticed where it is read.
     drop(request.send_data(voucher, true));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// What holds a tunnel open, the requests of so many jobs on it that are answered, and where their bodies arrive.
+    async fn jobs(
+        count: usize,
+    ) -> (h2::client::SendRequest<Bytes>, Vec<SendStream<Bytes>>, tokio::sync::mpsc::Receiver<Bytes>) {
+        let (ours, theirs) = tokio::io::duplex(1 << 20);
+        let (arrived, arriving) = tokio::sync::mpsc::channel(8);
+        tokio::spawn(async move {
+            let mut connection = h2::server::handshake(theirs).await.expect("a connection");
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                respond.send_response(http::Response::new(()), true).expect("an answer");
+                let arrived = arrived.clone();
+                tokio::spawn(async move {
+                    let mut body = request.into_body();
+                    while let Some(Ok(chunk)) = body.data().await {
+                        arrived.send(chunk).await.expect("somebody listens");
+                    }
+                });
+            }
+        });
+        let (sender, connection) = h2::client::handshake(ours).await.expect("a connection");
+        tokio::spawn(connection);
+        let mut requests = Vec::new();
+        for _ in 0..count {
+            let request = http::Request::post("http://provider/").body(()).expect("a request");
+            let mut sender = sender.clone().ready().await.expect("ready");
+            let (answer, request) = sender.send_request(request, false).expect("a job");
+            answer.await.expect("an answer");
+            requests.push(request);
+        }
+        (sender, requests, arriving)
+    }
+
+    #[tokio::test]
+    async fn the_voucher_of_a_job_that_is_alone_goes_at_once() {
+        let (_open, mut requests, mut arriving) = jobs(1).await;
+        let last_words = LastWords::default();
+        last_words.job_begins();
+        assert!(last_words.add(requests.remove(0), Bytes::from_static(b"alone")));
+        assert_eq!(arriving.recv().await.expect("it arrives"), "alone", "though nobody sees to it");
+    }
+
+    #[tokio::test]
+    async fn vouchers_of_jobs_in_a_row_go_with_the_next_or_a_moment_later() {
+        let (_open, mut requests, mut arriving) = jobs(3).await;
+        let last_words = Arc::<LastWords>::default();
+        (0..2).for_each(|_| last_words.job_begins());
+        assert!(!last_words.add(requests.remove(0), Bytes::from_static(b"first")));
+        tokio::time::sleep(4 * WITHIN).await;
+        assert!(arriving.try_recv().is_err(), "it waits: nobody sees to it yet");
+        last_words.job_begins();
+        assert_eq!(arriving.recv().await.expect("it arrives"), "first", "with the next job");
+
+        let seeing_to = tokio::spawn({
+            let last_words = last_words.clone();
+            async move { last_words.send_in_time().await }
+        });
+        for voucher in ["second", "third"] {
+            (0..2).for_each(|_| last_words.job_begins());
+            assert!(!last_words.add(requests.remove(0), Bytes::from_static(voucher.as_bytes())));
+            assert_eq!(arriving.recv().await.expect("it arrives"), voucher, "without another job");
+            tokio::time::sleep(4 * WITHIN).await; // nothing waits any more
+        }
+        assert!(!seeing_to.is_finished());
+    }
 }

@@ -157,7 +157,7 @@ impl Tunnel {
         let mut sender = self.sender.clone().ready().await.map_err(OpenError::Tunnel)?;
         let mut request = request(Method::POST, path);
         tell_trace(&mut request, trace);
-        self.last_words.send();
+        self.last_words.job_begins();
         let job = JobStream::open(&mut sender, request, ticket, body, history, Origin::Tunnel).await?;
         Ok(job.with(&self.last_words))
     }

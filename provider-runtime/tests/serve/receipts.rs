@@ -120,7 +120,9 @@ async fn more_receipts_than_go_into_a_batch_do_not_wait_for_each_others_second()
     before.kill();
     let line = |number: u32| {
         let json = format!(r#"{{"receipt":{{"number":{number},"ticket":"t{number}","claims":"c{number}"}}}}"#);
-        format!("{} {json}\n", &Hash::of(json.as_bytes()).to_string()[..16])
+        let Hash(hash) = Hash::of(json.as_bytes());
+        let checksum: String = hash[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{checksum} {json}\n")
     };
     let journal: String = (1..=8500).map(line).collect();
     std::fs::write(before.data_dir().join("receipts.jsonl"), journal).unwrap();
