@@ -223,8 +223,7 @@ impl Network {
         self.providers.first().context("there is no provider")
     }
 
-    /// Waits until the gateway has every receipt: providers offer a thousand a second, and what one load has left to be
-    /// offered must not be in the way of the next.
+    /// Waits until the gateway has every receipt: what one load has left to be offered must not be in the way of the next.
     pub async fn wait_for_receipts(&self) -> anyhow::Result<()> {
         let begun = Instant::now();
         for place in 0..self.providers.len() {

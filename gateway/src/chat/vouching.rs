@@ -45,7 +45,7 @@ impl<'a> Vouching<'a> {
         }
     }
 
-    /// Sends the last voucher, which ends the request: at once, as it returns, or in a moment.
+    /// Sends the last voucher, which ends the request. Returns whether it goes at once; otherwise it goes in a moment.
     pub fn finish(mut self, stream: JobStream, ticket: &Ticket, tokens: u32) -> bool {
         self.note(ticket, tokens);
         stream.finish(&self.keys.sign_voucher(&self.last), tokens)

@@ -169,8 +169,8 @@ impl JobStream {
         drop(self.send.send_data(voucher_frame(voucher, tokens), false));
     }
 
-    /// Sends the last voucher, which ends the request: at once, as it returns, or with a job that is likely to follow in a
-    /// moment. To be called when the answer has ended.
+    /// Sends the last voucher, which ends the request. Returns whether it goes at once; otherwise it goes with a job that is
+    /// likely to follow, or in a moment. To be called when the answer has ended.
     pub fn finish(mut self, voucher: &str, tokens: u32) -> bool {
         let voucher = voucher_frame(voucher, tokens);
         if let Some(last_words) = self.last_words {

@@ -47,7 +47,8 @@ impl LastWords {
     /// Takes the frame that ends a job's request. Returns whether it goes at once.
     pub fn add(&self, mut request: SendStream<Bytes>, voucher: Bytes) -> bool {
         let mut waiting = self.lock();
-        if !waiting.is_busy {
+        let has_just_begun = |last_job: Instant| last_job.elapsed() < WITHIN;
+        if !waiting.is_busy || !waiting.last_job.is_some_and(has_just_begun) {
             drop(waiting);
             send_last(&mut request, voucher);
             return true;
@@ -143,20 +144,33 @@ mod tests {
         (sender, requests, arriving)
     }
 
+    /// Another job begins right after one. What is to come is never long ago, however slow the machine.
+    fn job_begins_in_a_row(last_words: &LastWords) {
+        let to_come = || Some(Instant::now() + Duration::from_secs(3600));
+        last_words.lock().last_job = to_come();
+        last_words.job_begins();
+        last_words.lock().last_job = to_come();
+    }
+
     #[tokio::test]
     async fn the_voucher_of_a_job_that_is_alone_goes_at_once() {
-        let (_open, mut requests, mut arriving) = jobs(1).await;
+        let (_open, mut requests, mut arriving) = jobs(2).await;
         let last_words = LastWords::default();
         last_words.job_begins();
         assert!(last_words.add(requests.remove(0), Bytes::from_static(b"alone")));
         assert_eq!(arriving.recv().await.expect("it arrives"), "alone", "though nobody sees to it");
+
+        job_begins_in_a_row(&last_words);
+        last_words.lock().last_job = Instant::now().checked_sub(WITHIN);
+        assert!(last_words.add(requests.remove(0), Bytes::from_static(b"long ago")));
+        assert_eq!(arriving.recv().await.expect("it arrives"), "long ago", "nothing has followed for a while");
     }
 
     #[tokio::test]
     async fn vouchers_of_jobs_in_a_row_go_with_the_next_or_a_moment_later() {
         let (_open, mut requests, mut arriving) = jobs(3).await;
         let last_words = Arc::<LastWords>::default();
-        (0..2).for_each(|_| last_words.job_begins());
+        job_begins_in_a_row(&last_words);
         assert!(!last_words.add(requests.remove(0), Bytes::from_static(b"first")));
         tokio::time::sleep(4 * WITHIN).await;
         assert!(arriving.try_recv().is_err(), "it waits: nobody sees to it yet");
@@ -168,7 +182,7 @@ mod tests {
             async move { last_words.send_in_time().await }
         });
         for voucher in ["second", "third"] {
-            (0..2).for_each(|_| last_words.job_begins());
+            job_begins_in_a_row(&last_words);
             assert!(!last_words.add(requests.remove(0), Bytes::from_static(voucher.as_bytes())));
             assert_eq!(arriving.recv().await.expect("it arrives"), voucher, "without another job");
             tokio::time::sleep(4 * WITHIN).await; // nothing waits any more

@@ -68,6 +68,7 @@ impl Tunnel {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        // No patience: the last voucher of a job that is alone must have left before its client is told (`chat::attempt`).
         let (io, writer) = gather(io, Patience::None);
         let (sender, connection) = client_builder().handshake(io).await?;
         let last_words = Arc::<LastWords>::default();

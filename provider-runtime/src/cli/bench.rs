@@ -47,7 +47,8 @@ struct Told {
     first_token_ms: f64,
 }
 
-/// Prints how fast an engine is by itself, for each number of streams. The embedded one is asked past everything of this project's.
+/// Prints how fast an engine is by itself, for each number of streams. The embedded one is asked past everything
+/// of this project's, but takes no more answers at once than it gives rightly: on a CPU, one.
 pub async fn run(args: BenchArgs, data_dir: &Path) -> anyhow::Result<ExitCode> {
     let told = match args.engine.engine {
         EngineKind::Mistral => embedded(&args).await?,
