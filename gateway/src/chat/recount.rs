@@ -238,10 +238,13 @@ fn find(
 ) -> Found {
     let Ok(request) = endpoint.parse(body) else { return Found::default() }; // it was read once before
     let has_tools = parameters.contains(Parameter::Tools) || parameters.contains(Parameter::Functions);
+    let callable = request.tools.list.iter().filter(|_| request.tools.may_be_called()).map(|tool| &*tool.name);
+    let longest = callable.max_by_key(|name| name.len());
     let count = |mut said: Said| {
         if !has_tools {
             said.call_count = 0; // calls that nobody asked for have nothing around them
         }
+        said.callable = longest.map(str::to_owned);
         tokenizer.completion_tokens(&said, &request.stop)
     };
     let completion = match endpoint {

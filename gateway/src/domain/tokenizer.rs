@@ -61,6 +61,8 @@ pub struct Said {
     pub calls: String,
     /// How many tool calls.
     pub call_count: usize,
+    /// The longest name of a tool that may be called; `None` where none may.
+    pub callable: Option<String>,
     /// OpenAI's `finish_reason`; `None` where the answer broke off.
     pub finish_reason: Option<String>,
 }
@@ -158,7 +160,12 @@ impl ModelTokenizer {
             0 => 0,
             calls => self.count(&said.calls)? + calls * AROUND_TOOL_CALL,
         };
-        u32::try_from(content + reasoning + calls).ok()
+        // An answer that is cut off may have begun a call, of which nothing is shown before its name is whole.
+        let begun = match &said.callable {
+            Some(name) if !ended => self.count(name)? + AROUND_TOOL_CALL,
+            _ => 0,
+        };
+        u32::try_from(content + reasoning + calls + begun).ok()
     }
 
     /// No special tokens are added: a template writes its own, and an answer has none.

@@ -263,13 +263,23 @@ async fn the_bundled_models_own_counts_stand() {
             {"role": "assistant", "content": null, "tool_calls": [call]},
             {"role": "tool", "tool_call_id": "c1", "content": "two tonnes"},
         ]);
-        let more = json!({"model": BUNDLED, "messages": messages, "tools": [tool(has_description)], "max_tokens": 16});
+        let more = json!({"model": BUNDLED, "messages": messages, "tools": [tool(has_description)],
+                           "max_tokens": 16, "temperature": 0});
         let (id, usage) = ask(&client, has_description, "", more).await;
         let recount = recount_of(&client, &id).await;
         let found = recount.prompt_tokens.expect("a count");
         assert_eq!(usage.prompt_tokens, recount.claimed_prompt_tokens, "what is honest stands");
         let beyond = found - recount.claimed_prompt_tokens;
         assert!(if has_description { beyond == 0 } else { (1..20).contains(&beyond) }, "{beyond}");
+        jobs += 1;
+    }
+    // A limit in the middle of a call: before its name has come, nothing of it is shown, and still it was made.
+    let choice = json!({"type": "function", "function": {"name": "harvest"}});
+    for max_tokens in [1, 6, 12, 24] {
+        let more = json!({"model": BUNDLED, "tools": [tool(true)], "tool_choice": choice, "max_tokens": max_tokens});
+        let (id, usage) = ask(&client, max_tokens % 4 == 0, "How much?", more).await;
+        let recount = recount_of(&client, &id).await;
+        assert_eq!((usage.completion_tokens, recount.is_lower()), (max_tokens, false), "{recount:?}");
         jobs += 1;
     }
     let found = network.store.recounts(&id_of(&provider)).await.expect("figures");

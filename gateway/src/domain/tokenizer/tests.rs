@@ -53,6 +53,20 @@ fn what_a_server_makes_and_does_not_show_is_its_due() {
 }
 
 #[test]
+fn a_call_that_was_cut_off_before_its_name_is_its_makers_due() {
+    let tokenizer = ModelTokenizer::new(&padi()).expect("a tokenizer");
+    let count = |said: &Said| tokenizer.completion_tokens(said, &[]).expect("a count");
+    let made = count(&said("<tool_call>\n{\"name\": \"harvest\", \"arguments\": ", None));
+    for (text, reason) in [("", Some("length")), ("Rice", Some("length")), ("", None)] {
+        let without = said(text, reason);
+        let with = Said { callable: Some("harvest".into()), ..said(text, reason) };
+        assert!(count(&with) >= count(&without) + made, "{text} {reason:?}: {made} tokens unseen");
+    }
+    let whole = Said { callable: Some("harvest".into()), ..said("Rice", Some("stop")) };
+    assert_eq!(count(&whole), count(&said("Rice", Some("stop"))), "what has ended has no call begun");
+}
+
+#[test]
 fn a_prompt_is_counted_with_its_template() {
     let tokenizer = ModelTokenizer::new(&padi()).expect("a tokenizer");
     let request =
