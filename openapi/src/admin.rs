@@ -201,7 +201,7 @@ pub struct LedgerEntry {
     pub posting: String,
     /// What the posting is for, such as `settle` or `credit_paid`.
     pub kind: String,
-    /// What outside the ledger it belongs to: a job and attempt, a payment.
+    /// What outside the ledger it belongs to: a batch of settled attempts, a job and attempt, a payment.
     pub reference: String,
     /// Unix microseconds.
     pub at_us: i64,

@@ -145,7 +145,7 @@ pub enum PostingKind {
     GiveBack,
     /// What a replica that is gone left behind.
     Release,
-    /// An attempt's charge.
+    /// The charges of a batch of attempts.
     Settle,
     /// A receipt claimed less than was charged.
     Correct,
@@ -211,15 +211,25 @@ impl Posting {
         source: LedgerId,
         parts: impl IntoIterator<Item = (LedgerId, NanoUsd)>,
     ) -> Option<Self> {
+        Self::of_moves(kind, reference, parts.into_iter().map(|(account, amount)| (source.clone(), account, amount)))
+    }
+
+    /// Each move takes its amount from the first account to the second; a negative amount goes the other way. `None` where 64
+    /// bits do not hold a sum. Entries of nothing are left out.
+    pub fn of_moves(
+        kind: PostingKind,
+        reference: impl Into<String>,
+        moves: impl IntoIterator<Item = (LedgerId, LedgerId, NanoUsd)>,
+    ) -> Option<Self> {
         let mut entries: BTreeMap<LedgerId, NanoUsd> = BTreeMap::new();
         let mut book = |account: LedgerId, amount: NanoUsd| {
             let balance = entries.entry(account).or_default();
             *balance = balance.checked_add(amount)?;
             Some(())
         };
-        for (account, amount) in parts {
-            book(source.clone(), NanoUsd::ZERO.checked_sub(amount)?)?;
-            book(account, amount)?;
+        for (from, to, amount) in moves {
+            book(from, NanoUsd::ZERO.checked_sub(amount)?)?;
+            book(to, amount)?;
         }
         entries.retain(|_, amount| *amount != NanoUsd::ZERO);
         Some(Self { id: None, kind, reference: reference.into(), entries })
@@ -240,7 +250,7 @@ impl Posting {
         self.kind
     }
 
-    /// What outside the ledger it belongs to: a job and attempt, a payment.
+    /// What outside the ledger it belongs to: a batch of attempts, a job and attempt, a payment.
     pub fn reference(&self) -> &str {
         &self.reference
     }
@@ -267,10 +277,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_the_parts_a_posting_sums_to_zero(parts in prop::collection::vec((0..5u8, -1_000_000..1_000_000i64), 0..8)) {
-            let providers: Vec<LedgerId> = (0..5).map(|i| LedgerId(format!("pending:{i}"))).collect();
-            let parts = parts.into_iter().map(|(i, amount)| (providers[usize::from(i)].clone(), usd(amount)));
-            let posting = Posting::from_source(PostingKind::Settle, "", LedgerId::outside(), parts).expect("small amounts");
+        fn whatever_moves_a_posting_sums_to_zero(
+            moves in prop::collection::vec((0..5u8, 0..5u8, -1_000_000..1_000_000i64), 0..8),
+        ) {
+            let account = |i: u8| LedgerId(format!("pending:{i}"));
+            let moves = moves.into_iter().map(|(from, to, amount)| (account(from), account(to), usd(amount)));
+            let posting = Posting::of_moves(PostingKind::Settle, "", moves).expect("small amounts");
             prop_assert_eq!(posting.entries().map(|(_, amount)| amount.nanos()).sum::<i64>(), 0);
             prop_assert!(posting.entries().all(|(_, amount)| amount != NanoUsd::ZERO));
         }

@@ -1,6 +1,6 @@
-//! Writing settled attempts down: their rows, the gateway's signed root over their records, and their postings.
+//! Writing settled attempts down: their rows, the gateway's signed root over their records, and the posting of all of them.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use lumbung_openapi::merkle::{self, Hash};
 use lumbung_openapi::money::NanoUsd;
@@ -46,7 +46,7 @@ pub(super) fn attempt_key(ticket: &Ticket) -> AttemptKey {
     (ticket.job.clone(), ticket.attempt)
 }
 
-/// What postings of an attempt refer to it by; `books check` compares by it.
+/// What postings of one attempt, those after its settlement, refer to it by; `books check` compares by it.
 pub(super) fn reference(ticket: &Ticket) -> String {
     format!("{}/{}", ticket.job, ticket.attempt)
 }
@@ -87,7 +87,7 @@ const COLUMNS: [&str; 33] = [
     "state",
 ];
 
-/// Writes attempts, their batch and their postings. `Err` in the inner result: those that are in the books already, in
+/// Writes attempts, their batch and its posting. `Err` in the inner result: those that are in the books already, in
 /// which case the transaction must be rolled back, for the batch's root is over all.
 pub(super) async fn write(
     connection: &mut AnyConnection,
@@ -154,9 +154,7 @@ pub(super) async fn write(
         return Ok(Err(written_before(connection, attempts, batch).await?));
     }
     promotional::mark(connection, attempts, &funding).await?;
-    let postings: Vec<Posting> =
-        attempts.iter().zip(&funding).map(|(new, funding)| posting(new, funding)).collect::<Result<_>>()?;
-    ledger::write_at(connection, now_us, &postings).await?;
+    ledger::write_at(connection, now_us, &[posting(batch, attempts, &funding)?]).await?;
     usage::count(connection, now_us, attempts.iter().map(used)).await?;
     Ok(Ok(()))
 }
@@ -254,12 +252,25 @@ fn used(new: &NewAttempt<'_>) -> (Use, Used) {
     (which, used)
 }
 
-fn posting(new: &NewAttempt<'_>, funding: &Funding) -> Result<Posting> {
+/// What the attempts of a batch move, in one posting: what each of them moves is in its row, and it is dated as they are.
+fn posting(batch: BatchId, attempts: &[NewAttempt<'_>], funding: &[Funding]) -> Result<Posting> {
     let too_much = || StoreError::Invalid("more money than 64 bits hold");
-    let Parties { allowance, pending, promotional } = Parties::of(new.ticket)?;
-    let paid = new.charge.share().checked_sub(funding.share).ok_or_else(too_much)?;
-    let parts = [(pending, paid), (promotional, funding.share), (LedgerId::revenue(), new.charge.fee)];
-    Posting::from_source(PostingKind::Settle, reference(new.ticket), allowance, parts).ok_or_else(too_much)
+    let mut sums: BTreeMap<(&str, &str), [NanoUsd; 3]> = BTreeMap::new();
+    for (NewAttempt { ticket, charge, .. }, funding) in attempts.iter().zip(funding) {
+        let sums = sums.entry((&ticket.allowance, &ticket.provider)).or_default();
+        let paid = charge.share().checked_sub(funding.share).ok_or_else(too_much)?;
+        for (sum, amount) in sums.iter_mut().zip([paid, funding.share, charge.fee]) {
+            *sum = sum.checked_add(amount).ok_or_else(too_much)?;
+        }
+    }
+    let mut moves = Vec::with_capacity(3 * sums.len());
+    for ((allowance, provider), [paid, given, fee]) in sums {
+        let Parties { allowance, pending, promotional } = Parties::of(allowance, provider)?;
+        for (to, amount) in [(pending, paid), (promotional, given), (LedgerId::revenue(), fee)] {
+            moves.push((allowance.clone(), to, amount));
+        }
+    }
+    Posting::of_moves(PostingKind::Settle, batch.to_string(), moves).ok_or_else(too_much)
 }
 
 /// The ledger accounts that a ticket names.
@@ -270,10 +281,10 @@ pub(super) struct Parties {
 }
 
 impl Parties {
-    pub fn of(ticket: &Ticket) -> Result<Self> {
+    pub fn of(allowance: &str, provider: &str) -> Result<Self> {
         let malformed = || StoreError::corrupt("a ticket of ours names what has no id");
-        let allowance: AllowanceId = ticket.allowance.parse().map_err(|_| malformed())?;
-        let provider: ProviderId = ticket.provider.parse().map_err(|_| malformed())?;
+        let allowance: AllowanceId = allowance.parse().map_err(|_| malformed())?;
+        let provider: ProviderId = provider.parse().map_err(|_| malformed())?;
         Ok(Self {
             allowance: LedgerId::allowance(allowance),
             pending: LedgerId::provider_pending(&provider),

@@ -1,4 +1,4 @@
-//! Recomputing the books: every balance from its entries, every attempt from its postings.
+//! Recomputing the books: every balance from its entries, all attempts from their postings.
 
 use futures_util::TryStreamExt;
 use serde::Serialize;
@@ -57,33 +57,40 @@ UNION ALL SELECT 'balances do not sum to zero', 'all', CAST(SUM(balance) AS BIGI
     HAVING SUM(balance) <> 0
 ";
 
-/// What each party to an attempt is due, beside what its postings moved. The client is one party, whichever of its ledger
-/// accounts paid. `known` is zero where only postings speak of it.
+/// What each party to the attempts is due, beside what postings moved. The client is one party, whichever of its ledger
+/// accounts paid. Attempts that were settled together have one posting, dated as they are: what each of them is due, less what
+/// postings of its own moved (a correction, a refund; before there were postings of batches, its settlement), must sum up to
+/// what that one moved. `known` is zero where only postings speak of it.
 const ATTEMPTS: &str = "
 SELECT CASE WHEN known = 0 THEN 'moved for no attempt'
             WHEN party = 'revenue' THEN 'attempt: the fee'
             WHEN party LIKE 'promotional:%' THEN 'attempt: the promotional share'
             WHEN party LIKE 'client:%' THEN 'attempt: what the client paid'
             ELSE 'attempt: the provider''s share' END,
-       reference, moved, due
+       reference || CASE WHEN known > 1 THEN ' or one settled with it' ELSE '' END, moved, due
 FROM (
-    SELECT reference, party, CAST(SUM(moved) AS BIGINT) AS moved, CAST(SUM(due) AS BIGINT) AS due, MAX(known) AS known
+    SELECT MAX(reference) AS reference, party, CAST(SUM(moved) AS BIGINT) AS moved, CAST(SUM(due) AS BIGINT) AS due,
+           SUM(known) AS known
     FROM (
-        SELECT a.job || '/' || CAST(a.attempt AS TEXT) AS reference,
-               CASE part WHEN 1 THEN 'pending:' || a.provider WHEN 2 THEN 'revenue' WHEN 3 THEN 'promotional:' || a.provider
-                   ELSE 'client:' || a.account END AS party,
-               CAST(0 AS BIGINT) AS moved,
-               CASE part WHEN 1 THEN a.share WHEN 2 THEN a.fee WHEN 3 THEN a.given ELSE -a.share - a.given - a.fee END AS due, 1 AS known
-        FROM (SELECT job, attempt, account, provider, fee,
-                     CASE WHEN state = 'withheld' THEN 0 ELSE charge - fee - promotional_share END AS share,
-                     CASE WHEN state = 'withheld' THEN 0 ELSE promotional_share END AS given FROM attempts) a
-        CROSS JOIN (SELECT 1 AS part UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4) parts
-        UNION ALL
-        SELECT p.reference, CASE WHEN l.kind IN ('credit', 'allowance') THEN 'client:' || l.owner ELSE e.account END,
-               e.amount, 0, 0
-        FROM postings p JOIN entries e ON e.posting = p.id LEFT JOIN ledger_accounts l ON l.id = e.account
-        WHERE p.kind IN ('settle', 'correct', 'withheld')
-    ) lines GROUP BY reference, party
+        SELECT reference, party, MAX(settled_at) AS settled_at, SUM(moved) AS moved, SUM(due) AS due, MAX(known) AS known
+        FROM (
+            SELECT a.job || '/' || CAST(a.attempt AS TEXT) AS reference,
+                   CASE part WHEN 1 THEN 'pending:' || a.provider WHEN 2 THEN 'revenue' WHEN 3 THEN 'promotional:' || a.provider
+                       ELSE 'client:' || a.account END AS party,
+                   settled_at, CAST(0 AS BIGINT) AS moved,
+                   CASE part WHEN 1 THEN a.share WHEN 2 THEN a.fee WHEN 3 THEN a.given ELSE -a.share - a.given - a.fee END AS due,
+                   1 AS known
+            FROM (SELECT job, attempt, account, provider, fee, settled_at,
+                         CASE WHEN state = 'withheld' THEN 0 ELSE charge - fee - promotional_share END AS share,
+                         CASE WHEN state = 'withheld' THEN 0 ELSE promotional_share END AS given FROM attempts) a
+            CROSS JOIN (SELECT 1 AS part UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4) parts
+            UNION ALL
+            SELECT p.reference, CASE WHEN l.kind IN ('credit', 'allowance') THEN 'client:' || l.owner ELSE e.account END,
+                   CASE WHEN p.reference LIKE '%/%' THEN 0 ELSE p.at END, e.amount, 0, 0
+            FROM postings p JOIN entries e ON e.posting = p.id LEFT JOIN ledger_accounts l ON l.id = e.account
+            WHERE p.kind IN ('settle', 'correct', 'withheld')
+        ) lines GROUP BY reference, party
+    ) of_one GROUP BY settled_at, CASE settled_at WHEN 0 THEN reference ELSE '' END, party
 ) parties WHERE moved <> due OR known = 0
 ";
 
@@ -135,7 +142,7 @@ SELECT what, id, found, due FROM (
 ";
 
 impl Store {
-    /// Recomputes every balance from the entries, what every attempt cost from its postings, and what was used from
+    /// Recomputes every balance from the entries, what attempts cost from their postings, and what was used from
     /// both, and lists what differs. Reads the whole ledger, all of it as it is at one moment; gateways need not stop.
     pub async fn books_check(&self) -> Result<BooksReport> {
         let mut snapshot = self.snapshot().await?;

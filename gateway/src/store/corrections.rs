@@ -88,7 +88,7 @@ impl<'a> Correction<'a> {
     }
 
     fn posting(&self) -> Option<Posting> {
-        let Parties { pending, promotional, .. } = Parties::of(self.ticket).ok()?;
+        let Parties { pending, promotional, .. } = Parties::of(&self.ticket.allowance, &self.ticket.provider).ok()?;
         let share = self.is.share().checked_sub(self.was.share())?;
         let given = self.is_given.share.checked_sub(self.was_given.share)?;
         let fee = self.is.fee.checked_sub(self.was.fee)?;

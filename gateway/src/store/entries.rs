@@ -10,8 +10,8 @@ use super::{Result, Store};
 
 /// Postings that one page looks through at most: whatever is asked for, the answer comes soon.
 const WINDOW: i64 = 5000;
-/// More entries than any posting has.
-const MAX_ENTRIES: i64 = 1000;
+/// More entries than any posting has: a batch of 256 jobs has as many allowances at most, and each of its attempts a provider.
+const MAX_ENTRIES: i64 = 5000;
 /// How far apart the clock of a posting's id (its gateway's) and that of its time (the database's) may be.
 const CLOCKS_APART: Duration = Duration::from_secs(600);
 

@@ -57,6 +57,9 @@ on_both! {
         let settled = outcomes.iter().filter(|outcome| matches!(outcome, SettleOutcome::Settled(_))).count();
         assert_eq!(settled, 40);
         assert_eq!(books.spendable(&customer.account).await, nanos(1_000_000_000 - 40 * 50_000));
+        // A batch has one posting, however many attempts.
+        let postings = books.number("SELECT COUNT(*) FROM postings WHERE kind = 'settle'").await;
+        assert!((2..=4).contains(&postings), "{postings} postings of four batches");
     }
 
     async fn an_attempt_that_delivered_nothing_is_written_down_at_no_charge(books: &Books) {
