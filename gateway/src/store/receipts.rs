@@ -252,39 +252,101 @@ async fn attach_all(
     open: &[&Offered<'_>],
     proof: BatchId,
 ) -> Result<(HashSet<usize>, BTreeMap<AccountId, NanoUsd>)> {
-    let by_place: HashMap<usize, &Offered<'_>> = open.iter().map(|offered| (offered.index, *offered)).collect();
     let (mut places, mut corrections) = (HashSet::with_capacity(open.len()), Vec::new());
     for piece in pieces(open) {
-        let (rows, batch) = (values(connection, 5, piece.len()), 5 * piece.len() + 1);
-        let mut update = query(format!(
-            "WITH offered(id, number, signature, claims, place) AS (VALUES {rows})
-             UPDATE attempts SET receipt = offered.claims, receipt_batch = ${batch}, receipt_index = offered.place
-             FROM offered WHERE job = offered.id AND attempt = offered.number AND receipt_batch IS NULL AND state = 'settled'
-               AND (receipt IS NULL OR receipt = offered.claims) AND {SIGNATURE} = offered.signature
-             RETURNING receipt_index, prompt_tokens, completion_tokens"
-        ));
-        for offered in piece {
-            update = update
-                .bind(offered.ticket.job.as_str())
-                .bind(i64::from(offered.ticket.attempt))
-                .bind(signature(&offered.receipt.ticket))
-                .bind(offered.receipt.claims.as_str())
-                .bind(offered.index as i64);
+        // Almost all claim what was charged: how many rows changed says it all, and none need be handed back.
+        let attached = attach_exact(connection, piece, proof).await?;
+        if attached == piece.len() as u64 {
+            places.extend(piece.iter().map(|offered| offered.index));
+            continue;
         }
-        for row in update.bind(proof.to_string()).fetch_all(&mut *connection).await? {
-            let (place, prompt, completion): (i64, i64, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-            let offered = usize::try_from(place).ok().and_then(|place| by_place.get(&place));
-            let offered = *offered.ok_or(StoreError::corrupt("an attempt answers that was not asked for"))?;
-            places.insert(offered.index);
-            if prompt > i64::from(offered.claims.prompt_tokens)
-                || completion > i64::from(offered.claims.completion_tokens)
-            {
+        for (offered, is_attached) in settled_of(connection, piece, proof).await? {
+            if is_attached {
+                places.insert(offered.index);
+            } else if attach(connection, offered, proof).await? {
+                places.insert(offered.index);
                 corrections.extend(Correction::read(connection, offered.ticket, &offered.claims).await?);
             }
         }
     }
     let restored = correct(connection, clock, &corrections).await?;
     Ok((places, restored))
+}
+
+/// What an attempt must be for a receipt to be attached to it, beside what it claims.
+fn attachable() -> String {
+    format!(
+        "job = offered.id AND attempt = offered.number AND receipt_batch IS NULL AND state = 'settled'
+         AND (receipt IS NULL OR receipt = offered.claims) AND {SIGNATURE} = offered.signature"
+    )
+}
+
+/// Attaches those of the receipts that claim as many tokens as were charged, or more. Returns how many.
+async fn attach_exact(connection: &mut AnyConnection, piece: &[&Offered<'_>], proof: BatchId) -> Result<u64> {
+    let (rows, batch) = (values(connection, 7, piece.len()), 7 * piece.len() + 1);
+    let mut update = query(format!(
+        "WITH offered(id, number, signature, claims, place, prompt, completion) AS (VALUES {rows})
+         UPDATE attempts SET receipt = offered.claims, receipt_batch = ${batch}, receipt_index = offered.place
+         FROM offered WHERE {} AND prompt_tokens <= offered.prompt AND completion_tokens <= offered.completion",
+        attachable()
+    ));
+    for offered in piece {
+        update = update
+            .bind(offered.ticket.job.as_str())
+            .bind(i64::from(offered.ticket.attempt))
+            .bind(signature(&offered.receipt.ticket))
+            .bind(offered.receipt.claims.as_str())
+            .bind(offered.index as i64)
+            .bind(i64::from(offered.claims.prompt_tokens))
+            .bind(i64::from(offered.claims.completion_tokens));
+    }
+    Ok(update.bind(proof.to_string()).execute(connection).await?.rows_affected())
+}
+
+/// Those of the receipts whose attempts are settled, and have none or this batch's, and whether they have.
+async fn settled_of<'a, 'o>(
+    connection: &mut AnyConnection,
+    piece: &'a [&'o Offered<'o>],
+    proof: BatchId,
+) -> Result<Vec<(&'a Offered<'o>, bool)>> {
+    let (rows, batch) = (values(connection, 3, piece.len()), 3 * piece.len() + 1);
+    let mut select = query(format!(
+        "WITH wanted(id, number, place) AS (VALUES {rows})
+         SELECT wanted.place, CAST(CASE WHEN a.receipt_batch IS NULL THEN 0 ELSE 1 END AS BIGINT)
+         FROM wanted JOIN attempts a ON a.job = wanted.id AND a.attempt = wanted.number
+         WHERE a.receipt_batch IS NULL OR a.receipt_batch = ${batch}"
+    ));
+    for (place, offered) in (0i64..).zip(piece) {
+        select = select.bind(offered.ticket.job.as_str()).bind(i64::from(offered.ticket.attempt)).bind(place);
+    }
+    let mut settled = Vec::new();
+    for row in select.bind(proof.to_string()).fetch_all(connection).await? {
+        let (place, is_attached): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+        let offered = usize::try_from(place).ok().and_then(|place| piece.get(place));
+        settled.push((
+            *offered.ok_or(StoreError::corrupt("an attempt answers that was not asked for"))?,
+            is_attached != 0,
+        ));
+    }
+    Ok(settled)
+}
+
+/// Attaches a receipt whatever it claims. Returns whether its attempt was there to have it.
+async fn attach(connection: &mut AnyConnection, offered: &Offered<'_>, proof: BatchId) -> Result<bool> {
+    let update = query(format!(
+        "WITH offered(id, number, signature, claims) AS (VALUES {})
+         UPDATE attempts SET receipt = offered.claims, receipt_batch = $5, receipt_index = $6 FROM offered WHERE {}",
+        values(connection, 4, 1),
+        attachable()
+    ));
+    let update = update
+        .bind(offered.ticket.job.as_str())
+        .bind(i64::from(offered.ticket.attempt))
+        .bind(signature(&offered.receipt.ticket))
+        .bind(offered.receipt.claims.as_str())
+        .bind(proof.to_string())
+        .bind(offered.index as i64);
+    Ok(update.execute(connection).await?.rows_affected() > 0)
 }
 
 /// What an attempt costs whose gateway is gone, by its receipt and the last voucher; taken from the allowance, which has
