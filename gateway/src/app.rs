@@ -109,7 +109,7 @@ pub async fn run(
     // Connections belong to the thread that opened them.
     let following_database = database_file.map(|file| books_thread.spawn(follow_database(store.clone(), file)));
     let following_redis = redis_files.map(|files| tokio::spawn(files.follow()));
-    http::server::serve(listener, tls, http::router(shared), config.max_connections, closing, drain).await;
+    http::server::serve(listener, tls, shared, config.max_connections, closing, drain).await;
     let following = [following, following_peers, following_database, following_redis];
     following.into_iter().flatten().for_each(|following| following.abort());
     leaving.await?;

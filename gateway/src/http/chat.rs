@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use lumbung_openapi::endpoint::Endpoint;
@@ -28,15 +28,20 @@ const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// All of them.
 pub fn routes() -> Router<Arc<Shared>> {
     let route = |router: Router<Arc<Shared>>, endpoint: Endpoint| {
-        router.route(endpoint.path(), post(move |shared, request| answer(endpoint, shared, request)))
+        let handler = move |State(shared): State<Arc<Shared>>, Extension(RequestId(id)), request: Request| async move {
+            answer(endpoint, &shared, id, request).await
+        };
+        router.route(endpoint.path(), post(handler))
     };
     Endpoint::ALL.into_iter().fold(Router::new(), route).route("/v1/messages/count_tokens", post(count))
 }
 
 /// Answers a request, as one document or as server-sent events.
-async fn answer(endpoint: Endpoint, State(shared): State<Arc<Shared>>, request: Request) -> Response {
+pub async fn answer<B>(endpoint: Endpoint, shared: &Shared, request_id: String, request: http::Request<B>) -> Response
+where
+    B: http_body::Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+{
     let (parts, body) = request.into_parts();
-    let request_id = parts.extensions.get::<RequestId>().map_or_else(String::new, |id| id.0.clone());
     let body = match read_body(body, shared.max_body).await {
         Ok(body) => body,
         Err(error) => return in_shape(endpoint, &error),

@@ -4,10 +4,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use axum::extract::Request;
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http::{Extensions, HeaderMap, HeaderName, StatusCode};
+use http::{Extensions, HeaderMap, HeaderName, Request, StatusCode};
 use lumbung_openapi::endpoint::Endpoint;
 
 use super::Shared;
@@ -65,11 +63,11 @@ impl Guard {
     }
 }
 
-fn is_anthropics(request: &Request) -> bool {
+fn is_anthropics<B>(request: &Request<B>) -> bool {
     request.uri().path().starts_with(Endpoint::Messages.path())
 }
 
-fn shows_a_known_key(shared: &Shared, request: &Request) -> bool {
+fn shows_a_known_key<B>(shared: &Shared, request: &Request<B>) -> bool {
     let keyring = &shared.gateway.keyring;
     match is_anthropics(request) {
         true => keyring.remembers(&with_bearer(request.headers().clone())),
@@ -78,7 +76,11 @@ fn shows_a_known_key(shared: &Shared, request: &Request) -> bool {
 }
 
 /// Lets an address wait that has shown too many keys that are not good; whoever shows one that is known passes.
-pub async fn guard(shared: &Shared, request: Request, next: Next) -> Response {
+pub async fn guard<B, F: Future<Output = Response>>(
+    shared: &Shared,
+    request: Request<B>,
+    answer: impl FnOnce(Request<B>) -> F,
+) -> Response {
     let client = shared.guard.client(request.headers(), request.extensions());
     let now_us = clock::unix_micros().unsigned_abs();
     if let Err(wait_us) = shared.guard.unknown.look(&client, now_us)
@@ -89,7 +91,7 @@ pub async fn guard(shared: &Shared, request: Request, next: Next) -> Response {
             if is_anthropics(&request) { in_shape(Endpoint::Messages, &error) } else { error.into_response() };
         return shared.guard.note(refusal);
     }
-    let response = next.run(request).await;
+    let response = answer(request).await;
     if response.status() == StatusCode::UNAUTHORIZED {
         // One that runs out by this is told the next time.
         let _ = shared.guard.unknown.take(&client, now_us);

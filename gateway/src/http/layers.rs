@@ -1,15 +1,16 @@
 //! What every request passes through: an id, the guard, the access log of what never became a job; and cross-origin rules.
 
 use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::header::{CONNECTION, ORIGIN, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -62,7 +63,10 @@ pub fn for_browsers(routes: Router) -> Router {
 }
 
 /// Reads a whole body, within its limits of size and time.
-pub async fn read_body(body: Body, limit: usize) -> Result<Bytes, ApiError> {
+pub async fn read_body<B>(body: B, limit: usize) -> Result<Bytes, ApiError>
+where
+    B: http_body::Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+{
     let whole = tokio::time::timeout(BODY_WITHIN, Limited::new(body, limit).collect()).await;
     match whole.map_err(|_| ApiError::BodyTooSlow)? {
         Ok(body) => Ok(body.to_bytes()),
@@ -71,13 +75,43 @@ pub async fn read_body(body: Body, limit: usize) -> Result<Bytes, ApiError> {
     }
 }
 
-async fn identify(State(shared): State<Arc<Shared>>, mut request: Request, next: Next) -> Response {
+async fn identify(
+    State(shared): State<Arc<Shared>>,
+    route: Option<MatchedPath>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let route = route.as_ref().map(MatchedPath::as_str);
+    let answer = |mut request: Request, id| {
+        request.extensions_mut().insert(RequestId(id));
+        next.run(request)
+    };
+    respond(&shared, route, request, answer).await
+}
+
+/// Answers a request without axum's layers, which clone and box a service each: those that a model answers, which are all but a
+/// few. `route` is its path as it is logged.
+pub async fn answer_directly<B, F: Future<Output = Response>>(
+    shared: &Shared,
+    route: &str,
+    request: http::Request<B>,
+    answer: impl FnOnce(http::Request<B>, String) -> F,
+) -> Response {
+    let answered = AssertUnwindSafe(respond(shared, Some(route), request, answer)).catch_unwind();
+    answered.await.unwrap_or_else(panicked)
+}
+
+/// What every answer is given, whichever way its request came: `answer` gets the request's id.
+async fn respond<B, F: Future<Output = Response>>(
+    shared: &Shared,
+    route: Option<&str>,
+    request: http::Request<B>,
+    answer: impl FnOnce(http::Request<B>, String) -> F,
+) -> Response {
     let began = Instant::now();
     let id = format!("req_{}", ulid::Ulid::generate());
-    request.extensions_mut().insert(RequestId(id.clone()));
     let (method, version) = (request.method().clone(), request.version());
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let mut response = guard(&shared, request, next).await;
+    let mut response = guard(shared, request, |request| answer(request, id.clone())).await;
     let extensions = response.extensions();
     extensions.get::<ErrorKind>().into_iter().for_each(|kind| shared.gateway.meter.refusals.count(kind.0));
     if extensions.get::<JobLogged>().is_none() && extensions.get::<Refused>().is_none() {
@@ -85,7 +119,7 @@ async fn identify(State(shared): State<Arc<Shared>>, mut request: Request, next:
             target: "access",
             request = id,
             %method,
-            route = route.as_ref().map(MatchedPath::as_str),
+            route,
             status = response.status().as_u16(),
             error = response.extensions().get::<ErrorKind>().map(|kind| kind.0),
             duration_ms = began.elapsed().as_secs_f64() * 1000.0,

@@ -2,30 +2,32 @@
 //! gateway's business, and a clean stop.
 
 use std::convert::Infallible;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::task::{Context, Poll};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::response::Response;
-use axum::routing::future::RouteFuture;
-use http::Request;
+use futures_util::future::BoxFuture;
+use http::{Method, Request};
 use hyper::body::Incoming;
+use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
+use lumbung_openapi::endpoint::Endpoint;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
-use tower::Service;
+use tower::Service as _;
 use tracing::{debug, warn};
 
 use super::begun::Begun;
 use super::flat::Flat;
 use super::guard::Peer;
-use super::layers::{for_browsers, is_of_a_browser};
+use super::layers::{answer_directly, for_browsers, is_of_a_browser};
+use super::{Shared, chat};
 
 /// With what HTTP/2 begins (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -41,37 +43,50 @@ const HEALTH: &str = "/health/";
 /// Connections at a time on which a draining gateway tells its health.
 const MOST_ASK_FOR_HEALTH: usize = 64;
 
-/// What a connection serves: the routes, each request with its peer's address.
-#[derive(Clone)]
-struct FromPeer {
+/// What every connection serves.
+struct Served {
+    shared: Arc<Shared>,
     router: Router,
     for_browsers: Router,
+}
+
+/// What a connection serves: each request with its peer's address.
+#[derive(Clone)]
+struct FromPeer {
+    served: Arc<Served>,
     peer: Peer,
 }
 
 impl Service<Request<Incoming>> for FromPeer {
     type Response = Response;
     type Error = Infallible;
-    type Future = RouteFuture<Infallible>;
+    type Future = BoxFuture<'static, Result<Response, Infallible>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(())) // as the router itself
-    }
-
-    fn call(&mut self, mut request: Request<Incoming>) -> RouteFuture<Infallible> {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         request.extensions_mut().insert(self.peer);
-        match is_of_a_browser(&request) {
-            true => self.for_browsers.call(request),
-            false => self.router.call(request),
+        if is_of_a_browser(&request) {
+            return Box::pin(self.served.for_browsers.clone().call(request));
         }
+        let Some(endpoint) = asked_of(&request) else { return Box::pin(self.served.router.clone().call(request)) };
+        let served = self.served.clone();
+        Box::pin(async move {
+            let answer = |request, id| chat::answer(endpoint, &served.shared, id, request);
+            Ok(answer_directly(&served.shared, endpoint.path(), request, answer).await)
+        })
     }
+}
+
+/// The endpoint that a request asks, where it asks one as is usual.
+fn asked_of<B>(request: &Request<B>) -> Option<Endpoint> {
+    let path = request.uri().path();
+    Endpoint::ALL.into_iter().find(|endpoint| request.method() == Method::POST && path == endpoint.path())
 }
 
 /// Serves until told to stop, then lets what is running end within `drain`. With `tls`, nothing is served without.
 pub async fn serve(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
-    router: Router,
+    shared: Arc<Shared>,
     max_connections: usize,
     stop: CancellationToken,
     drain: Duration,
@@ -80,8 +95,8 @@ pub async fn serve(
     builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE_FOR);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(30));
     let graceful = GracefulShutdown::new();
-    let served =
-        FromPeer { for_browsers: for_browsers(router.clone()), router, peer: Peer(Ipv4Addr::UNSPECIFIED.into()) };
+    let router = super::router(shared.clone());
+    let served = Arc::new(Served { shared, for_browsers: for_browsers(router.clone()), router });
     loop {
         let accepted = tokio::select! {
             accepted = accept(&listener) => accepted,
@@ -92,7 +107,7 @@ pub async fn serve(
             drop(socket);
             continue;
         }
-        let service = TowerToHyperService::new(FromPeer { peer: Peer(peer.ip()), ..served.clone() });
+        let service = FromPeer { peer: Peer(peer.ip()), served: served.clone() };
         // From here on the connection is counted.
         let watcher = graceful.watcher();
         let (tls, builder, stop) = (tls.clone(), builder.clone(), stop.clone());
@@ -126,7 +141,7 @@ async fn tell_health(
     listener: &TcpListener,
     tls: Option<TlsAcceptor>,
     builder: &Builder<TokioExecutor>,
-    served: FromPeer,
+    served: Arc<Served>,
 ) {
     let mut asking = tokio::task::JoinSet::new();
     loop {
@@ -135,9 +150,9 @@ async fn tell_health(
         if asking.len() >= MOST_ASK_FOR_HEALTH {
             continue;
         }
-        let service = FromPeer { peer: Peer(peer.ip()), ..served.clone() };
+        let service = FromPeer { peer: Peer(peer.ip()), served: served.clone() };
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-            let answer = request.uri().path().starts_with(HEALTH).then(|| service.clone().call(request));
+            let answer = request.uri().path().starts_with(HEALTH).then(|| service.call(request));
             async move {
                 match answer {
                     Some(answer) => Ok(answer.await.unwrap_or_else(|never| match never {})),
