@@ -58,6 +58,15 @@ pub struct Hearing {
     patience: Duration,
 }
 
+/// What of an attempt is counted.
+#[derive(Clone, Copy, Debug)]
+struct What {
+    /// It is paid for the prompt.
+    has_prompt: bool,
+    /// The answer ends with it.
+    is_last: bool,
+}
+
 /// What was found; `None` where there was nothing to count by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Found {
@@ -125,10 +134,10 @@ impl Recounter {
         drawn % 10_000 < u64::from(self.rate_bps)
     }
 
-    async fn count(&self, job: &Admitted, hearing: Hearing, has_prompt: bool) -> (Found, RecountOutcome) {
+    async fn count(&self, job: &Admitted, hearing: Hearing, what: What) -> (Found, RecountOutcome) {
         let Hearing { tokenizer, transcript, patience } = hearing;
         let (endpoint, body, parameters) = (job.endpoint, job.normalized.clone(), job.wish.parameters);
-        let counting = self.count_with(move || find(&tokenizer, endpoint, &body, parameters, transcript, has_prompt));
+        let counting = self.count_with(move || find(&tokenizer, endpoint, &body, parameters, transcript, what));
         match tokio::time::timeout(patience, counting).await {
             Ok(Some(found)) if found.completion.is_some() => (found, RecountOutcome::Counted),
             Ok(Some(found)) => (found, RecountOutcome::NoText),
@@ -142,14 +151,15 @@ impl Recounter {
 /// counted as a whole, for where one left off says nothing about where a token ends.
 pub async fn recount(gateway: &Gateway, job: &Admitted, relayed: &mut Relayed) {
     let mut counted = Vec::new();
-    for (place, attempt) in relayed.attempts.iter_mut().enumerate() {
+    let costs = |attempt: &Attempt| attempt.charged && attempt.claimed() != Tokens::default();
+    // Only the answer's end may be that of a call begun: whoever went on from an earlier cut has shown what was begun there.
+    let last = relayed.attempts.iter().rposition(|attempt| attempt.hearing.is_some() && costs(attempt));
+    for (place, attempt) in relayed.attempts.iter_mut().enumerate().filter(|(_, attempt)| costs(attempt)) {
         let Some(hearing) = attempt.hearing.take() else { continue };
         let claimed = attempt.claimed();
-        if !attempt.charged || claimed == Tokens::default() {
-            continue; // costs nothing anyway
-        }
         let tokenizer = hearing.tokenizer.digest().to_owned();
-        let (found, outcome) = gateway.recounter.count(job, hearing, attempt.ticket.max_prompt_tokens > 0).await;
+        let what = What { has_prompt: attempt.ticket.max_prompt_tokens > 0, is_last: Some(place) == last };
+        let (found, outcome) = gateway.recounter.count(job, hearing, what).await;
         counted.push((place, claimed, tokenizer, found, outcome));
     }
     let claims: Vec<u32> = counted.iter().map(|(_, claimed, ..)| claimed.completion).collect();
@@ -234,12 +244,12 @@ fn find(
     body: &Bytes,
     parameters: ParameterSet,
     transcript: Transcript,
-    has_prompt: bool,
+    what: What,
 ) -> Found {
     let Ok(request) = endpoint.parse(body) else { return Found::default() }; // it was read once before
     let has_tools = parameters.contains(Parameter::Tools) || parameters.contains(Parameter::Functions);
-    let callable = request.tools.list.iter().filter(|_| request.tools.may_be_called()).map(|tool| &*tool.name);
-    let longest = callable.max_by_key(|name| name.len());
+    let callable = request.tools.list.iter().filter(|_| what.is_last && request.tools.may_be_called());
+    let longest = callable.map(|tool| &*tool.name).max_by_key(|name| name.len());
     let count = |mut said: Said| {
         if !has_tools {
             said.call_count = 0; // calls that nobody asked for have nothing around them
@@ -258,8 +268,11 @@ fn find(
             .and_then(|choices| choices.into_iter().map(count).try_fold(0u32, |sum, tokens| sum.checked_add(tokens?))),
     };
     let is_rendered = is_rendered(parameters, tokenizer.writes_tools()) && !changes_the_template(body);
-    let prompt =
-        if has_prompt && is_rendered { tokenizer.prompt_tokens(&request, clock::unix_secs() as i64) } else { None };
+    let prompt = if what.has_prompt && is_rendered {
+        tokenizer.prompt_tokens(&request, clock::unix_secs() as i64)
+    } else {
+        None
+    };
     Found { prompt, completion }
 }
 
@@ -271,7 +284,10 @@ fn changes_the_template(body: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lumbung_openapi::frame::{Frame, FrameKind};
+
     use crate::domain::ids::JobId;
+    use crate::domain::tokenizer::tests::padi;
 
     #[test]
     fn the_sample_is_the_share_that_was_asked_for_and_its_own_for_each_process() {
@@ -299,5 +315,30 @@ mod tests {
         assert!(!rendered("image_url", true));
         assert!(changes_the_template(br#"{"model":"m","chat_template":"{{ messages }}"}"#));
         assert!(!changes_the_template(br#"{"model":"m","messages":[]}"#));
+    }
+
+    /// Whoever goes on with an answer shows what had been begun: only at its end may a call be out of sight.
+    #[test]
+    fn a_call_begun_is_allowed_for_at_the_end_of_an_answer_alone() {
+        let tokenizer = ModelTokenizer::new(&padi()).expect("a tokenizer");
+        let tool = r#"{"type":"function","function":{"name":"harvest"}}"#;
+        let body = |more: &str| {
+            let body =
+                format!(r#"{{"model":"m","messages":[{{"role":"user","content":"x"}}],"tools":[{tool}]{more}}}"#);
+            Bytes::from(body)
+        };
+        let found = |more: &str, is_last: bool| {
+            let mut transcript = Transcript::new(Endpoint::Chat);
+            let cut = r#"data: {"choices":[{"index":0,"delta":{"content":"Rice"},"finish_reason":"length"}]}"#;
+            let payload = Bytes::from(format!("{cut}\n\n"));
+            transcript.take(&Frame { kind: FrameKind::Delta, choice: 0, tokens: 1, ids: Bytes::new(), payload });
+            let parameters = ParameterSet::from_names(["tools"]);
+            let what = What { has_prompt: false, is_last };
+            find(&tokenizer, Endpoint::Chat, &body(more), parameters, transcript, what).completion.expect("a count")
+        };
+        let shown = found("", false);
+        assert!(shown < 5, "{shown} tokens of one word");
+        assert!(found("", true) > shown + 20);
+        assert_eq!(found(r#","tool_choice":"none""#, true), shown);
     }
 }

@@ -61,7 +61,7 @@ pub struct Said {
     pub calls: String,
     /// How many tool calls.
     pub call_count: usize,
-    /// The longest name of a tool that may be called; `None` where none may.
+    /// The longest name of a tool that a call may have been begun of; `None` where none may have.
     pub callable: Option<String>,
     /// OpenAI's `finish_reason`; `None` where the answer broke off.
     pub finish_reason: Option<String>,
@@ -161,8 +161,8 @@ impl ModelTokenizer {
             calls => self.count(&said.calls)? + calls * AROUND_TOOL_CALL,
         };
         // An answer that is cut off may have begun a call, of which nothing is shown before its name is whole.
-        let begun = match &said.callable {
-            Some(name) if !ended => self.count(name)? + AROUND_TOOL_CALL,
+        let begun = match (&said.callable, said.finish_reason.as_deref()) {
+            (Some(name), None | Some("length")) => self.count(name)? + AROUND_TOOL_CALL,
             _ => 0,
         };
         u32::try_from(content + reasoning + calls + begun).ok()
@@ -178,4 +178,4 @@ impl ModelTokenizer {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

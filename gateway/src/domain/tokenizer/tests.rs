@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::*;
 
-fn padi() -> TokenizerFiles {
+pub(crate) fn padi() -> TokenizerFiles {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../provider-runtime/models/padi");
     let read = |name: &str| std::fs::read_to_string(folder.join(name)).expect("a file of the bundled model");
     let config: serde_json::Value = serde_json::from_str(&read("tokenizer_config.json")).expect("JSON");
@@ -62,8 +62,10 @@ fn a_call_that_was_cut_off_before_its_name_is_its_makers_due() {
         let with = Said { callable: Some("harvest".into()), ..said(text, reason) };
         assert!(count(&with) >= count(&without) + made, "{text} {reason:?}: {made} tokens unseen");
     }
-    let whole = Said { callable: Some("harvest".into()), ..said("Rice", Some("stop")) };
-    assert_eq!(count(&whole), count(&said("Rice", Some("stop"))), "what has ended has no call begun");
+    for reason in ["stop", "tool_calls", "content_filter"] {
+        let whole = Said { callable: Some("harvest".into()), ..said("Rice", Some(reason)) };
+        assert_eq!(count(&whole), count(&said("Rice", Some(reason))), "what has ended has no call begun");
+    }
 }
 
 #[test]
