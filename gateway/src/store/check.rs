@@ -59,8 +59,9 @@ UNION ALL SELECT 'balances do not sum to zero', 'all', CAST(SUM(balance) AS BIGI
 
 /// What each party to the attempts is due, beside what postings moved. The client is one party, whichever of its ledger
 /// accounts paid. Attempts that were settled together have one posting, dated as they are: what each of them is due, less what
-/// postings of its own moved (a correction, a refund; before there were postings of batches, its settlement), must sum up to
-/// what that one moved. `known` is zero where only postings speak of it.
+/// postings of its own moved (a correction, a refund), must sum up to what that one moved. `is_own` is one where an attempt's
+/// settlement has a posting of its own, as before there were postings of batches: it is compared by itself. `known` is zero
+/// where only postings speak of it.
 const ATTEMPTS: &str = "
 SELECT CASE WHEN known = 0 THEN 'moved for no attempt'
             WHEN party = 'revenue' THEN 'attempt: the fee'
@@ -72,21 +73,23 @@ FROM (
     SELECT MAX(reference) AS reference, party, CAST(SUM(moved) AS BIGINT) AS moved, CAST(SUM(due) AS BIGINT) AS due,
            SUM(known) AS known
     FROM (
-        SELECT reference, party, MAX(settled_at) AS settled_at, SUM(moved) AS moved, SUM(due) AS due, MAX(known) AS known
+        SELECT reference, party, CASE MAX(is_own) WHEN 1 THEN 0 ELSE MAX(settled_at) END AS settled_at, SUM(moved) AS moved,
+               SUM(due) AS due, MAX(known) AS known
         FROM (
             SELECT a.job || '/' || CAST(a.attempt AS TEXT) AS reference,
                    CASE part WHEN 1 THEN 'pending:' || a.provider WHEN 2 THEN 'revenue' WHEN 3 THEN 'promotional:' || a.provider
                        ELSE 'client:' || a.account END AS party,
                    settled_at, CAST(0 AS BIGINT) AS moved,
                    CASE part WHEN 1 THEN a.share WHEN 2 THEN a.fee WHEN 3 THEN a.given ELSE -a.share - a.given - a.fee END AS due,
-                   1 AS known
+                   1 AS known, 0 AS is_own
             FROM (SELECT job, attempt, account, provider, fee, settled_at,
                          CASE WHEN state = 'withheld' THEN 0 ELSE charge - fee - promotional_share END AS share,
                          CASE WHEN state = 'withheld' THEN 0 ELSE promotional_share END AS given FROM attempts) a
             CROSS JOIN (SELECT 1 AS part UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4) parts
             UNION ALL
             SELECT p.reference, CASE WHEN l.kind IN ('credit', 'allowance') THEN 'client:' || l.owner ELSE e.account END,
-                   CASE WHEN p.reference LIKE '%/%' THEN 0 ELSE p.at END, e.amount, 0, 0
+                   CASE WHEN p.reference LIKE '%/%' THEN 0 ELSE p.at END, e.amount, 0, 0,
+                   CASE WHEN p.kind = 'settle' AND p.reference LIKE '%/%' THEN 1 ELSE 0 END
             FROM postings p JOIN entries e ON e.posting = p.id LEFT JOIN ledger_accounts l ON l.id = e.account
             WHERE p.kind IN ('settle', 'correct', 'withheld')
         ) lines GROUP BY reference, party

@@ -10,7 +10,8 @@ use super::{Result, Store};
 
 /// Postings that one page looks through at most: whatever is asked for, the answer comes soon.
 const WINDOW: i64 = 5000;
-/// More entries than any posting has: a batch of 256 jobs has as many allowances at most, and each of its attempts a provider.
+/// More entries than any posting has: a batch of 256 jobs has as many allowances, and two accounts for the provider of each of
+/// its attempts, eight for a job at most.
 const MAX_ENTRIES: i64 = 5000;
 /// How far apart the clock of a posting's id (its gateway's) and that of its time (the database's) may be.
 const CLOCKS_APART: Duration = Duration::from_secs(600);

@@ -254,8 +254,8 @@ async fn attach_all(
 ) -> Result<(HashSet<usize>, BTreeMap<AccountId, NanoUsd>)> {
     let (mut places, mut corrections) = (HashSet::with_capacity(open.len()), Vec::new());
     for piece in pieces(open) {
-        // Almost all claim what was charged: how many rows changed says it all, and none need be handed back.
-        let attached = attach_exact(connection, piece, proof).await?;
+        // Almost all claim what was charged, or more: how many rows changed says it all, and none need be handed back.
+        let attached = attach_covered(connection, piece, proof).await?;
         if attached == piece.len() as u64 {
             places.extend(piece.iter().map(|offered| offered.index));
             continue;
@@ -263,7 +263,7 @@ async fn attach_all(
         for (offered, is_attached) in settled_of(connection, piece, proof).await? {
             if is_attached {
                 places.insert(offered.index);
-            } else if attach(connection, offered, proof).await? {
+            } else if attach_lower(connection, offered, proof).await? {
                 places.insert(offered.index);
                 corrections.extend(Correction::read(connection, offered.ticket, &offered.claims).await?);
             }
@@ -282,7 +282,7 @@ fn attachable() -> String {
 }
 
 /// Attaches those of the receipts that claim as many tokens as were charged, or more. Returns how many.
-async fn attach_exact(connection: &mut AnyConnection, piece: &[&Offered<'_>], proof: BatchId) -> Result<u64> {
+async fn attach_covered(connection: &mut AnyConnection, piece: &[&Offered<'_>], proof: BatchId) -> Result<u64> {
     let (rows, batch) = (values(connection, 7, piece.len()), 7 * piece.len() + 1);
     let mut update = query(format!(
         "WITH offered(id, number, signature, claims, place, prompt, completion) AS (VALUES {rows})
@@ -303,7 +303,7 @@ async fn attach_exact(connection: &mut AnyConnection, piece: &[&Offered<'_>], pr
     Ok(update.bind(proof.to_string()).execute(connection).await?.rows_affected())
 }
 
-/// Those of the receipts whose attempts are settled, and have none or this batch's, and whether they have.
+/// Those of the receipts whose attempts are in the books, and have none or this batch's, and whether they have.
 async fn settled_of<'a, 'o>(
     connection: &mut AnyConnection,
     piece: &'a [&'o Offered<'o>],
@@ -331,8 +331,8 @@ async fn settled_of<'a, 'o>(
     Ok(settled)
 }
 
-/// Attaches a receipt whatever it claims. Returns whether its attempt was there to have it.
-async fn attach(connection: &mut AnyConnection, offered: &Offered<'_>, proof: BatchId) -> Result<bool> {
+/// Attaches a receipt that may claim fewer tokens than were charged. Returns whether its attempt was there to have it.
+async fn attach_lower(connection: &mut AnyConnection, offered: &Offered<'_>, proof: BatchId) -> Result<bool> {
     let update = query(format!(
         "WITH offered(id, number, signature, claims) AS (VALUES {})
          UPDATE attempts SET receipt = offered.claims, receipt_batch = $5, receipt_index = $6 FROM offered WHERE {}",
