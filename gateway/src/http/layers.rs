@@ -97,8 +97,12 @@ pub async fn answer_directly<B, F: Future<Output = Response>>(
     request: http::Request<B>,
     answer: impl FnOnce(http::Request<B>, String) -> F,
 ) -> Response {
-    let answered = AssertUnwindSafe(respond(shared, Some(route), request, answer)).catch_unwind();
-    answered.await.unwrap_or_else(panicked)
+    respond(shared, Some(route), request, |request, id| caught(answer(request, id))).await
+}
+
+/// As [`CatchPanicLayer`] does it for the router: what is caught is an answer like others, with an id and a line in the log.
+async fn caught(answer: impl Future<Output = Response>) -> Response {
+    AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(panicked)
 }
 
 /// What every answer is given, whichever way its request came: `answer` gets the request's id.
@@ -147,4 +151,19 @@ fn panicked(_: Box<dyn Any + Send>) -> Response {
         code: Some("internal_error".into()),
     };
     (StatusCode::INTERNAL_SERVER_ERROR, axum::Json(ErrorBody { error })).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_becomes_an_answer() {
+        let response = caught(async { panic!("a bug") }).await;
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let body = read_body(response.into_body(), 1000).await.expect("a body");
+        let body: ErrorBody = serde_json::from_slice(&body).expect("an error in the usual shape");
+        assert_eq!(body.error.code.as_deref(), Some("internal_error"));
+        assert_eq!(caught(async { StatusCode::OK.into_response() }).await.status(), StatusCode::OK);
+    }
 }

@@ -68,7 +68,7 @@ pub struct Shared {
 }
 
 /// The whole route table.
-pub fn router(shared: Arc<Shared>) -> Router {
+fn router(shared: Arc<Shared>) -> Router {
     let routes = Router::new()
         .merge(chat::routes())
         .merge(responses::routes())

@@ -76,7 +76,7 @@ impl Service<Request<Incoming>> for FromPeer {
     }
 }
 
-/// The endpoint that a request asks, where it asks one as is usual.
+/// The endpoint that a request is for: a `POST` to its very path.
 fn asked_of<B>(request: &Request<B>) -> Option<Endpoint> {
     let path = request.uri().path();
     Endpoint::ALL.into_iter().find(|endpoint| request.method() == Method::POST && path == endpoint.path())
