@@ -12,8 +12,9 @@ use anyhow::{Context, bail};
 
 use crate::process;
 
-/// How long a server may be busy with what a load left behind.
-const QUIET_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a server may be busy with what a load has left behind. A gateway gives allowances back that have been idle for a
+/// minute: after a hundred thousand accounts that is two minutes.
+const QUIET_TIMEOUT: Duration = Duration::from_secs(180);
 /// How long an orderly end may take.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
