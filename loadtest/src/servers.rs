@@ -13,7 +13,7 @@ use anyhow::{Context, bail};
 use crate::process;
 
 /// How long a server may be busy with what a load has left behind. A gateway gives allowances back that have been idle for a
-/// minute: after a hundred thousand accounts that is two minutes.
+/// minute: a hundred thousand of them are not back after another.
 const QUIET_TIMEOUT: Duration = Duration::from_secs(180);
 /// How long an orderly end may take.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);

@@ -283,9 +283,9 @@ fn changes_the_template(body: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use lumbung_openapi::frame::{Frame, FrameKind};
 
+    use super::*;
     use crate::domain::ids::JobId;
     use crate::domain::tokenizer::tests::padi;
 
